@@ -7,12 +7,12 @@ from sklearn.neighbors import NearestNeighbors
 
 
 def precision_recall(samples: ArrayLike, data: ArrayLike, k: int = 3) -> tuple[float, float]:
-    """Improved precision and recall: f(phi, Phi) = 1 if |phi - phi'| <= r_k(phi') for a phi' in Phi.
+    """Improved precision and recall: the shares of samples near data, and of data near samples.
 
-    r_k(phi') is the distance from phi' to its k-th nearest neighbour in Phi, itself left out.
-    Precision is the mean of f(sample, data): the share of samples within the data's support, so
-    how good they look. Recall is the mean of f(datum, samples): the share of the data within the
-    samples' support, so how much of its variety they cover. Kynkäänniemi et al. 2019, eqs. 1-2.
+    f(a, B) = 1 if |a - b| <= r_k(b) for some b in B, else 0, with r_k(b) the distance from b to
+    its k-th nearest neighbour in B, itself left out. Precision is the mean of f(sample, data): how
+    good the samples are. Recall is the mean of f(datum, samples): how much of the data's variety
+    they cover. Kynkäänniemi et al. 2019.
 
     Args:
         samples, data: features [N, D] and [M, D]; N, M > k.
@@ -41,10 +41,10 @@ def nearest_neighbour_ratio(samples: ArrayLike, data: ArrayLike) -> float:
     Args:
         samples, data: [N, *event] and [M, *event]; events are compared as flat vectors.
     """
-    samples, data = (np.reshape(a, (len(a), -1)).astype(np.float64) for a in (samples, data))
-    neighbours = NearestNeighbors(n_neighbors=1).fit(data)
-    to_data, _ = neighbours.kneighbors(samples)
-    within_data, _ = neighbours.kneighbors()  # without an argument each point is left out itself
+    samples, data = np.asarray(samples, np.float64), np.asarray(data, np.float64)
+    neighbours = NearestNeighbors(n_neighbors=1).fit(data.reshape(len(data), -1))
+    to_data, _ = neighbours.kneighbors(samples.reshape(len(samples), -1))
+    within_data, _ = neighbours.kneighbors()  # called without points, it leaves each out of its own
     return float(np.median(to_data) / np.median(within_data))
 
 
