@@ -1,0 +1,46 @@
+"""Diffusion models as stochastic differential equations, in pure functions of JAX.
+
+An SDE says how data becomes noise, a model(x, t) -> Prediction what a network says about a noisy
+sample, and a solver how noise becomes data. Importing this loads jax and numpy only.
+"""
+
+from sde_diffusion import analytic, grids, losses, noise, parameterization, samplers, times
+from sde_diffusion.prediction import (
+    Prediction,
+    from_eps,
+    from_network,
+    from_score,
+    from_v,
+    from_velocity,
+    from_x0,
+)
+from sde_diffusion.samplers import Samples, Solver, sample
+from sde_diffusion.sdes import EDM, SDE, VE, VP, Cosine, Flow, SubVP, kind
+
+__all__ = [
+    "EDM",
+    "SDE",
+    "VE",
+    "VP",
+    "Cosine",
+    "Flow",
+    "Prediction",
+    "Samples",
+    "Solver",
+    "SubVP",
+    "analytic",
+    "from_eps",
+    "from_network",
+    "from_score",
+    "from_v",
+    "from_velocity",
+    "from_x0",
+    "grids",
+    "kind",
+    "losses",
+    "noise",
+    "parameterization",
+    "sample",
+    "samplers",
+    "times",
+]

@@ -1,0 +1,32 @@
+"""Selection by name, with an error that helps: the one way in which a string becomes a value."""
+
+import dataclasses
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def unknown(what: str, given: str, known: Collection[str]) -> str:
+    """One line: what was given, the nearest known name, and all of them."""
+    near = difflib.get_close_matches(str(given), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {what} {given!r}{hint} (choices: {', '.join(known)})"
+
+
+def choose(what: str, given: str, known: Mapping[str, T]) -> T:
+    """known[given]; ValueError that lists the choices and the nearest otherwise."""
+    if given not in known:
+        raise ValueError(unknown(what, given, known))
+    return known[given]
+
+
+def build(what: str, given: str, known: Mapping[str, type[T]], fields: Mapping[str, Any]) -> T:
+    """known[given](**fields) for a dataclass; ValueError names an unknown field and the nearest."""
+    cls = choose(what, given, known)
+    names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+    for field in fields:
+        if field not in names:
+            raise ValueError(unknown(f"field of {what} {given!r}", field, names))
+    return cls(**fields)

@@ -1,0 +1,63 @@
+"""Time grids: n + 1 decreasing times for n steps, from t_max (noise) to t_min (data).
+
+Every grid is an array, so it can be traced, differentiated, or written by hand.
+"""
+
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from sde_diffusion.choices import choose
+from sde_diffusion.sdes import SDE, Array
+
+
+def _unit(steps: int) -> Array:
+    if steps < 1:
+        raise ValueError(f"a grid needs at least 1 step, got {steps}")
+    return jnp.linspace(0.0, 1.0, steps + 1)
+
+
+def _between(sde: SDE, u: Array, inner: Array) -> Array:
+    # The ends are t_max and t_min themselves, not what rounding makes of them.
+    return jnp.where(u == 0.0, sde.t_max, jnp.where(u == 1.0, sde.t_min, inner))
+
+
+def uniform(sde: SDE, steps: int) -> Array:
+    """t_i = t_max + i/n (t_min - t_max)."""
+    u = _unit(steps)
+    return _between(sde, u, sde.t_max + u * (sde.t_min - sde.t_max))
+
+
+def quadratic(sde: SDE, steps: int) -> Array:
+    """sqrt(t_i) uniform. Song et al. 2021 (DDIM), app. D.2."""
+    u = _unit(steps)
+    root_max, root_min = jnp.sqrt(jnp.asarray(sde.t_max)), jnp.sqrt(jnp.asarray(sde.t_min))
+    return _between(sde, u, (root_max + u * (root_min - root_max)) ** 2)
+
+
+def log_snr(sde: SDE, steps: int) -> Array:
+    """lambda(t_i) uniform. Lu et al. 2022 (DPM-Solver), sec. 3.3."""
+    u = _unit(steps)
+    high, low = sde.log_snr(sde.t_min), sde.log_snr(sde.t_max)
+    return _between(sde, u, sde.t_of_log_snr(low + u * (high - low)))
+
+
+def karras(sde: SDE, steps: int, rho: float = 7.0) -> Array:
+    """(sigma_i / alpha_i)^(1/rho) uniform. Karras et al. 2022, eq. 5."""
+    u = _unit(steps)
+    high = jnp.exp(-sde.log_snr(sde.t_max) / rho)
+    low = jnp.exp(-sde.log_snr(sde.t_min) / rho)
+    return _between(sde, u, sde.t_of_log_snr(-rho * jnp.log(high + u * (low - high))))
+
+
+GRIDS: dict[str, Callable[[SDE, int], Array]] = {
+    "uniform": uniform,
+    "quadratic": quadratic,
+    "log_snr": log_snr,
+    "karras": karras,
+}
+
+
+def named(name: str, sde: SDE, steps: int) -> Array:
+    """The grid of that name with `steps` steps; ValueError lists the choices."""
+    return choose("grid", name, GRIDS)(sde, steps)

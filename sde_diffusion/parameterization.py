@@ -1,0 +1,135 @@
+"""What goes into a network and what comes out: time label, input scaling, kind, output scaling.
+
+    prediction = c_skip(t) x + c_out(t) network(c_in(t) x, label(t))
+
+as in Karras et al. 2022, eq. 7, with x the sample itself (alpha x0 + sigma eps, not x / alpha), so
+that every coefficient stays finite where alpha vanishes.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from sde_diffusion.choices import build
+from sde_diffusion.sdes import SDE, Array
+
+Coefficient = Array | float
+
+
+class Parameterization:
+    """What a parameterization gives; by default the prediction is the network's output itself."""
+
+    kind: ClassVar[str]
+
+    def label(self, sde: SDE, t: Array) -> Array:
+        """The time label that the network receives, [] or [B] like t."""
+        raise NotImplementedError
+
+    def coefficients(self, sde: SDE, t: Array) -> tuple[Coefficient, Coefficient, Coefficient]:
+        """(c_in, c_skip, c_out), each [] or [B] like t."""
+        return 1.0, 0.0, 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Indexed(Parameterization):
+    """Labels 0 .. num_scales - 1 like DDPM's time steps, with fractions in continuous time."""
+
+    num_scales: int = 1000
+
+    def label(self, sde: SDE, t: Array) -> Array:
+        return t * (self.num_scales - 1) / sde.t_max
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class DDPM(_Indexed):
+    """The network gives eps. Ho et al. 2020, sec. 3.2; labels as in Song et al. 2021, app. C."""
+
+    kind = "eps"
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class V(_Indexed):
+    """The network gives v = alpha eps - sigma x0. Salimans & Ho 2022, sec. 4."""
+
+    kind = "v"
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Flow(_Indexed):
+    """The network gives the velocity d alpha/dt x0 + d sigma/dt eps. Lipman et al. 2023."""
+
+    kind = "velocity"
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class SMLD(_Indexed):
+    """The network gives the score; labels count the noise levels downwards: 0 is sigma_max.
+
+    Song & Ermon 2019; for the published configurations of VE in discrete time.
+    """
+
+    kind = "score"
+
+    def label(self, sde: SDE, t: Array) -> Array:
+        return jnp.round((sde.t_max - t) * (self.num_scales - 1) / sde.t_max)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class NCSN(Parameterization):
+    """The network gives the score; its label is sigma, whose logarithm it embeds itself.
+
+    Song et al. 2021, app. H (NCSN++ in continuous time).
+    """
+
+    kind = "score"
+
+    def label(self, sde: SDE, t: Array) -> Array:
+        return sde.sigma(t)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class EDM(Parameterization):
+    """EDM's preconditioning: unit variance in and out; the label is log(sigma / alpha) / 4.
+
+    Karras et al. 2022, table 1, where alpha = 1; here x / alpha takes the place of x there.
+    """
+
+    kind = "x0"
+    sigma_data: float = 0.5
+
+    def label(self, sde: SDE, t: Array) -> Array:
+        return -0.25 * sde.log_snr(t)
+
+    def coefficients(self, sde: SDE, t: Array) -> tuple[Coefficient, Coefficient, Coefficient]:
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        total = jnp.hypot(sigma, alpha * self.sigma_data)
+        return (
+            1.0 / total,
+            alpha * (self.sigma_data / total) ** 2,
+            sigma * self.sigma_data / total,
+        )
+
+
+PARAMETERIZATIONS: dict[str, type[Parameterization]] = {
+    "ddpm": DDPM,
+    "ncsn": NCSN,
+    "smld": SMLD,
+    "edm": EDM,
+    "v": V,
+    "flow": Flow,
+}
+
+
+def named(parameterization: str | Parameterization) -> Parameterization:
+    """A parameterization itself, or the one of that name with its defaults."""
+    if isinstance(parameterization, str):
+        return build("parameterization", parameterization, PARAMETERIZATIONS, {})
+    return parameterization

@@ -1,0 +1,92 @@
+"""Black-box ODE solvers for the probability flow, from diffrax, with step sizes by sample."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax.custom_batching import custom_vmap
+
+from sde_diffusion.choices import unknown
+from sde_diffusion.prediction import Prediction
+from sde_diffusion.samplers.solver import Model, Solver, State
+from sde_diffusion.sdes import SDE, Array
+
+# Evaluations of an attempted step, and before the first one: the pair is "first same as last",
+# and starts with the initial slope and one more slope to choose the first step size. Measured by
+# counting calls in tests/samplers/test_blackbox.py.
+_EVALUATIONS = {"tsit5": (6, 2), "dopri5": (6, 2), "dopri8": (13, 2)}
+
+
+@dataclasses.dataclass(frozen=True)
+class BlackBox(Solver):
+    """Integrates the probability flow to the tolerances rtol and atol; needs the extra `ode`.
+
+    The times of the grid are where it must stop: `[t_max, t_min]` leaves the steps to it. Each
+    sample has its own step sizes, so that it does not depend on its neighbours, and its own count
+    of evaluations; the network runs on the whole batch until the last sample is done. Song et al.
+    2021, sec. 4.3 and app. D.4, who use rtol = atol = 1e-5.
+    """
+
+    methods: ClassVar[tuple[str, ...]] = tuple(_EVALUATIONS)
+
+    method: str = "tsit5"
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_steps: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.method not in self.methods:
+            raise ValueError(unknown("method", self.method, self.methods))
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return 8 if self.method == "dopri8" else 5
+
+    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+        import diffrax
+
+        solver = {
+            "tsit5": diffrax.Tsit5,
+            "dopri5": diffrax.Dopri5,
+            "dopri8": diffrax.Dopri8,
+        }[self.method]()
+
+        def solve(x: Array) -> Any:
+            return diffrax.diffeqsolve(
+                diffrax.ODETerm(lambda t, x, model: _velocity(model, t, x)),
+                solver,
+                t0=t,
+                t1=s,
+                dt0=None,
+                y0=x,
+                args=model.uncounted,
+                saveat=diffrax.SaveAt(t1=True),
+                stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
+                max_steps=self.max_steps,
+                # A sample that needs more steps comes out as it is where it stopped: as NaN.
+                throw=False,
+            )
+
+        solution = jax.vmap(solve)(state.x)
+        per_step, first = _EVALUATIONS[self.method]
+        model.calls += first + per_step * solution.stats["num_steps"]
+        reached = solution.result == diffrax.RESULTS.successful
+        reached = reached.reshape(reached.shape + (1,) * (state.x.ndim - 1))
+        return State(jnp.where(reached, solution.ys[:, 0], jnp.nan))
+
+
+@custom_vmap
+def _velocity(model: Callable[..., Prediction], t: Array, x: Array) -> Array:
+    return model(x[None], t[None]).velocity[0]
+
+
+@_velocity.def_vmap
+def _velocity_of_batch(size, batched, model, t, x):
+    # One sample's ODE mapped over the batch evaluates the model on the batch as it is, so that
+    # conditions that the model has closed over keep their place beside their samples.
+    _, t_batched, x_batched = batched
+    t = t if t_batched else jnp.broadcast_to(t, (size,))
+    x = x if x_batched else jnp.broadcast_to(x, (size, *x.shape))
+    return model(x, t).velocity, True

@@ -1,0 +1,131 @@
+"""sample(): one lax.scan over a time grid, for every solver."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from sde_diffusion import noise
+from sde_diffusion.prediction import Prediction
+from sde_diffusion.samplers.solver import Model, Solver
+from sde_diffusion.sdes import SDE, Array
+
+
+class Samples(NamedTuple):
+    """Samples x [B, *event]; network evaluations nfe, [] or [B]; trajectory [n + 1, B, *event].
+
+    The trajectory, where asked for, is x at the n + 1 times of the grid, before denoising.
+    """
+
+    x: Array
+    nfe: Array
+    trajectory: Array | None = None
+
+
+def sample(
+    key: Array,
+    model: Callable[..., Prediction],
+    sde: SDE,
+    shape: tuple[int, ...],
+    *,
+    solver: Solver,
+    grid: Array,
+    x_init: Array | None = None,
+    first: Array | int = 0,
+    denoise_last: bool = True,
+    trajectory: bool = False,
+    remat: bool = False,
+) -> Samples:
+    """Samples of shape [B, *event], by `solver` along the decreasing times of `grid` [n + 1].
+
+    Starts at x ~ N(0, sigma(grid[0])^2 I), or at `x_init`. Sample i depends on (key, first + i)
+    alone, not on B or on its neighbours: to make many, call again with a later `first`.
+    `denoise_last` ends with E[x_0 | x] at grid[-1], one more evaluation, so that no noise is left.
+    `remat` recomputes each step in a backward pass instead of storing its insides.
+
+    Compiled once for each (shape, solver, structure of the model): a second call compiles nothing,
+    nor does one with another grid of the same length, other parameters of the SDE or, where the
+    model is a pytree as `from_network` makes it, other weights or conditions.
+
+    Raises ValueError for a grid that does not decrease, an x_init of another shape, or an SDE
+    without a finite diffusion at grid[0] for a solver that reads it.
+
+        model = sde_diffusion.from_eps(sde, lambda x, t: network(x, t))
+        sample(key, model, sde, (16, 32, 32, 3), solver=DDIM(), grid=grids.uniform(sde, 50)).x
+    """
+    grid = jnp.asarray(grid)
+    if x_init is not None and tuple(x_init.shape) != tuple(shape):
+        raise ValueError(f"x_init has shape {tuple(x_init.shape)}, but shape is {tuple(shape)}")
+    _check(solver, sde, grid)
+    if not isinstance(model, Partial):
+        model = Partial(model)
+    keys = noise.sample_keys(key, shape[0], first)
+    return _sample(
+        keys,
+        model,
+        sde,
+        grid,
+        x_init,
+        shape=tuple(shape),
+        solver=solver,
+        denoise_last=denoise_last,
+        trajectory=trajectory,
+        remat=remat,
+    )
+
+
+@partial(jax.jit, static_argnames=("shape", "solver", "denoise_last", "trajectory", "remat"))
+def _sample(
+    keys: Array,
+    model: Callable[..., Prediction],
+    sde: SDE,
+    grid: Array,
+    x_init: Array | None,
+    *,
+    shape: tuple[int, ...],
+    solver: Solver,
+    denoise_last: bool,
+    trajectory: bool,
+    remat: bool,
+) -> Samples:
+    if x_init is None:
+        like = jax.ShapeDtypeStruct(shape, grid.dtype)
+        x_init = sde.sigma(grid[0]) * noise.normal(noise.fold_in(keys, 0), like)
+
+    def step(state, inputs):
+        i, t, s = inputs
+        counted = Model(model)
+        state = solver.step(noise.fold_in(keys, i), counted, sde, state, t, s)
+        return state, (counted.calls, state.x if trajectory else None)
+
+    # The key of step i is the sample's key folded with i = 1, ..., n; 0 drew the start.
+    steps = (jnp.arange(1, len(grid)), grid[:-1], grid[1:])
+    state, (calls, xs) = jax.lax.scan(
+        jax.checkpoint(step) if remat else step, solver.init(x_init), steps
+    )
+    x, nfe = state.x, jnp.sum(calls, axis=0)
+    if denoise_last:
+        x, nfe = model(x, grid[-1]).x0, nfe + 1
+    if trajectory:
+        xs = jnp.concatenate([x_init[None], xs])
+    return Samples(x, nfe, xs)
+
+
+def _check(solver: Solver, sde: SDE, grid: Array) -> None:
+    if grid.ndim != 1 or len(grid) < 2:
+        raise ValueError(f"grid must hold at least two times, got shape {grid.shape}")
+    leaves = jax.tree.leaves((grid, sde))
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        return
+    times = np.asarray(grid)
+    if not np.all(np.diff(times) < 0):
+        raise ValueError(f"grid must decrease from noise to data, got {times}")
+    if solver.reads_diffusion and not np.isfinite(sde.diffusion(grid[0])):
+        raise ValueError(
+            f"{type(solver).__name__} needs a finite diffusion g(t), but {type(sde).__name__} has "
+            f"none at t = {times[0]:g}: start the grid later, for example with t_max=0.999"
+        )
