@@ -1,0 +1,32 @@
+"""Training: state, step, EMA, checkpoints and the loop. It knows no SDE, network or config."""
+
+from sde_diffusion.training.checkpoint import (
+    CheckpointMismatch,
+    DamagedCheckpoint,
+    Restored,
+    restore_latest,
+)
+from sde_diffusion.training.compilation_cache import enable_compilation_cache
+from sde_diffusion.training.history import plot_loss
+from sde_diffusion.training.loop import NonFiniteLoss, Outcome, train
+from sde_diffusion.training.optim import make_optimizer, make_schedule
+from sde_diffusion.training.state import TrainState, abstract_state, init_state
+from sde_diffusion.training.step import make_step
+
+__all__ = [
+    "CheckpointMismatch",
+    "DamagedCheckpoint",
+    "NonFiniteLoss",
+    "Outcome",
+    "Restored",
+    "TrainState",
+    "abstract_state",
+    "enable_compilation_cache",
+    "init_state",
+    "make_optimizer",
+    "make_schedule",
+    "make_step",
+    "plot_loss",
+    "restore_latest",
+    "train",
+]

@@ -1,0 +1,233 @@
+"""Checkpoints: the training state and the data's position, written by orbax beside the run.
+
+A checkpoint is believed only when it is whole: orbax gives it its name after the last byte is
+written, and each leaf of the state must have the checksum that it had on the device. (Orbax alone
+notices files that are cut short or missing, but not a bit that changed in the data.)
+"""
+
+import errno
+import json
+import logging
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import tensorstore
+from jax import lax
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from sde_diffusion.training.disk import disk_errors
+from sde_diffusion.training.state import TrainState
+
+FOLDER = "checkpoints"
+log = logging.getLogger(__name__)
+
+
+class CheckpointMismatch(ValueError):
+    """The checkpoint is of another network, optimizer or set of EMA rates."""
+
+
+class DamagedCheckpoint(ValueError):
+    """The checkpoint cannot be read, or is not what was written."""
+
+
+class Restored(NamedTuple):
+    """A state, the number of its step, and the position of the data at that step."""
+
+    state: Any
+    step: int
+    position: Any
+
+
+@contextmanager
+def open_checkpoints(
+    workdir: str | Path, *, keep: int = 3, keep_every: int | None = None
+) -> Iterator[ocp.CheckpointManager]:
+    """The checkpoints of a run that is about to train; what a killed run left half written goes.
+
+    The last `keep` are kept, and those whose step is a multiple of `keep_every`. Leaving waits for
+    the one being written.
+    """
+    if keep < 1:
+        raise ValueError(f"keep: {keep} is not at least 1")
+    if keep_every is not None and keep_every < 1:
+        raise ValueError(f"keep_every: {keep_every} is not at least 1")
+    policies: list[Any] = [preservation_policy.LatestN(keep)]
+    if keep_every is not None:
+        policies.append(preservation_policy.EveryNSteps(keep_every))
+    folder = Path(workdir).absolute() / FOLDER
+    _say_errors_once()
+    with disk_errors(folder):
+        checkpoints = ocp.CheckpointManager(
+            folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+                cleanup_tmp_directories=True,
+            ),
+        )
+    try:
+        yield checkpoints
+    finally:
+        with disk_errors(folder):
+            checkpoints.close()
+
+
+def save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, position: Any) -> None:
+    """Starts writing the state after `step` updates; `position` is any JSON value.
+
+    The state is copied before this returns, so it may be donated; the files are written meanwhile
+    and a failure is raised by the next `save` or `finish`. Raises OSError when the disk is full.
+    """
+    folder = Path(checkpoints.directory)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    with disk_errors(folder):
+        checkpoints.wait_until_finished()
+        # Asked first because a write that fails half way leaves threads complaining for a while.
+        free = shutil.disk_usage(folder).free
+        if free < size:
+            raise OSError(errno.ENOSPC, f"{size:,} bytes needed, {free:,} free")
+        body = {
+            "position": position,
+            "leaves": _kinds(state),
+            "checksums": np.asarray(checksums(state)).tolist(),
+        }
+        meta = {"body": body, "crc32": _crc32(body)}
+        checkpoints.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(cast(Any, state)), meta=ocp.args.JsonSave(meta)
+            ),
+            force=True,
+        )
+
+
+def finish(checkpoints: ocp.CheckpointManager) -> None:
+    """Waits for the checkpoint being written; raises OSError when the disk is full."""
+    with disk_errors(checkpoints.directory):
+        checkpoints.wait_until_finished()
+
+
+def restore(checkpoints: ocp.CheckpointManager, abstract: TrainState) -> Restored:
+    """The newest checkpoint that is whole, on the shardings of `abstract`.
+
+    A damaged one is passed over with a warning. Raises FileNotFoundError when there is none,
+    DamagedCheckpoint when none is whole, CheckpointMismatch when `abstract` is of another model.
+    """
+    steps = sorted(checkpoints.all_steps(), reverse=True)
+    if not steps:
+        raise FileNotFoundError(f"{Path(checkpoints.directory).parent}: no checkpoint here")
+    for step in steps[:-1]:
+        try:
+            return _restore_step(checkpoints, step, abstract)
+        except DamagedCheckpoint as damage:
+            log.warning("%s; falling back to the one before", damage)
+    return _restore_step(checkpoints, steps[-1], abstract)
+
+
+def restore_latest(workdir: str | Path, abstract: TrainState) -> Restored:
+    """`restore` for a reader: nothing in `workdir` is made, changed or removed."""
+    folder = Path(workdir).absolute() / FOLDER
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{workdir}: no checkpoint here")
+    _say_errors_once()
+    options = ocp.CheckpointManagerOptions(
+        read_only=True, save_interval_steps=0, create=False, cleanup_tmp_directories=False
+    )
+    with ocp.CheckpointManager(folder, options=options) as checkpoints:
+        return restore(checkpoints, abstract)
+
+
+def set_aside_newer(checkpoints: ocp.CheckpointManager, step: int) -> None:
+    """Renames the checkpoints after `step` to `damaged-*`, so that the run can write them anew."""
+    folder = Path(checkpoints.directory)
+    for newer in [other for other in checkpoints.all_steps() if other > step]:
+        shutil.rmtree(folder / f"damaged-{newer}", ignore_errors=True)
+        (folder / str(newer)).rename(folder / f"damaged-{newer}")
+    checkpoints.reload()
+
+
+@jax.jit
+def checksums(tree: Any) -> jax.Array:
+    """A uint32 a leaf [number of leaves]: the sum, modulo 2^32, of its elements' bits.
+
+    Integers add up to the same in every order, so it does not depend on how the leaf is sharded.
+    """
+
+    def checksum(leaf: jax.Array) -> jax.Array:
+        if leaf.dtype == bool:
+            bits = leaf.astype(jnp.uint8)
+        else:
+            bits = lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
+        return jnp.sum(bits, dtype=jnp.uint32)
+
+    return jnp.stack([checksum(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def _restore_step(checkpoints: ocp.CheckpointManager, step: int, abstract: TrainState) -> Restored:
+    where = f"{checkpoints.directory}/{step}"
+    with _damage(where):
+        meta = checkpoints.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        body = meta["body"]
+        if _crc32(body) != meta["crc32"]:
+            raise ValueError("meta is not what was written")
+        saved, sums, position = body["leaves"], body["checksums"], body["position"]
+    wanted = _kinds(abstract)
+    for name in [*wanted, *saved]:
+        if saved.get(name) != wanted.get(name):
+            raise CheckpointMismatch(
+                f"{where} is of another model: state{name} is {saved.get(name, 'absent')} there "
+                f"and {wanted.get(name, 'absent')} here"
+            )
+    with _damage(where):
+        _read_index(f"{where}/state/")
+        args = ocp.args.StandardRestore(cast(Any, abstract))
+        state = checkpoints.restore(step, args=ocp.args.Composite(state=args)).state
+    for name, before, now in zip(saved, sums, np.asarray(checksums(state)), strict=True):
+        if before != now:
+            raise DamagedCheckpoint(f"{where} is damaged: state{name} is not what was written")
+    return Restored(state, step, position)
+
+
+def _crc32(value: Any) -> int:
+    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+
+
+def _read_index(folder: str) -> None:
+    # Orbax reads every array at once and leaves at the first error; when it is the index that
+    # cannot be read, the others then fill standard error with stack traces of their own.
+    index = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{folder}"}).result()
+    if not index.list().result():
+        raise ValueError(f"{folder}: the index is empty")
+
+
+def _kinds(state: TrainState) -> dict[str, str]:
+    """{path of a leaf: dtype and shape}, in the order of the leaves."""
+    leaves = jax.tree_util.tree_leaves_with_path(state)
+    return {jax.tree_util.keystr(p): f"{leaf.dtype}{list(leaf.shape)}" for p, leaf in leaves}
+
+
+@contextmanager
+def _damage(where: str) -> Iterator[None]:
+    # A damaged file makes orbax raise almost anything: ValueError, KeyError, JSONDecodeError,
+    # FileNotFoundError, or Exception itself.
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise DamagedCheckpoint(f"{where} is damaged ({reason:.200})") from error
+
+
+def _say_errors_once() -> None:
+    # Orbax logs every failure of its threads with a stack trace, and then raises it as well.
+    logging.getLogger("absl").addFilter(_not_of_orbax)
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname

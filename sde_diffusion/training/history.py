@@ -1,0 +1,27 @@
+"""The picture of a run's loss."""
+
+from pathlib import Path
+
+from sde_diffusion.training.reporting import read_metrics
+
+
+def plot_loss(workdir: str | Path, out: str | Path | None = None) -> Path:
+    """Draws the loss over the steps of `workdir`'s metrics.jsonl; returns where (loss.png there).
+
+    Raises ValueError when nothing was recorded.
+    """
+    from matplotlib.figure import Figure  # slow to import, and of no use to the training itself
+
+    records = read_metrics(workdir)
+    if not records:
+        raise ValueError(f"{workdir}: no loss recorded in metrics.jsonl")
+    out = Path(workdir) / "loss.png" if out is None else Path(out)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel="step", ylabel="loss")
+    losses = [record["loss"] for record in records]
+    axes.plot([record["step"] for record in records], losses, linewidth=1)
+    if min(losses) > 0:
+        axes.set_yscale("log")
+    axes.grid(visible=True, alpha=0.3)
+    figure.savefig(out, dpi=120)
+    return out

@@ -1,0 +1,218 @@
+"""The training loop, from top to bottom."""
+
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+import optax
+
+from sde_diffusion.training import checkpoint
+from sde_diffusion.training.preemption import preemption_notice
+from sde_diffusion.training.reporting import Report
+from sde_diffusion.training.state import InitFn, TrainState, abstract_state, init_state
+from sde_diffusion.training.step import LossFn, StepMetrics, make_step
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss or its gradient at `step` is not a finite number; that step's state is not saved."""
+
+    def __init__(self, step: int, loss: float, grad_norm: float):
+        super().__init__(f"step {step}: loss {loss}, gradient norm {grad_norm}: not finite")
+        self.step = step
+
+
+class Data(Protocol):
+    """An endless iterator over batches (trees of arrays [B, ...]) that knows its position.
+
+    grain's iterators are such. The position is a JSON value.
+    """
+
+    def __iter__(self) -> Iterator[Any]: ...
+    def __next__(self) -> Any: ...
+    def get_state(self) -> Any: ...
+    def set_state(self, position: Any) -> None: ...
+
+
+class Outcome(NamedTuple):
+    """The last state, and whether SIGTERM ended the run before its last step."""
+
+    state: TrainState
+    preempted: bool
+
+
+class Call(NamedTuple):
+    """What one call of the compiled step takes, and the step and position of the data after it."""
+
+    batches: Any
+    end: int
+    position: Any
+
+
+def train(
+    *,
+    workdir: str | Path,
+    init_params: InitFn,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    data: Data,
+    seed: int,
+    total_steps: int,
+    ema_rates: Sequence[float] = (0.999,),
+    accumulate: int = 1,
+    steps_per_call: int = 1,
+    checkpoint_every: int = 1000,
+    keep: int = 3,
+    keep_every: int | None = None,
+    log_every: int = 100,
+    sample_every: int = 1000,
+    sample_fn: Callable[[TrainState, int], None] | None = None,
+    learning_rate: Callable[[int], Any] | None = None,
+    shardings: Callable[[TrainState], TrainState] | None = None,
+    place_batch: Callable[[Any], Any] = jax.device_put,
+    progress: bool = True,
+) -> Outcome:
+    """Trains to `total_steps` updates, from the newest checkpoint in `workdir` if there is one.
+
+    `init_params(key)` gives the parameters and `loss_fn(params, key, batch)` a loss [B] a sample.
+    The parameters after n updates are a function of the seed, the data and n alone: stopping,
+    killing and resuming the run leave them the same bit for bit.
+
+    `sample_fn(state, step)` is called every `sample_every` steps. `learning_rate(n)` is written
+    into the records. `shardings` takes the abstract state to its shardings, and `place_batch` a
+    stack of batches (leaves [K, B, ...], of this process) to the devices.
+
+    Raises NonFiniteLoss, after which the last checkpoint is the last good one; OSError when the
+    disk is full; CheckpointMismatch when `workdir` is of another model; DamagedCheckpoint when it
+    has checkpoints and none of them is whole; ValueError for a number out of its range.
+    """
+    for name, value in {
+        "total_steps": total_steps,
+        "steps_per_call": steps_per_call,
+        "checkpoint_every": checkpoint_every,
+        "log_every": log_every,
+        "sample_every": sample_every,
+    }.items():
+        if value < 1:
+            raise ValueError(f"{name}: {value} is not at least 1")
+    init_key, step_key = jax.random.split(jax.random.key(seed))
+    train_step = make_step(loss_fn, optimizer, ema_rates, accumulate=accumulate)
+
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(
+            checkpoint.open_checkpoints(workdir, keep=keep, keep_every=keep_every)
+        )
+        # A run resumes in this order:
+        # 1. the newest checkpoint that is whole gives the state, straight onto its devices;
+        #    without a checkpoint the seed gives the parameters;
+        if checkpoints.all_steps():
+            abstract = abstract_state(init_params, optimizer, ema_rates, shardings=shardings)
+            state, step, position = checkpoint.restore(checkpoints, abstract)
+            # 2. newer ones, which are damaged, make room for what will be written again;
+            checkpoint.set_aside_newer(checkpoints, step)
+            # 3. the data goes on behind the last batch that this state has seen;
+            data.set_state(position)
+            _say(progress, f"resuming at step {step} of {total_steps}")
+        else:
+            state = init_state(init_params, optimizer, ema_rates, init_key, shardings=shardings)
+            step = 0
+        if step >= total_steps:
+            _say(progress, f"already at step {step} of {total_steps}: nothing to train")
+            return Outcome(state, preempted=False)
+        calls = _calls(
+            data,
+            step,
+            total_steps,
+            cuts=[steps_per_call, checkpoint_every, *([sample_every] if sample_fn else [])],
+            place_batch=place_batch,
+        )
+        call = next(calls)
+        # 4. the records past the state's step are dropped.
+        # There is no random state: update n draws from fold_in(key, n).
+        report = stack.enter_context(
+            closing(
+                Report(
+                    workdir,
+                    step=step,
+                    total_steps=total_steps,
+                    batch_size=jax.tree.leaves(call.batches)[0].shape[1],
+                    log_every=log_every,
+                    learning_rate=learning_rate,
+                    progress=progress,
+                )
+            )
+        )
+        notice = stack.enter_context(preemption_notice())
+
+        unchecked: list[tuple[int, StepMetrics]] = []
+        while True:
+            state, metrics = train_step(state, step_key, call.batches)
+            step = call.end
+            # While the devices work on this call, its successor's batches are made ready and the
+            # losses of its predecessor looked at.
+            following = next(calls, None)
+            _check_finite(unchecked, report)
+            unchecked.append((step, metrics))
+
+            leaving = notice.is_set()
+            if leaving or following is None or step % checkpoint_every == 0:
+                # Nothing is saved before its losses are known to be finite.
+                _check_finite(unchecked, report)
+                checkpoint.save(checkpoints, step, state, call.position)
+            if sample_fn is not None and step % sample_every == 0:
+                _check_finite(unchecked, report)
+                sample_fn(state, step)
+            if leaving or following is None:
+                checkpoint.finish(checkpoints)
+                return Outcome(state, preempted=following is not None)
+            call = following
+
+
+def next_cut(step: int, cuts: Sequence[int]) -> int:
+    """The first step after `step` that is a multiple of one of `cuts`.
+
+    It depends on `step` alone, not on where the run began: a resumed run makes the same calls.
+    """
+    return min(step - step % cut + cut for cut in cuts)
+
+
+def _calls(
+    data: Data,
+    step: int,
+    total_steps: int,
+    *,
+    cuts: Sequence[int],
+    place_batch: Callable[[Any], Any],
+) -> Iterator[Call]:
+    while step < total_steps:
+        end = min(next_cut(step, cuts), total_steps)
+        drawn = list(itertools.islice(data, end - step))
+        if len(drawn) < end - step:
+            raise ValueError(f"data: it ended at step {step + len(drawn)} of {total_steps}")
+        batches = jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
+        yield Call(place_batch(batches), end, data.get_state())
+        step = end
+
+
+def _check_finite(unchecked: list[tuple[int, StepMetrics]], report: Report) -> None:
+    """Reports the steps and empties the list, or raises NonFiniteLoss for the first bad one."""
+    for end, metrics in unchecked:
+        loss, grad_norm = np.asarray(metrics.loss), np.asarray(metrics.grad_norm)
+        # The square of a gradient overflows before its second moment in Adam does, so a finite norm
+        # also means that the optimizer's state stays finite.
+        bad = ~(np.isfinite(loss) & np.isfinite(grad_norm))
+        good = int(np.argmax(bad)) if bad.any() else len(loss)
+        first = end - len(loss) + 1
+        report.add(first + good - 1, loss[:good], grad_norm[:good])
+        if good < len(loss):
+            raise NonFiniteLoss(first + good, float(loss[good]), float(grad_norm[good]))
+    unchecked.clear()
+
+
+def _say(aloud: bool, line: str) -> None:
+    if aloud:
+        print(line, file=sys.stderr, flush=True)

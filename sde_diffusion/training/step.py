@@ -1,0 +1,95 @@
+"""The training step: gradient, update and EMA, several times in one compiled call."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from sde_diffusion.training.ema import check_rates, rate_at, update_ema
+from sde_diffusion.training.state import TrainState
+
+LossFn = Callable[[Any, jax.Array, Any], jax.Array]
+
+
+class StepMetrics(NamedTuple):
+    """What each update reports: the mean loss, and the gradient's global norm before clipping."""
+
+    loss: jax.Array
+    grad_norm: jax.Array
+
+
+StepFn = Callable[[TrainState, jax.Array, Any], tuple[TrainState, StepMetrics]]
+
+
+def make_step(
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    ema_rates: Sequence[float] = (),
+    *,
+    accumulate: int = 1,
+) -> StepFn:
+    """step(state, key, batches) -> (state, metrics), compiled; the state's buffers are reused.
+
+    `loss_fn(params, key, batch)` gives a loss [B] a sample; its mean is what is minimized.
+    `batches` is a batch whose leaves have a leading axis K: K updates are made, one a slice, and
+    every metric is [K]. The update after `n` earlier ones draws from `fold_in(key, n)`, so the
+    result does not depend on where a run was cut into calls.
+
+    With `accumulate = A` each update averages the gradients of A parts of its batch, one after the
+    other: the memory of a batch A times smaller.
+    """
+    rates = check_rates(ema_rates)
+    if accumulate < 1:
+        raise ValueError(f"accumulate: {accumulate} is not at least 1")
+
+    def mean_loss(params: Any, key: jax.Array, batch: Any) -> jax.Array:
+        return jnp.mean(loss_fn(params, key, batch))
+
+    def loss_and_grads(params: Any, key: jax.Array, batch: Any) -> tuple[jax.Array, Any]:
+        if accumulate == 1:
+            return jax.value_and_grad(mean_loss)(params, key, batch)
+
+        def add_part(total: Any, part: Any) -> tuple[Any, None]:
+            index, batch_part = part
+            new = jax.value_and_grad(mean_loss)(params, jax.random.fold_in(key, index), batch_part)
+            return jax.tree.map(jnp.add, total, new), None
+
+        parts = (jnp.arange(accumulate), split_batch(batch, accumulate))
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+        total, _ = lax.scan(add_part, zero, parts)
+        return jax.tree.map(lambda leaf: leaf / accumulate, total)
+
+    def update(key: jax.Array, state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
+        key = jax.random.fold_in(key, state.step)
+        loss, grads = loss_and_grads(state.params, key, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = tuple(
+            update_ema(average, params, rate_at(rate, state.step))
+            for rate, average in zip(rates, state.ema, strict=True)
+        )
+        metrics = StepMetrics(loss, optax.global_norm(grads))
+        return TrainState(state.step + 1, params, opt_state, ema), metrics
+
+    def step(state: TrainState, key: jax.Array, batches: Any) -> tuple[TrainState, StepMetrics]:
+        return lax.scan(lambda state, batch: update(key, state, batch), state, batches)
+
+    # The batches are not donated: no output has their shape, so nothing could reuse their buffers.
+    return jax.jit(step, donate_argnums=0)
+
+
+def split_batch(batch: Any, parts: int) -> Any:
+    """Leaves [B, ...] -> [parts, B / parts, ...]; ValueError if B is not a multiple of `parts`."""
+
+    def split(leaf: jax.Array) -> jax.Array:
+        size = leaf.shape[0]
+        if size % parts:
+            raise ValueError(f"accumulate: {parts} does not divide the batch of {size}")
+        # Every parts-th sample, not a contiguous run of them: a batch that is sharded over devices
+        # then needs no communication, since each device's samples are spread over all the parts.
+        return jnp.swapaxes(leaf.reshape(size // parts, parts, *leaf.shape[1:]), 0, 1)
+
+    return jax.tree.map(split, batch)
