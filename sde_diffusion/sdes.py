@@ -26,11 +26,11 @@ Array = jax.Array
 Time = jax.Array | float
 Model = Callable[..., Any]
 
-_Class = TypeVar("_Class", bound=type)
+T = TypeVar("T")
 
 
 @dataclass_transform(frozen_default=True)
-def kind(cls: _Class) -> _Class:
+def kind(cls: type[T]) -> type[T]:
     """Make a class of SDE a value: frozen, hashable, and a pytree whose leaves are its fields.
 
     So an SDE can be closed over, be a static argument (equal SDEs do not retrace), or be traced:
@@ -57,8 +57,8 @@ def _rate(function: Callable[[Array], Array], t: Time) -> Array:
 
 
 def _require(condition: Callable[..., bool], message: str, **values: Any) -> None:
-    """Raise ValueError unless the condition holds; values that are being traced cannot be checked."""
-    if all(isinstance(v, int | float) for v in values.values()) and not condition(*values.values()):
+    """Raise ValueError unless the condition holds; only plain numbers can be checked."""
+    if all(type(v) in (int, float) for v in values.values()) and not condition(*values.values()):
         given = ", ".join(f"{name}={value}" for name, value in values.items())
         raise ValueError(f"{message}, got {given}")
 
@@ -93,11 +93,11 @@ class SDE:
 
     # What a kind gives.
 
-    def alpha(self, t: Array) -> Array:
+    def alpha(self, t: Time) -> Array:
         """Scale of the data in x_t."""
         raise NotImplementedError(f"{type(self).__name__} must define alpha(t)")
 
-    def sigma(self, t: Array) -> Array:
+    def sigma(self, t: Time) -> Array:
         """Standard deviation of the noise in x_t."""
         raise NotImplementedError(f"{type(self).__name__} must define sigma(t)")
 
@@ -271,7 +271,7 @@ class VP(SDE):
         return self.t_of_log_alpha(-0.5 * jax.nn.softplus(-2.0 * _time(log_snr)))
 
     def betas(self, num_scales: int) -> Array:
-        """DDPM's beta_i for i = 1..N: beta(t) / N at N times from 0 to t_max. Song et al. 2021, app. C."""
+        """DDPM's beta_i, [N]: beta(t) / N at N times from 0 to t_max. Song et al. 2021, app. C."""
         return jnp.linspace(self.beta_min / num_scales, self.beta_max / num_scales, num_scales)
 
     def discretize(self, x: Array, t: Time, num_scales: int) -> tuple[Array, Array]:
@@ -355,7 +355,7 @@ class VE(SDE):
         return -(_time(log_snr) + jnp.log(self.sigma_min)) / self.log_ratio
 
     def sigmas(self, num_scales: int) -> Array:
-        """SMLD's noise levels sigma_1 < ... < sigma_N, a geometric sequence. Song et al. 2021, app. C."""
+        """SMLD's noise levels, [N], a rising geometric sequence. Song et al. 2021, app. C."""
         return self.sigma(jnp.linspace(0.0, self.t_max, num_scales))
 
     def discretize(self, x: Array, t: Time, num_scales: int) -> tuple[Array, Array]:
@@ -368,7 +368,7 @@ class VE(SDE):
 
 @kind
 class Cosine(SDE):
-    """Variance preserving with alpha = cos(theta(t)) / cos(theta(0)), theta = pi/2 (t + s) / (1 + s).
+    """alpha = cos(theta(t)) / cos(theta(0)), theta = pi/2 (t + s) / (1 + s); variance preserving.
 
     `shift` adds log(shift) to lambda: for images of side d, shift = 64 / d keeps the noise of a
     64-pixel model after averaging. f diverges at t = 1, so t_max is 0.9946, as in DPM-Solver.
@@ -433,9 +433,8 @@ class Cosine(SDE):
         unshifted = _time(log_snr) - jnp.log(self.shift)
         cos0 = jnp.cos(self._theta0)
         cos = cos0 * jnp.exp(-0.5 * jax.nn.softplus(-2.0 * unshifted))
-        product = cos0**2 * jax.nn.sigmoid(
-            -2.0 * unshifted
-        )  # sin(theta - theta0) sin(theta + theta0)
+        # sin(theta - theta0) sin(theta + theta0) = cos(theta0)^2 - cos(theta)^2
+        product = cos0**2 * jax.nn.sigmoid(-2.0 * unshifted)
         theta = jnp.arctan2(jnp.sqrt(jnp.sin(self._theta0) ** 2 + product), cos)
         # theta - theta0 from its own sine, which keeps its digits when theta is close to theta0
         turn = jnp.arctan2(product / jnp.sin(theta + self._theta0), jnp.cos(theta - self._theta0))

@@ -93,8 +93,7 @@ def _sample(
     remat: bool,
 ) -> Samples:
     if x_init is None:
-        like = jax.ShapeDtypeStruct(shape, grid.dtype)
-        x_init = sde.sigma(grid[0]) * noise.normal(noise.fold_in(keys, 0), like)
+        x_init = sde.sigma(grid[0]) * noise.normal(noise.fold_in(keys, 0), jnp.zeros(shape))
 
     def step(state, inputs):
         i, t, s = inputs
