@@ -1,0 +1,29 @@
+"""Score networks in Flax: network(x, t, condition=..., train=...) with an output shaped like x.
+
+Nothing else in the package imports these and they import no SDE: a network of one's own, in any
+library, serves as well.
+"""
+
+import dataclasses
+from typing import Any
+
+from flax import linen as nn
+
+from sde_diffusion.choices import choose, unknown
+from sde_diffusion.networks.ddpm import DDPM
+from sde_diffusion.networks.mlp import MLP
+from sde_diffusion.networks.ncsnpp import NCSNpp
+
+NETWORKS: dict[str, type[nn.Module]] = {"ddpm": DDPM, "ncsnpp": NCSNpp, "mlp": MLP}
+
+__all__ = ["DDPM", "MLP", "NETWORKS", "NCSNpp", "build"]
+
+
+def build(name: str, /, **fields: Any) -> nn.Module:
+    """The network of that name with these fields; ValueError with the nearest name for neither."""
+    network = choose("network", name, NETWORKS)
+    known = [f.name for f in dataclasses.fields(network) if f.name not in ("parent", "name")]
+    for field in fields:
+        if field not in known:
+            raise ValueError(unknown(f"field of network {name!r}", field, known))
+    return network(**fields)

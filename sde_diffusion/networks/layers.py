@@ -1,0 +1,89 @@
+"""The layers that the score networks share.
+
+A layer computes in the dtype of its input, with float32 parameters: the network casts its input
+once and everything follows. Normalizations and softmax are in float32 whatever that dtype is.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+Array = jax.Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "swish": nn.swish,
+    "elu": nn.elu,
+    "relu": nn.relu,
+    "lrelu": partial(nn.leaky_relu, negative_slope=0.2),
+}
+
+
+def default_init(scale: float = 1.0) -> nn.initializers.Initializer:
+    """DDPM's initialization; scale 0 means nearly zero, so that gradients still flow."""
+    return nn.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
+
+
+def conv2d(x: Array, kernel: Array, stride: int = 1, padding: str = "SAME") -> Array:
+    """Correlation of x [B, H, W, C] with kernel [k, k, C, features]."""
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+class Conv(nn.Module):
+    """Convolution with bias, [B, H, W, C] -> [B, H', W', features]."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: str = "SAME"
+    init_scale: float = 1.0
+
+    kernel_name = "kernel"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param(self.kernel_name, default_init(self.init_scale), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = conv2d(x, kernel.astype(x.dtype), self.stride, self.padding)
+        return y + bias.astype(x.dtype)
+
+
+class NIN(nn.Module):
+    """1x1 convolution ("network in network") as x W + b, [..., C] -> [..., features]."""
+
+    features: int
+    init_scale: float = 0.1
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        w = self.param("W", default_init(self.init_scale), (x.shape[-1], self.features))
+        b = self.param("b", nn.initializers.zeros, (self.features,))
+        return x @ w.astype(x.dtype) + b.astype(x.dtype)
+
+
+def dense(x: Array, features: int, init_scale: float = 1.0) -> Array:
+    """A Dense layer of the module that calls this."""
+    return nn.Dense(features, dtype=x.dtype, kernel_init=default_init(init_scale))(x)
+
+
+def group_norm(x: Array, min_group_size: int) -> Array:
+    """A GroupNorm of the module that calls this, in groups of at least so many channels.
+
+    The reference takes min(C // min_group_size, 32) groups and fails where they do not divide C;
+    the nearest smaller number that does is the same where that works, and allows any C.
+    """
+    channels = x.shape[-1]
+    most = max(1, min(channels // min_group_size, 32))
+    groups = next(g for g in range(most, 0, -1) if channels % g == 0)
+    return nn.GroupNorm(num_groups=groups, epsilon=1e-6, dtype=jnp.float32)(x).astype(x.dtype)
+
+
+def add_skip(x: Array, h: Array, rescale: bool) -> Array:
+    """x + h, over sqrt(2) where asked, so that a sum of two unit variances has unit variance."""
+    return (x + h) * 2**-0.5 if rescale else x + h
