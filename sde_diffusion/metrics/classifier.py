@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
 
 
 class Classifier(NamedTuple):
@@ -46,8 +47,10 @@ def train_classifier(x: ArrayLike, y: ArrayLike, seed: int) -> Classifier:
     network = MLPClassifier(
         (512, 64), batch_size=64, max_iter=40, n_iter_no_change=40, random_state=seed
     )
-    with warnings.catch_warnings():  # 40 epochs are the recipe, not a limit
-        warnings.simplefilter("ignore", ConvergenceWarning)
+    # One thread: products this small lose by being shared, tenfold on a machine that is busy, and
+    # the weights then do not depend on the number of cores.
+    with warnings.catch_warnings(), threadpool_limits(1):
+        warnings.simplefilter("ignore", ConvergenceWarning)  # 40 epochs are the recipe
         network.fit(_flat(x), y)
     return Classifier(tuple(network.coefs_), tuple(network.intercepts_))
 

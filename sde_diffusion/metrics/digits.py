@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
+from threadpoolctl import threadpool_limits
 
 from sde_diffusion.data import Source
 from sde_diffusion.metrics.classifier import train_classifier
@@ -76,4 +77,5 @@ def frechet_between_halves(
     features = np.asarray(features)
     kind = ShuffleSplit if labels is None else StratifiedShuffleSplit
     halves = kind(splits, test_size=0.5, random_state=seed).split(features, labels)
-    return float(np.mean([frechet_distance(features[a], features[b]) for a, b in halves]))
+    with threadpool_limits(1):  # as for the classifier: small matrices
+        return float(np.mean([frechet_distance(features[a], features[b]) for a, b in halves]))

@@ -1,7 +1,41 @@
+"""Data sets by name: one function a kind, each from its fields to a Source."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from sde_diffusion.choices import choose, unknown
+from sde_diffusion.data.source import Source
+from sde_diffusion.data.sources.arrays import npy, npz
+from sde_diffusion.data.sources.cifar10 import cifar10
 from sde_diffusion.data.sources.digits import digits
+from sde_diffusion.data.sources.folder import folder
+from sde_diffusion.data.sources.mixture2d import mixture2d
+from sde_diffusion.data.sources.tfds import tfds
 
-_SOURCES = {"digits": digits}
+SOURCES: dict[str, Callable[..., Source]] = {
+    "cifar10": cifar10,
+    "digits": digits,
+    "folder": folder,
+    "mixture2d": mixture2d,
+    "npy": npy,
+    "npz": npz,
+    "tfds": tfds,
+}
 
 
-def load(name, **fields):
-    return _SOURCES[name](**fields)
+def load(name: str, **fields: Any) -> Source:
+    """SOURCES[name](**fields), such as load("folder", path="birds", channels=3).
+
+    Raises:
+        ValueError: the name or a field is unknown (with the nearest), or a field is missing.
+    """
+    make = choose("data source", name, SOURCES)
+    parameters = inspect.signature(make).parameters
+    for field in fields:
+        if field not in parameters:
+            raise ValueError(unknown(f"field of data source {name!r}", field, parameters))
+    for field, parameter in parameters.items():
+        if parameter.default is parameter.empty and field not in fields:
+            raise ValueError(f"data source {name!r} needs the field {field!r}")
+    return make(**fields)

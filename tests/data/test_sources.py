@@ -1,0 +1,341 @@
+"""Every kind of source gives the rows, labels and range that were written, and names bad input."""
+
+import io
+import sys
+import tarfile
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sde_diffusion.data import SOURCES, Source, load
+
+RNG = np.random.default_rng(0)
+
+
+def pixels(num, height=4, width=6, channels=3):
+    return RNG.integers(0, 256, (num, height, width, channels), dtype=np.uint8)
+
+
+def test_digits_are_scikit_learns_images_in_whole_values_0_to_16():
+    from sklearn.datasets import load_digits
+
+    source, bunch = load("digits"), load_digits()
+    assert source.x.shape == (1797, 8, 8, 1)
+    assert source.x.dtype == np.uint8
+    np.testing.assert_array_equal(source.x[..., 0], bunch.images)
+    np.testing.assert_array_equal(source.y, bunch.target)
+    assert (source.low, source.high, source.num_classes) == (0, 16, 10)
+    assert (source.x.min(), source.x.max()) == (0, 16)
+
+
+def test_mixture2d_has_the_moments_of_each_gaussian_of_the_grid():
+    source = load("mixture2d", num=50_000, seed=1)
+    for k in range(25):
+        x = source.x[source.y == k]
+        assert len(x) == pytest.approx(2000, abs=5 * np.sqrt(2000))
+        centre = [-1 + 0.5 * (k % 5), -1 + 0.5 * (k // 5)]
+        np.testing.assert_allclose(x.mean(axis=0), centre, atol=5 * 0.05 / np.sqrt(len(x)))
+        np.testing.assert_allclose(np.cov(x.T), 0.05**2 * np.eye(2), atol=4e-4)
+
+
+def test_mixture2d_is_the_same_for_the_same_seed_only():
+    first, again, other = (load("mixture2d", num=10, seed=s).x for s in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).all()
+
+
+def test_npz_gives_what_was_saved_and_bytes_the_range_0_to_255(tmp_path):
+    x, y = pixels(5), np.array([2, 0, 1, 1, 0])
+    np.savez(tmp_path / "a.npz", x=x, y=y)
+    source = load("npz", path=str(tmp_path / "a.npz"))
+    np.testing.assert_array_equal(source.x, x)
+    np.testing.assert_array_equal(source.y, y)
+    assert (source.low, source.high, source.num_classes) == (0, 255, 3)
+
+
+def test_npz_without_labels_is_unconditional_data(tmp_path):
+    np.savez(tmp_path / "a.npz", x=RNG.normal(size=(5, 2)))
+    source = load("npz", path=str(tmp_path / "a.npz"), low=-1.0, high=1.0)
+    assert (source.y, source.num_classes) == (None, 0)
+
+
+def test_npy_is_mapped_from_the_file_not_read(tmp_path):
+    x = pixels(5)
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", np.arange(5))
+    source = load("npy", path=str(tmp_path / "x.npy"), labels=str(tmp_path / "y.npy"))
+    assert isinstance(source.x, np.memmap)
+    np.testing.assert_array_equal(source.x, x)
+    np.testing.assert_array_equal(source.y, np.arange(5))
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_a_pickle_in_an_array_file_is_an_error_and_does_not_run(tmp_path, kind):
+    class Payload:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "ran"), "w"))
+
+    x, file = np.array([Payload()], dtype=object), tmp_path / f"a.{kind}"
+    np.savez(file, x=x) if kind == "npz" else np.save(file, x, allow_pickle=True)
+    with pytest.raises(ValueError, match=f"a.{kind}"):
+        load(kind, path=str(file))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+@pytest.mark.parametrize("keep", [0, 20, 0.5])
+def test_a_truncated_array_file_is_named(tmp_path, kind, keep):
+    file = tmp_path / f"a.{kind}"
+    np.savez(file, x=pixels(5)) if kind == "npz" else np.save(file, pixels(5))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(keep * len(whole)) if keep == 0.5 else keep])
+    with pytest.raises(ValueError, match=f"a.{kind}"):
+        load(kind, path=str(file))
+
+
+def test_a_flipped_byte_in_an_npz_is_found(tmp_path):
+    file = tmp_path / "a.npz"
+    np.savez_compressed(file, x=pixels(50))
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.npz: cannot read the array 'x'"):
+        load("npz", path=str(file))
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": np.zeros((2, 2))}, "no array 'x' in it, only images"),
+        ({"x": np.zeros((2, 2))}, "needs its range, the fields low and high"),
+        ({"x": np.zeros((2, 2), np.uint8), "y": np.array([0, -1])}, "labels must be whole numbers"),
+        ({"x": np.zeros((2, 2), np.uint8), "y": np.array([0.5, 1])}, "labels must be whole number"),
+        (
+            {"x": np.zeros((2, 2), np.uint8), "y": np.array([0, 1, 2])},
+            "one label for each of the 2",
+        ),
+    ],
+)
+def test_arrays_that_are_no_data_set_are_refused(tmp_path, arrays, message):
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        load("npz", path=str(tmp_path / "a.npz"))
+
+
+def test_the_kind_of_array_file_must_be_the_named_one(tmp_path):
+    np.savez(tmp_path / "a.npz", x=pixels(2))
+    np.save(tmp_path / "a.npy", pixels(2))
+    with pytest.raises(ValueError, match="use the source 'npz'"):
+        load("npy", path=str(tmp_path / "a.npz"))
+    with pytest.raises(ValueError, match="use the source 'npy'"):
+        load("npz", path=str(tmp_path / "a.npy"))
+
+
+def write_images(root, images):
+    for name, image in images.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.squeeze()).save(root / name)
+
+
+def test_folder_takes_labels_from_its_sorted_subfolders(tmp_path):
+    a, b, c = pixels(3)
+    write_images(tmp_path, {"cat/2.png": b, "ant/9.PNG": a, "cat/deep/3.png": c})
+    (tmp_path / "ant" / "notes.txt").write_text("no image")
+    source = load("folder", path=str(tmp_path))
+    np.testing.assert_array_equal(source.x, [a, b, c])
+    np.testing.assert_array_equal(source.y, [0, 1, 1])
+    assert (source.low, source.high, source.num_classes) == (0, 255, 2)
+
+
+def test_folder_without_subfolders_has_no_labels(tmp_path):
+    images = pixels(3)
+    write_images(tmp_path, {f"{i}.png": image for i, image in enumerate(images)})
+    source = load("folder", path=str(tmp_path))
+    np.testing.assert_array_equal(source.x, images)
+    assert source.y is None
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_folder_converts_images_to_the_channels_asked_for(tmp_path, channels):
+    grey = pixels(1, channels=1)[0]
+    write_images(tmp_path, {"a.png": grey})
+    x = load("folder", path=str(tmp_path), channels=channels).x
+    assert x.shape == (1, 4, 6, channels)
+    np.testing.assert_array_equal(x[0, ..., :1], grey)
+
+
+def test_folder_names_an_unreadable_image(tmp_path):
+    write_images(tmp_path, {"a.png": pixels(1)[0], "b.png": pixels(1, 64, 64)[0]})
+    whole = (tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"b\.png: cannot read this image"):
+        load("folder", path=str(tmp_path))
+
+
+def test_folder_names_an_example_of_each_size(tmp_path):
+    write_images(tmp_path, {"a.png": pixels(1)[0], "b.png": pixels(1, 8, 8)[0]})
+    with pytest.raises(ValueError, match=r"2 sizes.*6x4 \(.*a\.png\), 8x8 \(.*b\.png\)"):
+        load("folder", path=str(tmp_path))
+
+
+def test_folder_refuses_sixteen_bit_images_that_would_be_clipped(tmp_path):
+    Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png.*more than 8 bits"):
+        load("folder", path=str(tmp_path))
+
+
+def test_folder_refuses_images_both_beside_and_in_subfolders(tmp_path):
+    write_images(tmp_path, {"a.png": pixels(1)[0], "cat/b.png": pixels(1)[0]})
+    with pytest.raises(ValueError, match=r"both beside subfolders and in them, such as .*a\.png"):
+        load("folder", path=str(tmp_path))
+
+
+def test_folder_without_images_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no images in this folder"):
+        load("folder", path=str(tmp_path))
+
+
+def cifar_files(num):
+    """`num` images and labels for each of the six files, and the files' bytes as documented."""
+    images = {f"data_batch_{i}.bin": pixels(num, 32, 32) for i in range(1, 6)}
+    images["test_batch.bin"] = pixels(num, 32, 32)
+    labels = {name: RNG.integers(0, 10, num) for name in images}
+    encoded = {
+        name: b"".join(
+            bytes([label]) + b"".join(image[:, :, c].tobytes() for c in range(3))
+            for image, label in zip(images[name], labels[name], strict=True)
+        )
+        for name in images
+    }
+    return images, labels, encoded
+
+
+def write_tar(path, files, folder="cifar-10-batches-bin/"):
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(folder + name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_cifar10_reads_the_binary_archive_packed_or_not(tmp_path, packed):
+    images, labels, files = cifar_files(3)
+    path = tmp_path / "cifar-10-binary.tar.gz" if packed else tmp_path
+    if packed:
+        write_tar(path, {"readme.html": b"..."} | dict(reversed(files.items())))
+    else:
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
+    names = [f"data_batch_{i}.bin" for i in range(1, 6)]
+    train, test = load("cifar10", path=str(path)), load("cifar10", path=str(path), split="test")
+    np.testing.assert_array_equal(train.x, np.concatenate([images[n] for n in names]))
+    np.testing.assert_array_equal(train.y, np.concatenate([labels[n] for n in names]))
+    np.testing.assert_array_equal(test.x, images["test_batch.bin"])
+    assert (train.low, train.high, train.num_classes) == (0, 255, 10)
+
+
+def test_cifar10_refuses_the_pickled_version(tmp_path):
+    write_tar(tmp_path / "python.tar.gz", {"data_batch_1": b"(dp0"}, "cifar-10-batches-py/")
+    with pytest.raises(ValueError, match=r"no data_batch_1\.bin in it: is it cifar-10-binary"):
+        load("cifar10", path=str(tmp_path / "python.tar.gz"))
+
+
+def test_cifar10_writes_nothing_outside_memory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_tar(tmp_path / "evil.tar.gz", cifar_files(1)[2], folder="../../")
+    before = sorted(tmp_path.parent.rglob("*.bin"))
+    load("cifar10", path=str(tmp_path / "evil.tar.gz"))
+    assert sorted(tmp_path.parent.rglob("*.bin")) == before
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda content: content[:-1], r"data_batch_3\.bin is not whole records of 3073 bytes"),
+        (lambda content: b"\x0b" + content[1:], "a label of 11"),
+    ],
+)
+def test_cifar10_finds_spoilt_records(tmp_path, spoil, message):
+    files = cifar_files(2)[2]
+    files["data_batch_3.bin"] = spoil(files["data_batch_3.bin"])
+    write_tar(tmp_path / "a.tar.gz", files)
+    with pytest.raises(ValueError, match=message):
+        load("cifar10", path=str(tmp_path / "a.tar.gz"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "spoilt"])
+def test_cifar10_names_a_damaged_archive(tmp_path, damage):
+    file = tmp_path / "a.tar.gz"
+    write_tar(file, cifar_files(2)[2])
+    content = bytearray(file.read_bytes())
+    if damage == "truncated":
+        del content[len(content) // 2 :]
+    else:
+        content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.tar\.gz"):
+        load("cifar10", path=str(file))
+
+
+def test_tfds_without_its_extra_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    with pytest.raises(ImportError, match=r"pip install 'sde-diffusion\[tfds\]'"):
+        load("tfds", dataset="mnist")
+
+
+def test_tfds_takes_the_features_image_and_label(monkeypatch):
+    x, y = pixels(3, channels=1), np.array([4, 0, 1], np.int64)
+    library = types.SimpleNamespace(
+        load=lambda name, **_: (
+            {"image": x, "label": y},
+            types.SimpleNamespace(
+                features={"image": None, "label": types.SimpleNamespace(num_classes=10)}
+            ),
+        ),
+        as_numpy=lambda data: data,
+    )
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", library)
+    source = load("tfds", dataset="mnist")
+    np.testing.assert_array_equal(source.x, x)
+    np.testing.assert_array_equal(source.y, y)
+    assert (source.low, source.high, source.num_classes) == (0, 255, 10)
+
+
+def test_an_unknown_source_lists_the_choices_and_the_nearest():
+    with pytest.raises(ValueError, match=r"'digit'.*'digits'.*" + ", ".join(SOURCES)):
+        load("digit")
+
+
+def test_an_unknown_field_names_the_nearest():
+    with pytest.raises(ValueError, match=r"'chanels'.*'channels'"):
+        load("folder", path="x", chanels=1)
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(ValueError, match="'folder' needs the field 'path'"):
+        load("folder")
+
+
+@pytest.mark.parametrize("kind", ["npz", "npy", "folder", "cifar10"])
+def test_a_missing_file_is_named(tmp_path, kind):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such"):
+        load(kind, path=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"x": np.zeros((2, 2), np.int64)}, "uint8 or float, got int64"),
+        ({"x": np.zeros(2)}, r"shape \(2,\)"),
+        ({"low": 1.0}, "low must be below high, got 1.0 and 1.0"),
+        ({"low": np.nan}, "low must be below high, got nan"),
+        ({"num_classes": 3}, "num_classes must be 0 if and only if"),
+    ],
+)
+def test_a_source_checks_its_fields_against_each_other(fields, message):
+    whole = {"name": "a", "x": np.zeros((2, 2)), "y": None, "low": 0.0, "high": 1.0}
+    with pytest.raises(ValueError, match=message):
+        Source(**(whole | fields))
