@@ -6,9 +6,12 @@ notices files that are cut short or missing, but not a bit that changed in the d
 """
 
 import errno
+import gc
 import json
 import logging
 import shutil
+import sys
+import traceback
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -200,8 +203,8 @@ def _crc32(value: Any) -> int:
 
 
 def _read_index(folder: str) -> None:
-    # Orbax reads every array at once and leaves at the first error; when it is the index that
-    # cannot be read, the others then fill standard error with stack traces of their own.
+    # Asked first because, when it is damaged, the reads that orbax has started for every array fill
+    # standard error with stack traces from the threads of tensorstore.
     index = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{folder}"}).result()
     if not index.list().result():
         raise ValueError(f"{folder}: the index is empty")
@@ -221,7 +224,19 @@ def _damage(where: str) -> Iterator[None]:
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise DamagedCheckpoint(f"{where} is damaged ({reason:.200})") from error
+        _drop_unfinished_reads(error)
+        raise DamagedCheckpoint(f"{where} is damaged ({reason:.200})") from None
+
+
+def _drop_unfinished_reads(error: Exception) -> None:
+    # Orbax reads every array at once and leaves at the first error. Each of the other reads, when
+    # collected, would print the error again; so they are collected here, unheard.
+    told, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        traceback.clear_frames(error.__traceback__)
+        gc.collect()
+    finally:
+        sys.unraisablehook = told
 
 
 def _say_errors_once() -> None:

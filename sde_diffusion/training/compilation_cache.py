@@ -5,6 +5,7 @@ import platform
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
 
 
 def enable_compilation_cache(directory: str | Path) -> Path:
@@ -20,6 +21,8 @@ def enable_compilation_cache(directory: str | Path) -> Path:
     # programs of a fraction of a second each then compile at every start.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+    # JAX looks at the directory once, when it compiles for the first time.
+    compilation_cache.reset_cache()
     return folder
 
 

@@ -22,7 +22,7 @@ class NonFiniteLoss(FloatingPointError):
     """The loss or its gradient at `step` is not a finite number; that step's state is not saved."""
 
     def __init__(self, step: int, loss: float, grad_norm: float):
-        super().__init__(f"step {step}: loss {loss}, gradient norm {grad_norm}: not finite")
+        super().__init__(f"step {step}: the loss is {loss} and its gradient's norm {grad_norm}")
         self.step = step
 
 
@@ -103,6 +103,7 @@ def train(
     train_step = make_step(loss_fn, optimizer, ema_rates, accumulate=accumulate)
 
     with ExitStack() as stack:
+        notice = stack.enter_context(preemption_notice())
         checkpoints = stack.enter_context(
             checkpoint.open_checkpoints(workdir, keep=keep, keep_every=keep_every)
         )
@@ -146,7 +147,6 @@ def train(
                 )
             )
         )
-        notice = stack.enter_context(preemption_notice())
 
         unchecked: list[tuple[int, StepMetrics]] = []
         while True:

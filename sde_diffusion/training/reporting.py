@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 from sde_diffusion.training.disk import disk_errors
@@ -35,8 +34,9 @@ def forget_after(workdir: str | Path, step: int) -> None:
     path = Path(workdir) / FILE
     kept = [record for record in read_metrics(workdir) if record["step"] <= step]
     rewritten = path.with_suffix(".tmp")
-    rewritten.write_text("".join(json.dumps(record) + "\n" for record in kept))
-    os.replace(rewritten, path)
+    with disk_errors(path):
+        rewritten.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        os.replace(rewritten, path)
 
 
 class Report:
@@ -57,6 +57,9 @@ class Report:
         learning_rate: Callable[[int], Any] | None = None,
         progress: bool = True,
     ):
+        # Imported by those who train only: it brings torch along wherever that is installed.
+        from tensorboardX import SummaryWriter
+
         forget_after(workdir, step)
         self.file = (Path(workdir) / FILE).open("a", buffering=1)
         # The queue holds more than a record, so that a full disk, which ends the writer's thread,
@@ -82,7 +85,8 @@ class Report:
     def close(self) -> None:
         self.bar.close()
         self.tensorboard.close()
-        self.file.close()
+        with disk_errors(self.file.name):
+            self.file.close()
 
     def _record(self, step: int) -> None:
         now = time.monotonic()

@@ -71,7 +71,7 @@ def make_step(
             update_ema(average, params, rate_at(rate, state.step))
             for rate, average in zip(rates, state.ema, strict=True)
         )
-        metrics = StepMetrics(loss, optax.global_norm(grads))
+        metrics = StepMetrics(loss, optax.tree.norm(grads))
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     def step(state: TrainState, key: jax.Array, batches: Any) -> tuple[TrainState, StepMetrics]:

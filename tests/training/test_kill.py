@@ -1,0 +1,99 @@
+"""Processes that are killed: what the operating system does, not what the loop is told."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sde_diffusion.training.reporting import read_metrics
+
+STEPS = 200
+SCRIPT = Path(__file__).with_name("tiny_run.py")
+
+
+def start(workdir, cache, seconds_per_batch=0.0):
+    command = [sys.executable, SCRIPT, workdir, str(STEPS), cache, str(seconds_per_batch)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process):
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return json.loads(out)
+
+
+def final_state(workdir):
+    with np.load(workdir / "final.npz") as file:
+        return [file[name].tobytes() for name in file.files]
+
+
+def losses(workdir):
+    return {record["step"]: record["loss"] for record in read_metrics(workdir)}
+
+
+def wait_for_new_records(process, workdir):
+    """Returns as soon as the process has trained some steps of its own."""
+    before = losses(workdir).keys()
+    while not losses(workdir).keys() - before:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory, cache):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    told = finish(start(workdir, cache))
+    return final_state(workdir), losses(workdir), told
+
+
+@pytest.mark.slow
+def test_killed_at_five_random_moments_it_ends_with_the_same_bits(tmp_path, cache, uninterrupted):
+    state, records, _ = uninterrupted
+    moments = random.Random(0)
+    for _ in range(5):
+        process = start(tmp_path, cache, seconds_per_batch=0.02)
+        wait_for_new_records(process, tmp_path)
+        time.sleep(moments.uniform(0, 0.5))
+        assert process.poll() is None
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    finish(start(tmp_path, cache))
+    assert final_state(tmp_path) == state
+    assert losses(tmp_path) == records
+
+
+@pytest.mark.slow
+def test_sigterm_saves_the_step_it_came_at_and_leaves_with_exit_code_0(
+    tmp_path, cache, uninterrupted
+):
+    process = start(tmp_path, cache, seconds_per_batch=0.02)
+    wait_for_new_records(process, tmp_path)
+    process.terminate()
+    assert finish(process)["preempted"]
+    saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert max(losses(tmp_path)) <= saved < STEPS
+
+    restarted = finish(start(tmp_path, cache))
+    assert not restarted["preempted"]
+    assert final_state(tmp_path) == uninterrupted[0]
+
+
+@pytest.mark.slow
+def test_a_restart_compiles_nothing(tmp_path, cache, uninterrupted):
+    told = uninterrupted[2]
+    assert told["cache_misses"] > 0
+    again = finish(start(tmp_path, cache))
+    assert again["cache_hits"] == told["cache_hits"] + told["cache_misses"]
+    assert again["cache_misses"] == 0

@@ -1,0 +1,225 @@
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from tiny_run import batches, loss_fn, run, same
+
+from sde_diffusion.training import NonFiniteLoss, enable_compilation_cache
+from sde_diffusion.training.loop import next_cut
+from sde_diffusion.training.reporting import read_metrics
+
+
+def checkpoints(workdir):
+    return sorted(int(path.name) for path in (workdir / "checkpoints").iterdir())
+
+
+def losses(workdir):
+    return {record["step"]: record["loss"] for record in read_metrics(workdir)}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_once(tmp_path_factory):
+    """Every run makes its step anew; most are the same program."""
+    before = jax.config.jax_compilation_cache_dir
+    enable_compilation_cache(tmp_path_factory.mktemp("cache"))
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    return run(workdir, 40).state, losses(workdir)
+
+
+def test_a_run_stopped_and_resumed_is_the_run_that_was_not(tmp_path, uninterrupted):
+    state, records = uninterrupted
+    run(tmp_path, 17)
+    assert same(run(tmp_path, 40).state, state)
+    assert losses(tmp_path).keys() - {17} == records.keys()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps_per_call": 1},
+        {"steps_per_call": 8},
+        {"checkpoint_every": 7},
+        {"sample_every": 9, "sample_fn": lambda state, step: None},
+    ],
+)
+def test_calls_checkpoints_and_pictures_change_no_bit_of_the_result(
+    tmp_path, uninterrupted, changes
+):
+    assert same(run(tmp_path, 40, **changes).state, uninterrupted[0])
+
+
+def test_another_seed_gives_another_result(tmp_path, uninterrupted):
+    assert not same(run(tmp_path, 40, seed=4).state, uninterrupted[0])
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(tmp_path, uninterrupted, caplog):
+    state, records = uninterrupted
+    run(tmp_path, 30)
+    (tmp_path / "checkpoints/30/meta/metadata").write_text("{")
+    assert same(run(tmp_path, 40).state, state)
+    assert "checkpoints/30 is damaged" in caplog.text
+    assert losses(tmp_path) == records
+
+
+def test_the_records_of_steps_that_are_made_again_are_replaced(tmp_path, uninterrupted):
+    records = uninterrupted[1]
+    run(tmp_path, 20)
+    lost = {"step": 25, "loss": -1.0, "grad_norm": 0.0}
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(lost) + '\n{"step": 30, "lo')
+    run(tmp_path, 40)
+    assert [record["step"] for record in read_metrics(tmp_path)] == list(range(5, 41, 5))
+    assert losses(tmp_path) == records
+
+
+def test_a_run_that_is_done_does_nothing_and_says_so(tmp_path, capsys):
+    state = run(tmp_path, 10).state
+    before = (tmp_path / "metrics.jsonl").read_text()
+    again = run(tmp_path, 10, progress=True)
+    assert same(again.state, state)
+    assert not again.preempted
+    assert "already at step 10 of 10: nothing to train" in capsys.readouterr().err
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def data_with_nan_at(step):
+    """The run's data, in which the batch of update `step` has a point that is nan."""
+
+    class Poisoned:
+        def __init__(self):
+            self.inner, self.drawn = batches(), 0
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.drawn += 1
+            batch = next(self.inner)
+            return {"x": batch["x"] * np.nan} if self.drawn == step else batch
+
+        def get_state(self):
+            return self.inner.get_state()
+
+        def set_state(self, position):
+            self.inner.set_state(position)
+
+    return Poisoned()
+
+
+@pytest.mark.parametrize(("step", "steps_per_call"), [(1, 4), (20, 1), (20, 4), (27, 4)])
+def test_a_loss_that_is_not_finite_names_its_step_and_is_not_saved(tmp_path, step, steps_per_call):
+    with pytest.raises(NonFiniteLoss, match=f"step {step}:") as caught:
+        run(tmp_path, 40, data=data_with_nan_at(step), steps_per_call=steps_per_call)
+    assert caught.value.step == step
+    assert checkpoints(tmp_path) == [n for n in (10, 20) if n < step]
+    assert all(np.isfinite(value) for value in losses(tmp_path).values())
+
+
+def test_after_a_loss_that_is_not_finite_the_run_goes_on_from_the_last_good_step(
+    tmp_path, uninterrupted
+):
+    with pytest.raises(NonFiniteLoss):
+        run(tmp_path, 40, data=data_with_nan_at(27))
+    assert same(run(tmp_path, 40).state, uninterrupted[0])
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_even_if_the_loss_is(tmp_path):
+    def kinked(params, key, batch):
+        return jnp.sqrt(jnp.sum(0.0 * params["w"])) + loss_fn(params, key, batch)
+
+    with pytest.raises(NonFiniteLoss) as caught:
+        run(tmp_path, 10, loss_fn=kinked)
+    assert caught.value.step == 1
+
+
+def test_pictures_are_made_at_their_steps_of_the_state_at_that_step(tmp_path):
+    seen = []
+    run(tmp_path, 20, sample_every=6, sample_fn=lambda s, step: seen.append((step, int(s.step))))
+    assert seen == [(6, 6), (12, 12), (18, 18)]
+
+
+def test_data_that_end_are_named_with_the_step(tmp_path):
+    class Few:
+        def __init__(self):
+            self.left = itertools.islice(batches(), 3)
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            return next(self.left)
+
+        def get_state(self):
+            return None
+
+    with pytest.raises(ValueError, match="data: it ended at step 3 of 10"):
+        run(tmp_path, 10, data=Few())
+
+
+@pytest.mark.parametrize(
+    "name", ["total_steps", "steps_per_call", "checkpoint_every", "log_every", "keep"]
+)
+def test_a_number_out_of_its_range_is_named(tmp_path, name):
+    with pytest.raises(ValueError, match=f"{name}: 0 is not at least 1"):
+        run(tmp_path, **{"total_steps": 10, name: 0})
+
+
+def test_the_records_hold_the_mean_of_the_losses_since_the_one_before(tmp_path):
+    run(tmp_path / "each", 10, log_every=1)
+    run(tmp_path / "fifth", 10, log_every=5)
+    each = list(losses(tmp_path / "each").values())
+    assert losses(tmp_path / "fifth") == pytest.approx(
+        {5: np.mean(each[:5]), 10: np.mean(each[5:])}
+    )
+
+
+def test_a_state_and_batches_on_a_mesh_are_the_same_run(tmp_path, uninterrupted):
+    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
+    replicated = NamedSharding(mesh, P())
+    by_sample = NamedSharding(mesh, P(None, ("data", "fsdp")))
+
+    def place(batches):
+        return jax.tree.map(
+            lambda leaf: jax.make_array_from_process_local_data(by_sample, leaf), batches
+        )
+
+    def everywhere(abstract):
+        return jax.tree.map(lambda _: replicated, abstract)
+
+    run(tmp_path, 20, place_batch=place, shardings=everywhere)
+    state = run(tmp_path, 40, place_batch=place, shardings=everywhere).state
+    assert same(state, uninterrupted[0])
+    assert state.params["w"].sharding == replicated
+
+
+def test_calls_end_at_the_same_steps_wherever_a_run_begins():
+    cuts = [4, 10]
+    ends = [next_cut(step, cuts) for step in range(20)]
+    assert sorted(set(ends)) == [4, 8, 10, 12, 16, 20]
+    assert all(end > step for step, end in enumerate(ends))
+
+
+def test_the_loop_traces_the_step_once(tmp_path):
+    traces = []
+
+    def counting(params, key, batch):
+        traces.append(1)
+        return loss_fn(params, key, batch)
+
+    run(tmp_path / "short", 2, loss_fn=counting)
+    traced = len(traces)
+    run(tmp_path / "long", 40, loss_fn=counting)
+    assert len(traces) == 2 * traced

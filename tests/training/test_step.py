@@ -1,0 +1,129 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny_run import POINTS, init_params, loss_fn, same
+
+from sde_diffusion.training import init_state, make_step
+
+KEY = jax.random.key(7)
+SGD = optax.sgd(0.1)
+
+
+def quadratic(params, key, batch):
+    """|w - x|^2 / 2: the gradient of its mean over a batch is w - mean(x)."""
+    return jnp.sum((params["w"] - batch["x"]) ** 2, axis=-1) / 2
+
+
+def quadratic_state(ema_rates=(), optimizer=SGD):
+    return init_state(lambda key: {"w": jnp.zeros(2)}, optimizer, ema_rates, KEY)
+
+
+def stack(count, size=8):
+    """`count` batches of `size` points: [count, size, 2]."""
+    return {"x": jnp.asarray(POINTS[: count * size].reshape(count, size, 2))}
+
+
+def test_each_slice_of_a_call_is_one_update():
+    batches = stack(3)
+    state, metrics = make_step(quadratic, SGD)(quadratic_state(), KEY, batches)
+
+    w, losses, norms = np.zeros(2), [], []
+    for x in np.asarray(batches["x"], np.float64):
+        losses.append(np.mean(np.sum((w - x) ** 2, axis=-1)) / 2)
+        norms.append(np.linalg.norm(w - x.mean(axis=0)))
+        w = w - 0.1 * (w - x.mean(axis=0))
+    assert state.step == 3
+    np.testing.assert_allclose(state.params["w"], w, rtol=1e-5)
+    np.testing.assert_allclose(metrics.loss, losses, rtol=1e-5)
+    np.testing.assert_allclose(metrics.grad_norm, norms, rtol=1e-5)
+
+
+def test_every_ema_follows_the_parameters_at_its_own_rate():
+    batches = stack(2)
+    step = make_step(quadratic, SGD, (0.0, 0.05))
+    state, _ = step(quadratic_state((0.0, 0.05)), KEY, batches)
+    means = np.asarray(batches["x"]).mean(axis=1)
+    first = 0.1 * means[0]
+    second = first + 0.1 * (means[1] - first)
+    np.testing.assert_allclose(state.ema[0]["w"], second, rtol=1e-5)
+    np.testing.assert_allclose(state.ema[1]["w"], 0.05 * (0.95 * first) + 0.95 * second, rtol=1e-5)
+
+
+def test_how_updates_are_grouped_into_calls_changes_no_bit():
+    optimizer = optax.adam(1e-2)
+    batches = stack(8)
+
+    def run(steps_per_call):
+        step = make_step(loss_fn, optimizer, (0.99,))
+        state = init_state(init_params, optimizer, (0.99,), KEY)
+        for first in range(0, 8, steps_per_call):
+            some = jax.tree.map(lambda leaf: leaf[first : first + steps_per_call], batches)  # noqa: B023
+            state, _ = step(state, KEY, some)
+        return state
+
+    assert same(run(1), run(4))
+    assert same(run(1), run(8))
+
+
+def test_an_update_draws_from_the_key_folded_with_the_updates_before_it():
+    def loss_is_noise(params, key, batch):
+        return jax.random.normal(key, (8,)) + 0 * params["w"][0]
+
+    _, metrics = make_step(loss_is_noise, SGD)(quadratic_state(), KEY, stack(3))
+    expected = [jax.random.normal(jax.random.fold_in(KEY, n), (8,)).mean() for n in range(3)]
+    np.testing.assert_allclose(metrics.loss, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [2, 4, 8])
+def test_accumulated_parts_make_the_update_of_the_whole_batch(accumulate):
+    whole, told = make_step(quadratic, SGD)(quadratic_state(), KEY, stack(2))
+    parts, also = make_step(quadratic, SGD, accumulate=accumulate)(quadratic_state(), KEY, stack(2))
+    np.testing.assert_allclose(parts.params["w"], whole.params["w"], rtol=1e-5)
+    np.testing.assert_allclose(also.loss, told.loss, rtol=1e-5)
+    np.testing.assert_allclose(also.grad_norm, told.grad_norm, rtol=1e-5)
+
+
+def test_accumulated_parts_draw_different_noise():
+    seen = []
+
+    def loss_is_noise(params, key, batch):
+        noise = jax.random.normal(key, batch["x"].shape[:1])
+        jax.debug.callback(lambda value: seen.append(value.tolist()), noise)
+        return noise + 0 * params["w"][0]
+
+    step = make_step(loss_is_noise, SGD, accumulate=2)
+    jax.block_until_ready(step(quadratic_state(), KEY, stack(1)))
+    jax.effects_barrier()
+    assert len(seen) == 2
+    assert seen[0] != seen[1]
+
+
+def test_a_second_call_traces_nothing():
+    traces = []
+
+    def counting(params, key, batch):
+        traces.append(1)
+        return quadratic(params, key, batch)
+
+    step = make_step(counting, SGD, (0.9,))
+    state, _ = step(quadratic_state((0.9,)), KEY, stack(2))
+    traced = len(traces)
+    for _ in range(3):
+        state, _ = step(state, KEY, stack(2))
+    assert traced > 0
+    assert len(traces) == traced
+
+
+def test_the_states_buffers_are_reused_and_the_batches_are_not():
+    state, batches = quadratic_state((0.9,), optax.adam(0.1)), stack(2)
+    make_step(quadratic, optax.adam(0.1), (0.9,))(state, KEY, batches)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((state.params, state.opt_state)))
+    assert not batches["x"].is_deleted()
+
+
+def test_a_batch_that_cannot_be_parted_is_named():
+    step = make_step(quadratic, SGD, accumulate=3)
+    with pytest.raises(ValueError, match="accumulate: 3 does not divide the batch of 8"):
+        step(quadratic_state(), KEY, stack(1))

@@ -1,0 +1,80 @@
+"""A run small enough to be killed often: a linear denoiser of points in the plane.
+
+As a script it trains in a process of its own and leaves the final state in WORKDIR/final.npz:
+    python tiny_run.py WORKDIR TOTAL_STEPS CACHE SECONDS_PER_BATCH
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sde_diffusion import training
+
+POINTS = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
+SCHEDULE = training.make_schedule("cosine", lr=1e-2, warmup=5, total_steps=1000)
+
+
+def init_params(key):
+    return {"w": jax.random.normal(key, (2, 2)), "b": jnp.zeros(2)}
+
+
+def loss_fn(params, key, batch):
+    noisy = batch["x"] + jax.random.normal(key, batch["x"].shape)
+    return jnp.sum((noisy @ params["w"] + params["b"] - batch["x"]) ** 2, axis=-1)
+
+
+def batches(seconds_per_batch=0.0, points=POINTS):
+    """Endless shuffled batches of 8 points."""
+
+    def gather(indices):
+        time.sleep(seconds_per_batch)
+        return {"x": points[indices]}
+
+    indices = grain.MapDataset.range(len(points)).shuffle(seed=1).repeat().batch(8)
+    return iter(indices.map(gather).to_iter_dataset())
+
+
+def run(workdir, total_steps, **changes):
+    settings = {
+        "init_params": init_params,
+        "loss_fn": loss_fn,
+        "optimizer": training.make_optimizer("adam", learning_rate=SCHEDULE, clip_norm=1.0),
+        "learning_rate": SCHEDULE,
+        "ema_rates": (0.9, 0.999),
+        "seed": 3,
+        "steps_per_call": 2,
+        "checkpoint_every": 10,
+        "log_every": 5,
+        "progress": False,
+    }
+    settings |= {"data": batches(), **changes}
+    return training.train(workdir=workdir, total_steps=total_steps, **settings)
+
+
+def same(state, other):
+    """Whether two trees have the same leaves, bit for bit."""
+    pairs = zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True)
+    return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+
+
+def main(workdir, total_steps, cache, seconds_per_batch):
+    training.enable_compilation_cache(cache)
+    events = []
+    jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
+    outcome = run(workdir, int(total_steps), data=batches(float(seconds_per_batch)))
+    leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(outcome.state)]
+    np.savez(Path(workdir) / "final.npz", *leaves)
+    count = {name: events.count(f"/jax/compilation_cache/{name}") for name in CACHE_EVENTS}
+    print(json.dumps({"preempted": outcome.preempted, **count}))
+
+
+CACHE_EVENTS = ("cache_hits", "cache_misses")
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
