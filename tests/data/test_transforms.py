@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sde_diffusion.data import Scaling, dequantize, random_flip
@@ -28,18 +28,20 @@ def test_every_byte_comes_back_exactly(to_low):
     np.testing.assert_array_equal(jax.jit(scaling.to_uint8)(scaled), x)
 
 
+@settings(deadline=None)
 @given(
-    st.floats(-100, 100, width=32),
-    st.floats(-10, 10, width=32),
-    st.floats(0.125, 10, width=32),
+    st.floats(-100, 100, width=32, allow_subnormal=False),
+    st.floats(-10, 10, width=32, allow_subnormal=False),
+    st.floats(0.125, 10, width=32, allow_subnormal=False),
 )
 def test_unscale_undoes_scale_to_rounding(x, low, width):
     scaling = Scaling(low, low + width)
     back = scaling.unscale(scaling.scale(np.float32(x)))
-    assert float(back) == pytest.approx(x, rel=1e-6, abs=1e-6 * (abs(low) + width))
+    assert float(back) == pytest.approx(x, abs=1e-6 * (abs(x) + abs(low) + width))
 
 
-@given(st.floats(-100, 100, width=32))
+@settings(deadline=None)
+@given(st.floats(-100, 100, width=32, allow_subnormal=False))
 def test_equal_ranges_change_no_bit(x):
     scaling = Scaling(-1, 1)
     assert float(scaling.scale(np.float32(x))) == x

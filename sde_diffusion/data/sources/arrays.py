@@ -27,9 +27,8 @@ def npz(path: str, low: float | None = None, high: float | None = None) -> Sourc
     with archive:
         if "x" not in archive.files:
             raise ValueError(f"{path}: no array 'x' in it, only {', '.join(archive.files)}")
-        x, y = _member(path, archive, "x"), None
-        if "y" in archive.files:
-            y = _member(path, archive, "y")
+        x = _member(path, archive, "x")
+        y = _member(path, archive, "y") if "y" in archive.files else None
     return _source(path, x, y, low, high)
 
 
