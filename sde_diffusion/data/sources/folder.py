@@ -1,6 +1,7 @@
 """A folder of images, with a class for each of its subfolders."""
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def folder(path: str, channels: int = 3) -> Source:
     return Source(path, x, y, 0, 255, num_classes=len(classes))
 
 
-def _images(paths) -> list[Path]:
+def _images(paths: Iterable[Path]) -> list[Path]:
     return sorted(p for p in paths if p.suffix.lower() in _SUFFIXES and p.is_file())
 
 
