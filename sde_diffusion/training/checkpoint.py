@@ -88,20 +88,15 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, posit
     The state is copied before this returns, so it may be donated; the files are written meanwhile
     and a failure is raised by the next `save` or `finish`. Raises OSError when the disk is full.
     """
-    folder = Path(checkpoints.directory)
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
-    with disk_errors(folder):
-        checkpoints.wait_until_finished()
-        # Asked first because a write that fails half way leaves threads complaining for a while.
-        free = shutil.disk_usage(folder).free
-        if free < size:
-            raise OSError(errno.ENOSPC, f"{size:,} bytes needed, {free:,} free")
-        body = {
-            "position": position,
-            "leaves": _kinds(state),
-            "checksums": np.asarray(checksums(state)).tolist(),
-        }
-        meta = {"body": body, "crc32": _crc32(body)}
+    finish(checkpoints)
+    _check_room(Path(checkpoints.directory), state)
+    body = {
+        "position": position,
+        "leaves": _kinds(state),
+        "checksums": np.asarray(checksums(state)).tolist(),
+    }
+    meta = {"body": body, "crc32": _crc32(body)}
+    with disk_errors(checkpoints.directory):
         checkpoints.save(
             step,
             args=ocp.args.Composite(
@@ -196,6 +191,16 @@ def _restore_step(checkpoints: ocp.CheckpointManager, step: int, abstract: Train
         if before != now:
             raise DamagedCheckpoint(f"{where} is damaged: state{name} is not what was written")
     return Restored(state, step, position)
+
+
+def _check_room(folder: Path, state: TrainState) -> None:
+    # Asked first because a write that fails half way leaves threads complaining for a while.
+    # The tenth and the megabyte are for the index beside the data.
+    needed = int(1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))) + 2**20
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        told = f"the disk is full ({needed:,} bytes needed, {free:,} free)"
+        raise OSError(errno.ENOSPC, told, str(folder))
 
 
 def _crc32(value: Any) -> int:
