@@ -187,7 +187,7 @@ def _restore_step(checkpoints: ocp.CheckpointManager, step: int, abstract: Train
         _read_index(f"{where}/state/")
         args = ocp.args.StandardRestore(cast(Any, abstract))
         state = checkpoints.restore(step, args=ocp.args.Composite(state=args)).state
-    for name, before, now in zip(saved, sums, np.asarray(checksums(state)), strict=True):
+    for name, before, now in zip(wanted, sums, np.asarray(checksums(state)), strict=True):
         if before != now:
             raise DamagedCheckpoint(f"{where} is damaged: state{name} is not what was written")
     return Restored(state, step, position)
