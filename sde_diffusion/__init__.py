@@ -13,6 +13,7 @@ from sde_diffusion.prediction import (
     from_v,
     from_velocity,
     from_x0,
+    with_condition,
 )
 from sde_diffusion.samplers import Samples, Solver, sample
 from sde_diffusion.sdes import EDM, SDE, VE, VP, Cosine, Flow, SubVP, kind
@@ -43,4 +44,5 @@ __all__ = [
     "sample",
     "samplers",
     "times",
+    "with_condition",
 ]

@@ -5,6 +5,7 @@ Every grid is an array, so it can be traced, differentiated, or written by hand.
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from sde_diffusion.choices import choose
@@ -20,6 +21,17 @@ def _unit(steps: int) -> Array:
 def _between(sde: SDE, u: Array, inner: Array) -> Array:
     # The ends are t_max and t_min themselves, not what rounding makes of them.
     return jnp.where(u == 0.0, sde.t_max, jnp.where(u == 1.0, sde.t_min, inner))
+
+
+def _log_snr_ends(sde: SDE) -> tuple[Array, Array]:
+    """lambda at t_max and t_min; ValueError where that at t_max is known to be infinite."""
+    low, high = sde.log_snr(sde.t_max), sde.log_snr(sde.t_min)
+    if not isinstance(low, jax.core.Tracer) and not jnp.isfinite(low):
+        raise ValueError(
+            f"{type(sde).__name__} has no finite log-SNR at t_max={sde.t_max:g}: use another grid, "
+            "or a smaller t_max such as 0.999"
+        )
+    return low, high
 
 
 def uniform(sde: SDE, steps: int) -> Array:
@@ -38,15 +50,14 @@ def quadratic(sde: SDE, steps: int) -> Array:
 def log_snr(sde: SDE, steps: int) -> Array:
     """lambda(t_i) uniform. Lu et al. 2022 (DPM-Solver), sec. 3.3."""
     u = _unit(steps)
-    high, low = sde.log_snr(sde.t_min), sde.log_snr(sde.t_max)
+    low, high = _log_snr_ends(sde)
     return _between(sde, u, sde.t_of_log_snr(low + u * (high - low)))
 
 
 def karras(sde: SDE, steps: int, rho: float = 7.0) -> Array:
     """(sigma_i / alpha_i)^(1/rho) uniform. Karras et al. 2022, eq. 5."""
     u = _unit(steps)
-    high = jnp.exp(-sde.log_snr(sde.t_max) / rho)
-    low = jnp.exp(-sde.log_snr(sde.t_min) / rho)
+    high, low = (jnp.exp(-log_snr / rho) for log_snr in _log_snr_ends(sde))
     return _between(sde, u, sde.t_of_log_snr(-rho * jnp.log(high + u * (low - high))))
 
 

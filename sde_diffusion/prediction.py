@@ -126,9 +126,13 @@ def _predict(
 
 
 def _from(kind: str, sde: SDE, fn: Callable[..., Array]) -> Callable[..., Prediction]:
-    # A Partial is a pytree: what fn holds as a Partial's arguments (parameters, conditions) and
-    # the SDE's fields are its leaves, so a model made anew with other values does not retrace.
-    return Partial(_predict, Partial(fn), sde, _Kind(kind))
+    return Partial(_predict, _as_pytree(fn), sde, _Kind(kind))
+
+
+def _as_pytree(fn: Callable[..., Any]) -> Partial:
+    # What a Partial holds are its leaves, so a model made anew with other values does not retrace.
+    # A Partial of a Partial would hide the inner one's leaves.
+    return fn if isinstance(fn, Partial) else Partial(fn)
 
 
 def from_x0(sde: SDE, fn: Callable[..., Array]) -> Callable[..., Prediction]:
@@ -165,11 +169,10 @@ def from_network(
     """A model c_skip x + c_out apply(variables, c_in x, label, **condition); see parameterization.
 
     apply is called as `module.apply` of a Flax module is; in any other library a function of
-    (variables, x [B, *event], label [B], **condition) will do. Close over conditions with
-    `jax.tree_util.Partial(model, condition=labels)`, which does not retrace for other labels.
-    Raises ValueError for an unknown parameterization.
+    (variables, x [B, *event], label [B], **condition) will do. Raises ValueError for an unknown
+    parameterization.
     """
-    return Partial(_network, Partial(apply), variables, sde, named(parameterization))
+    return Partial(_network, _as_pytree(apply), variables, sde, named(parameterization))
 
 
 def _network(
@@ -186,3 +189,18 @@ def _network(
     label = jnp.broadcast_to(parameterization.label(sde, t), x.shape[:1])
     raw = apply(variables, c_in * x, label, **condition).astype(x.dtype)
     return Prediction(parameterization.kind, c_skip * x + c_out * raw, x, t, sde)
+
+
+def with_condition(model: Callable[..., Prediction], **condition: Any) -> Callable[..., Prediction]:
+    """The model with conditions closed over: (x, t) -> model(x, t, **condition).
+
+    Conditions are arrays [B, ...] beside the samples, such as `condition=labels`. As
+    `functools.partial` does, but other values of the conditions do not retrace.
+    """
+    return Partial(_conditioned, _as_pytree(model), condition)
+
+
+def _conditioned(
+    model: Callable[..., Prediction], condition: dict[str, Any], x: Array, t: Time
+) -> Prediction:
+    return model(x, t, **condition)

@@ -6,12 +6,13 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from sde_diffusion.prediction import Prediction
-from sde_diffusion.sdes import SDE, Array, Time
+from sde_diffusion.sdes import SDE, Array, Time, expand
 
 
 class Exact(Protocol):
-    """A distribution that knows its optimal denoiser at every t."""
+    """A distribution that knows its score and its optimal denoiser at every t."""
 
+    def score(self, sde: SDE, x: Array, t: Time) -> Array: ...
     def denoise(self, sde: SDE, x: Array, t: Time) -> Array: ...
 
 
@@ -21,6 +22,10 @@ def exact_model(exact: Exact, sde: SDE) -> Partial:
 
 
 def _predict(exact: Exact, sde: SDE, x: Array, t: Time) -> Prediction:
-    # The denoised sample, not the score: it stays accurate where sigma vanishes.
+    # As v = alpha eps - sigma x0, from which every view keeps its digits in float32: the score
+    # that follows from x0 loses them at small sigma, and the x0 from the score at large sigma.
     t = jnp.asarray(t, x.dtype)
-    return Prediction("x0", exact.denoise(sde, x, t), x, t, sde)
+    sigma = expand(sde.sigma(t), x)
+    eps = -sigma * exact.score(sde, x, t)
+    v = expand(sde.alpha(t), x) * eps - sigma * exact.denoise(sde, x, t)
+    return Prediction("v", v, x, t, sde)

@@ -1,6 +1,5 @@
 """Samplers: sample(), the contract of a solver, and one file for each family of solvers."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from sde_diffusion.choices import build
@@ -22,24 +21,21 @@ SOLVERS: dict[str, type[Solver]] = {
     "heun": Heun,
     "dpmpp_2m": DPMSolverPP2M,
     "ode": BlackBox,
+}
+
+CORRECTORS: dict[str, type[Solver]] = {
     "langevin": Langevin,
     "annealed_langevin": AnnealedLangevin,
 }
 
 
-def named(name: str, fields: Mapping[str, Any] | None = None) -> Solver:
-    """The solver of that name, or "predictor+corrector"; fields are the (first) solver's own.
-
-    Raises ValueError that lists the choices for an unknown name or field.
-    """
-    predictor, plus, corrector = name.partition("+")
-    solver = build("solver", predictor, SOLVERS, fields or {})
-    if not plus:
-        return solver
-    return PredictorCorrector(solver, build("solver", corrector, SOLVERS, {}))
+def named(name: str, **fields: Any) -> Solver:
+    """SOLVERS[name](**fields); ValueError lists the choices for an unknown name or field."""
+    return build("solver", name, SOLVERS, fields)
 
 
 __all__ = [
+    "CORRECTORS",
     "DDIM",
     "SOLVERS",
     "Ancestral",

@@ -61,8 +61,8 @@ def sample(
     if x_init is not None and tuple(x_init.shape) != tuple(shape):
         raise ValueError(f"x_init has shape {tuple(x_init.shape)}, but shape is {tuple(shape)}")
     _check(solver, sde, grid)
-    if not isinstance(model, Partial):
-        model = Partial(model)
+    # A plain function is its own structure: the same one does not retrace.
+    model = model if isinstance(model, Partial) else Partial(model)
     keys = noise.sample_keys(key, shape[0], first)
     return _sample(
         keys,

@@ -1,0 +1,172 @@
+"""From a config to the values that it describes. Nothing below this file sees a config."""
+
+import functools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from sde_diffusion import choices, data, grids, losses, networks, noise, samplers, sdes, times
+from sde_diffusion import parameterization as parameterizations
+from sde_diffusion import prediction as predictions
+from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.training import make_optimizer, make_schedule
+
+Batch = dict[str, Array]
+
+
+def _fields(group: ConfigDict) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key != "name"}
+
+
+def sde(config: ConfigDict) -> SDE:
+    return choices.build("sde", config.sde.name, sdes.KINDS, _fields(config.sde))
+
+
+def network(config: ConfigDict) -> nn.Module:
+    return _network(config.network.name, tuple(_fields(config.network).items()))
+
+
+@functools.cache
+def _network(name: str, fields: tuple[tuple[str, Any], ...]) -> nn.Module:
+    # One object for equal fields: a model's structure is compared by its network's identity, so
+    # another one would be compiled again.
+    return networks.build(name, **dict(fields))
+
+
+def parameterization(config: ConfigDict) -> parameterizations.Parameterization:
+    group = config.parameterization
+    known = parameterizations.PARAMETERIZATIONS
+    return choices.build("parameterization", group.name, known, _fields(group))
+
+
+def source(config: ConfigDict) -> data.Source:
+    """The data; ValueError if its classes are not those that the network is conditioned on."""
+    loaded = data.load(config.data.source.name, **_fields(config.data.source))
+    wanted = config.network.get("num_classes")
+    if wanted is not None and wanted != loaded.num_classes:
+        raise ValueError(
+            f"config.network.num_classes is {wanted}, but data source {loaded.name!r} has "
+            f"{loaded.num_classes or 'no'} classes"
+        )
+    return loaded
+
+
+def scaling(config: ConfigDict, source: data.Source) -> data.Scaling:
+    return data.Scaling(source.low, source.high, *config.data.range)
+
+
+def init_params(config: ConfigDict, event: tuple[int, ...]) -> Callable[[Array], Any]:
+    """key -> parameters, for samples of shape `event`."""
+    net = network(config)
+    condition = jnp.zeros((1,), jnp.int32) if is_conditional(config) else None
+
+    def init(key: Array) -> Any:
+        x, t = jnp.zeros((1, *event)), jnp.ones((1,))
+        return net.init(key, x, t, condition=condition)["params"]
+
+    return init
+
+
+def is_conditional(config: ConfigDict) -> bool:
+    """Whether the network is told a class."""
+    return config.network.get("num_classes") is not None
+
+
+def model(
+    config: ConfigDict, params: Any, labels: Array | None = None
+) -> Callable[..., predictions.Prediction]:
+    """model(x, t) -> Prediction with these parameters; labels [B] where it is conditional."""
+    apply: Callable[..., Any] = network(config).apply
+    made = predictions.from_network(
+        sde(config), apply, {"params": params}, parameterization(config)
+    )
+    return predictions.with_condition(made, condition=labels) if is_conditional(config) else made
+
+
+def loss_fn(config: ConfigDict, scaling: data.Scaling) -> Callable[[Any, Array, Batch], Array]:
+    """(params, key, batch) -> loss [B], the batch in the data's own range."""
+    net, process, parameters = network(config), sde(config), parameterization(config)
+    conditional = is_conditional(config)
+    loss = _loss(config)
+
+    def of_batch(params: Any, key: Array, batch: Batch) -> Array:
+        key_data, key_dropout, key_loss = jax.random.split(key, 3)
+        keys = noise.sample_keys(key_data, len(batch["x"]))
+        x = batch["x"]
+        if config.data.flip:
+            x = data.random_flip(noise.fold_in(keys, 0), x)
+        if config.data.dequantize:
+            x = data.dequantize(noise.fold_in(keys, 1), x, scaling.low, scaling.high)
+        apply: Callable[..., Any] = partial(net.apply, train=True, rngs={"dropout": key_dropout})
+        trained = predictions.from_network(process, apply, {"params": params}, parameters)
+        if conditional:
+            trained = predictions.with_condition(trained, condition=batch["y"])
+        return loss(key_loss, trained, process, scaling.scale(x))
+
+    return of_batch
+
+
+def _loss(config: ConfigDict) -> Callable[..., Array]:
+    group = config.loss
+    reduction = choices.choose("config.loss.reduction", group.reduction, losses.REDUCTIONS)
+    known: dict[str, Callable[..., Array]] = {
+        "denoising": losses.denoising_loss,
+        "smld": losses.smld_loss,
+        "ddpm": losses.ddpm_loss,
+    }
+    loss = choices.choose("config.loss.name", group.name, known)
+    if group.name != "denoising":  # in discrete time, over the scales that the labels count
+        return partial(loss, num_scales=config.parameterization.num_scales, reduction=reduction)
+    return partial(
+        loss,
+        weighting=losses.WEIGHTINGS[group.weighting.name](**_fields(group.weighting)),
+        times=times.TIMES[group.times.name](**_fields(group.times)),
+        draw=choices.choose("config.loss.draw", group.draw, times.DRAWS),
+        reduction=reduction,
+    )
+
+
+def learning_rate(config: ConfigDict) -> optax.Schedule:
+    optim = config.optim
+    return make_schedule(
+        optim.schedule, lr=optim.lr, warmup=optim.warmup, total_steps=config.training.steps
+    )
+
+
+def optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    optim = config.optim
+    return make_optimizer(
+        optim.name,
+        learning_rate=learning_rate(config),
+        b1=optim.b1,
+        b2=optim.b2,
+        eps=optim.eps,
+        weight_decay=optim.weight_decay,
+        clip_norm=optim.clip_norm,
+    )
+
+
+def solver(config: ConfigDict) -> samplers.Solver:
+    """The solver, with the corrector before each of its steps where there is one."""
+    group, corrector = config.sampling.solver, config.sampling.corrector
+    predictor = samplers.named(group.name, **_fields(group))
+    if corrector.name == "none":
+        return predictor
+    known = samplers.CORRECTORS
+    return samplers.PredictorCorrector(
+        predictor, choices.build("corrector", corrector.name, known, _fields(corrector))
+    )
+
+
+def grid(config: ConfigDict) -> Array:
+    """The time grid of config.sampling."""
+    steps = config.sampling.steps
+    if steps < 1:
+        raise ValueError(f"config.sampling.steps (--steps) must be at least 1, got {steps}")
+    return grids.named(config.sampling.grid, sde(config), steps)

@@ -1,0 +1,150 @@
+"""The commands: train, sample, evaluate."""
+
+import json
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from sde_diffusion import data, training
+from sde_diffusion.cli import build, draw, run
+from sde_diffusion.cli import config as configs
+from sde_diffusion.training import TrainState
+
+
+def train(args: Namespace, overrides: dict[str, str]) -> None:
+    """Train the network of a config in a folder, going on where a run in it was left."""
+    workdir = Path(args.workdir)
+    config = configs.load(args.config, overrides)
+    # All that can be wrong with the config is found out before the folder is touched.
+    source = build.source(config)
+    scaling = build.scaling(config, source)
+    init_params, optimizer = build.init_params(config, source.x.shape[1:]), build.optimizer(config)
+    loss_fn = build.loss_fn(config, scaling)
+    build.solver(config), build.grid(config)
+    batches = data.batches(source, config.training.batch_size, config.seed)
+    abstract = jax.eval_shape(init_params, jax.random.key(0))
+    run.claim(workdir, config, overwrite=args.overwrite)
+    run.enable_cache()
+
+    size = sum(leaf.size for leaf in jax.tree.leaves(abstract))
+    print(
+        f"{config.network.name} of {size:,} parameters on {len(source):,} samples of "
+        f"{source.name} {source.x.shape[1:]}; {jax.device_count()} {jax.default_backend()} device"
+    )
+
+    y = draw.labels(source, 100) if build.is_conditional(config) else None
+
+    def pictures(state: TrainState, step: int) -> None:
+        params = run.sampling_params(state)
+        num = 100 if source.x.ndim == 4 else 2000
+        x, _ = draw.draw(config, params, source, num, seed=0, y=y)
+        columns = source.num_classes if y is not None else 10
+        draw.picture(workdir / "samples" / f"step_{step:07d}.png", x, source, columns)
+        training.plot_loss(workdir)
+
+    outcome = training.train(
+        workdir=workdir,
+        init_params=init_params,
+        loss_fn=loss_fn,
+        optimizer=optimizer,
+        data=batches,
+        seed=config.seed,
+        total_steps=config.training.steps,
+        ema_rates=config.optim.ema_rates,
+        accumulate=config.optim.accumulate,
+        steps_per_call=config.training.steps_per_call,
+        checkpoint_every=config.training.checkpoint_every,
+        keep=config.training.keep,
+        keep_every=config.training.keep_every,
+        log_every=config.training.log_every,
+        sample_every=config.training.sample_every,
+        sample_fn=pictures if draw.has_picture(source) else None,
+        learning_rate=build.learning_rate(config),
+    )
+    training.plot_loss(workdir)
+    step = int(outcome.state.step)
+    if outcome.preempted:
+        print(f"stopped at step {step} of {config.training.steps}; the same command goes on")
+    else:
+        print(f"trained to step {step}: {workdir}")
+
+
+def sample(args: Namespace, overrides: dict[str, str]) -> None:
+    """Draw samples from a trained network into a picture or an array file."""
+    out = Path(args.out)
+    if out.suffix not in (".png", ".npz"):
+        raise ValueError(f"--out must end in .png or .npz, got {out}")
+    if args.num < 1:
+        raise ValueError(f"--num must be at least 1, got {args.num}")
+    workdir = Path(args.workdir)
+    config = run.read_config(workdir, _sampling_options(args) | overrides)
+    source = build.source(config)
+    build.solver(config), build.grid(config)
+    if args.label is not None and not build.is_conditional(config):
+        raise ValueError(f"--class: the network in {workdir} is not conditioned on a class")
+    y = draw.labels(source, args.num, args.label) if build.is_conditional(config) else None
+    run.enable_cache()
+    params, step = run.restore_params(workdir, config, source)
+
+    start = time.perf_counter()
+    x, nfe = draw.draw(config, params, source, args.num, seed=args.seed, y=y, progress=True)
+    seconds = time.perf_counter() - start
+    if out.suffix == ".png":
+        columns = source.num_classes if y is not None and args.label is None else None
+        draw.picture(out, x, source, columns)
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {"x": x} if y is None else {"x": x, "y": y}
+        np.savez(out, **arrays)  # type: ignore[arg-type]
+    solver = config.sampling.solver.name
+    print(
+        f"{args.num} samples of step {step} by {solver}, {nfe} evaluations each, "
+        f"in {seconds:.1f} s (compilation included): {out}"
+    )
+
+
+def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
+    """Compare samples of a trained network with the data, and write evaluation.json."""
+    from sde_diffusion import metrics
+
+    workdir = Path(args.workdir)
+    config = run.read_config(workdir, _sampling_options(args) | overrides)
+    source = build.source(config)
+    build.solver(config), build.grid(config)
+    run.enable_cache()
+    params, step = run.restore_params(workdir, config, source)
+    num, seed = config.eval.num, config.eval.seed
+    y = draw.labels(source, num) if build.is_conditional(config) else None
+
+    draw.draw(config, params, source, num, seed=seed, y=y)  # compiles
+    start = time.perf_counter()
+    x, nfe = draw.draw(config, params, source, num, seed=seed, y=y)
+    report = {
+        "step": step,
+        "samples": num,
+        "solver": config.sampling.solver.name,
+        "evaluations": nfe,
+        "sampling_seconds": time.perf_counter() - start,
+        **metrics.evaluate(x, y, source, seed),
+    }
+    (workdir / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    width = max(len(name) for name in report)
+    for name, value in report.items():
+        print(
+            f"{name:<{width}}  {value:.4g}"
+            if isinstance(value, float)
+            else f"{name:<{width}}  {value}"
+        )
+
+
+def _sampling_options(args: Namespace) -> dict[str, str]:
+    """--solver, --grid and --steps as what they are short for."""
+    options = {
+        "sampling.solver.name": args.solver,
+        "sampling.grid": args.grid,
+        "sampling.steps": args.steps,
+    }
+    return {key: str(value) for key, value in options.items() if value is not None}

@@ -1,0 +1,232 @@
+"""The fields of an experiment's config, with their defaults, and how they are read and changed.
+
+    from sde_diffusion.cli.config import choice, default
+
+    def get_config():
+        config = default()
+        config.sde = choice("sde", "ve", sigma_max=50.0)
+        config.training.steps = 100_000
+        return config
+
+A group with a `name` also holds the fields of what is named; `choice` gives it their defaults.
+"""
+
+import ast
+import inspect
+import json
+import runpy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sde_diffusion import losses, parameterization, samplers, sdes, times
+from sde_diffusion.choices import choose, unknown
+from sde_diffusion.data import SOURCES
+from sde_diffusion.networks import NETWORKS
+
+
+def _without_fields() -> None:
+    """A choice that has no fields."""
+
+
+# What the names in a group stand for; the group's fields are the parameters of that callable.
+CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
+    "sde": sdes.KINDS,
+    "network": NETWORKS,
+    "parameterization": parameterization.PARAMETERIZATIONS,
+    "loss.weighting": losses.WEIGHTINGS,
+    "loss.times": times.TIMES,
+    "data.source": SOURCES,
+    "sampling.solver": samplers.SOLVERS,
+    "sampling.corrector": {"none": _without_fields, **samplers.CORRECTORS},
+}
+
+
+def choice(group: str, name: str, **fields: Any) -> ConfigDict:
+    """The group's fields for one of its names, with defaults where they are not given.
+
+    Raises ValueError for an unknown group, name or field, with the nearest, and for a field that
+    has no default and is not given.
+    """
+    make = choose(f"config.{group}.name", name, choose("group with a name", group, CHOICES))
+    parameters = {
+        key: parameter
+        for key, parameter in inspect.signature(make).parameters.items()
+        if key not in ("parent", "name")  # flax's own
+    }
+    for field in fields:
+        if field not in parameters:
+            raise ValueError(unknown(f"field of config.{group} ({name})", field, parameters))
+    values = {key: p.default for key, p in parameters.items()} | fields
+    for key, value in values.items():
+        if value is inspect.Parameter.empty:
+            raise ValueError(f"config.{group} ({name}) needs the field {key!r}")
+    return ConfigDict({"name": name, **values})
+
+
+def default() -> ConfigDict:
+    """Every field of a config, locked: an experiment's file says what differs."""
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "sde": choice("sde", "vp"),
+            "network": choice("network", "ncsnpp"),
+            "parameterization": choice("parameterization", "ddpm"),
+            "loss": {
+                "name": "denoising",  # denoising (continuous time), smld or ddpm (discrete)
+                "weighting": choice("loss.weighting", "paper"),
+                "times": choice("loss.times", "uniform"),
+                "draw": "independent",  # or stratified
+                "reduction": "mean",  # over a sample's dimensions, or half_sum
+            },
+            "optim": {
+                "name": "adam",  # or adamw
+                "lr": 2e-4,
+                "schedule": "constant",  # or cosine, to 0 at the last step
+                "warmup": 5000,  # steps
+                "b1": 0.9,
+                "b2": 0.999,
+                "eps": 1e-8,
+                "weight_decay": 0.0,  # of adamw
+                "clip_norm": 1.0,  # of the gradient; None for no clipping
+                "accumulate": 1,  # parts of a batch, one after the other
+                "ema_rates": (0.9999,),  # the first one is what samples
+            },
+            "data": {
+                "source": choice("data.source", "digits"),
+                "range": (-1.0, 1.0),  # what the data's own range is mapped to
+                "flip": False,
+                "dequantize": False,
+            },
+            "training": {
+                "batch_size": 128,
+                "steps": 1_300_001,
+                "steps_per_call": 1,  # in one compiled call
+                "log_every": 100,
+                "sample_every": 10_000,
+                "checkpoint_every": 5000,
+                "keep": 3,  # newest checkpoints
+                "keep_every": None,  # steps; these checkpoints stay for good
+            },
+            "sampling": {
+                "solver": choice("sampling.solver", "dpmpp_2m"),
+                "corrector": choice("sampling.corrector", "none"),
+                "grid": "log_snr",
+                "steps": 20,  # of the solver; one more evaluation denoises the last sample
+                "batch_size": 1000,
+            },
+            "eval": {"num": 1000, "seed": 0},
+        }
+    )
+    return config.lock()
+
+
+def load(path: str | Path, overrides: Mapping[str, str] | None = None) -> ConfigDict:
+    """The config that get_config() of a Python file returns, changed by `overrides`.
+
+    Raises FileNotFoundError if there is no such file, and ValueError that names the file if it
+    fails or gives no config.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"config file {path} does not exist")
+    try:
+        config = runpy.run_path(str(path))["get_config"]()
+    except KeyError as error:
+        if error.args != ("get_config",):
+            raise ValueError(f"config file {path} fails: KeyError: {error}") from error
+        raise ValueError(f"config file {path} does not define get_config()") from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"config file {path} fails: {reason}") from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"config file {path}: get_config() must return a ConfigDict")
+    return override(config, overrides or {})
+
+
+def override(config: ConfigDict, overrides: Mapping[str, str]) -> ConfigDict:
+    """A copy of the config with fields set from text, such as {"optim.lr": "3e-4"}.
+
+    A new name of a group brings that choice's own fields with it. Raises ValueError for an unknown
+    field, with the nearest, and for a value of another type.
+    """
+    config = config.copy_and_resolve_references()
+    # Names first: what else is set belongs to the new choice.
+    for key in sorted(overrides, key=lambda key: not key.endswith(".name")):
+        group, _, field = key.rpartition(".")
+        if field == "name" and group in CHOICES:
+            _set(config, group, choice(group, overrides[key]))
+        else:
+            _set(config, key, overrides[key])
+    return config
+
+
+def _set(config: ConfigDict, key: str, value: str | ConfigDict) -> None:
+    known = [*flatten(config), *CHOICES]
+    if key not in known:
+        group = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
+        raise ValueError(unknown("config field", key, group or known))
+    *groups, field = key.split(".")
+    for name in groups:
+        config = config[name]
+    if isinstance(value, ConfigDict):
+        config[field] = value
+        return
+    try:
+        config[field] = _parse(value, config[field])
+    except TypeError as error:
+        kind = type(config[field]).__name__
+        raise ValueError(f"config.{key} takes a value of type {kind}, got {value!r}") from error
+
+
+def _parse(text: str, current: Any) -> Any:
+    if isinstance(current, str):
+        return text
+    try:
+        value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return text
+    if isinstance(current, tuple) and not isinstance(value, tuple):
+        return tuple(value) if isinstance(value, list) else (value,)
+    return value
+
+
+def flatten(config: ConfigDict) -> dict[str, Any]:
+    """{"optim.lr": 2e-4, ...}: every field by its full name."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            flat |= {f"{key}.{inner}": leaf for inner, leaf in flatten(value).items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
+    """A line for each field in which two configs differ."""
+    a, b = flatten(ours), flatten(theirs)
+    return [
+        f"{key}: {a.get(key, 'absent')!r} instead of {b.get(key, 'absent')!r}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key)
+    ]
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as indented JSON; tuples become lists, which from_json turns back."""
+    return json.dumps(config.to_dict(), indent=2) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """The config that to_json wrote."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, list):
+            return tuple(tuples(v) for v in value)
+        if isinstance(value, dict):
+            return {k: tuples(v) for k, v in value.items()}
+        return value
+
+    return ConfigDict(tuples(json.loads(text))).lock()

@@ -1,0 +1,108 @@
+"""Samples from a trained network, in the data's own range, and pictures of them."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from sde_diffusion import data
+from sde_diffusion.cli import build
+from sde_diffusion.samplers import sample
+
+GAP = 2  # pixels between the images of a picture
+
+
+def labels(source: data.Source, num: int, wanted: int | None = None) -> np.ndarray:
+    """num classes: one of them, or 0, 1, 2, ... in turn, so that a grid has a column for each."""
+    if wanted is None:
+        return np.arange(num) % source.num_classes
+    if not 0 <= wanted < source.num_classes:
+        raise ValueError(f"--class must be from 0 to {source.num_classes - 1}, got {wanted}")
+    return np.full(num, wanted)
+
+
+def draw(
+    config: ConfigDict,
+    params: Any,
+    source: data.Source,
+    num: int,
+    *,
+    seed: int,
+    y: np.ndarray | None,
+    progress: bool = False,
+) -> tuple[np.ndarray, int]:
+    """(x [num, *event] in the data's own range, evaluations a sample); y [num] or None.
+
+    In batches of config.sampling.batch_size; sample i depends on the seed, i and y[i] alone.
+    """
+    process, solver, grid = build.sde(config), build.solver(config), build.grid(config)
+    scaling = build.scaling(config, source)
+    size = min(num, config.sampling.batch_size)
+    made, nfe = [], 0
+    for first in tqdm(range(0, num, size), desc="sampling", unit="batch", disable=not progress):
+        # The last batch is filled up rather than compiled anew for its own size.
+        rows = np.minimum(np.arange(first, first + size), num - 1)
+        model = build.model(config, params, None if y is None else jnp.asarray(y[rows], jnp.int32))
+        samples = sample(
+            jax.random.key(seed),
+            model,
+            process,
+            (size, *source.x.shape[1:]),
+            solver=solver,
+            grid=grid,
+            first=first,
+        )
+        made.append(np.asarray(scaling.unscale(samples.x)))
+        nfe = int(np.max(samples.nfe))
+    return np.concatenate(made)[:num], nfe
+
+
+def picture(path: Path, x: np.ndarray, source: data.Source, columns: int | None = None) -> None:
+    """Images x [N, H, W, C] as a grid, or points x [N, 2] beside the data's, as a PNG.
+
+    Other events have no picture: ValueError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if x.ndim == 4 and x.shape[-1] in (1, 3):
+        _image_grid(path, x, source, columns or int(np.ceil(np.sqrt(len(x)))))
+    elif x.ndim == 2 and x.shape[1] == 2:
+        _scatter(path, x, source)
+    else:
+        raise ValueError(f"{path}: no picture for samples of shape {x.shape[1:]}; use .npz")
+
+
+def has_picture(source: data.Source) -> bool:
+    event = source.x.shape[1:]
+    return event == (2,) or (len(event) == 3 and event[-1] in (1, 3))
+
+
+def _image_grid(path: Path, x: np.ndarray, source: data.Source, columns: int) -> None:
+    from PIL import Image
+
+    unit = (x - source.low) / (source.high - source.low)
+    pixels = np.round(255 * np.clip(unit, 0, 1)).astype(np.uint8)
+    zoom = max(1, 32 // x.shape[1])  # small images at a size that a person can read
+    pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    rows = -(-len(pixels) // columns)
+    _, height, width, channels = pixels.shape
+    tall, wide = height + GAP, width + GAP
+    canvas = np.full((rows * tall + GAP, columns * wide + GAP, channels), 255, np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = GAP + i // columns * tall, GAP + i % columns * wide
+        canvas[top : top + height, left : left + width] = image
+    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(path, format="PNG")
+
+
+def _scatter(path: Path, x: np.ndarray, source: data.Source) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axis, points, title in zip(axes, (source.x[: len(x)], x), ("data", "samples"), strict=True):
+        axis.scatter(points[:, 0], points[:, 1], s=2, alpha=0.5, linewidths=0)
+        axis.set(title=title, aspect="equal")
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,79 @@
+"""A run's folder: the config that it belongs to, and the network that was trained in it."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sde_diffusion import training
+from sde_diffusion.cli import build
+from sde_diffusion.cli import config as configs
+from sde_diffusion.data import Source
+
+CONFIG = "config.json"
+# What a run writes; --overwrite removes these and nothing else.
+OWN = ("checkpoints", "samples", "tensorboard", "metrics.jsonl", "loss.png", "samples.png", CONFIG)
+
+
+def enable_cache() -> None:
+    """Compiled programs are kept in the user's cache folder, for every run and command."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    training.enable_compilation_cache(Path(root) / "sde_diffusion" / "xla")
+
+
+def claim(workdir: Path, config: ConfigDict, *, overwrite: bool) -> None:
+    """Make the folder that of this config; ValueError if it is another one's.
+
+    With `overwrite` what another run left there is removed.
+    """
+    path = workdir / CONFIG
+    if path.exists() and overwrite:
+        for name in OWN:
+            target = workdir / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            else:
+                target.unlink(missing_ok=True)
+    if path.exists():
+        differ = configs.differences(config, configs.from_json(path.read_text()))
+        if differ:
+            raise ValueError(
+                f"workdir {workdir} belongs to another config ({'; '.join(differ)}): choose "
+                "another folder, or start anew with --overwrite"
+            )
+        return
+    if (workdir / "checkpoints").exists():
+        raise ValueError(
+            f"workdir {workdir} has checkpoints but no {CONFIG}: choose another folder"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    # In one move, so that a kill leaves either no config or a whole one.
+    partial = path.with_suffix(".tmp")
+    partial.write_text(configs.to_json(config))
+    os.replace(partial, path)
+
+
+def read_config(workdir: Path, overrides: dict[str, str]) -> ConfigDict:
+    """The config of a run; FileNotFoundError that names the folder if there is none."""
+    path = workdir / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"workdir {workdir} holds no run: there is no {path}")
+    return configs.override(configs.from_json(path.read_text()), overrides)
+
+
+def restore_params(workdir: Path, config: ConfigDict, source: Source) -> tuple[Any, int]:
+    """(parameters that sample, step) of the newest checkpoint."""
+    abstract = training.abstract_state(
+        build.init_params(config, source.x.shape[1:]),
+        build.optimizer(config),
+        config.optim.ema_rates,
+    )
+    state = training.restore_latest(workdir, abstract).state
+    return sampling_params(state), int(state.step)
+
+
+def sampling_params(state: training.TrainState) -> Any:
+    """What samples: the parameters' first EMA where there is one."""
+    return state.ema[0] if state.ema else state.params

@@ -1,0 +1,73 @@
+"""The black-box ODE solver of the probability flow."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sde_diffusion as sd
+from sde_diffusion import samplers
+
+SDE = sd.VP()
+
+
+def problem():
+    """A Gaussian, where to start, and from when to when, in the precision that is on."""
+    exact = sd.analytic.Gaussian.of(jnp.array([0.7, -0.4]), jnp.array([0.8, 0.1]))
+    return exact, jnp.array([[1.3, -0.2], [-0.5, 0.9]]), jnp.array([1.0, 1e-3])
+
+
+def solve(solver, model=None):
+    exact, x, grid = problem()
+    return sd.sample(
+        jax.random.key(0),
+        exact.model(SDE) if model is None else model,
+        SDE,
+        x.shape,
+        solver=solver,
+        grid=grid,
+        x_init=x,
+        denoise_last=False,
+    )
+
+
+@pytest.mark.parametrize("method", samplers.BlackBox.methods)
+def test_error_falls_with_the_tolerance(method):
+    # (x - alpha mean) / std is constant along the flow of a Gaussian
+    with jax.enable_x64(True):
+        exact, x, grid = problem()
+        (a, s), (b, r) = ((SDE.alpha(t), SDE.sigma(t)) for t in grid)
+        spread = jnp.sqrt((b**2 * exact.variances + r**2) / (a**2 * exact.variances + s**2))
+        end = b * exact.mean + spread * (x - a * exact.mean)
+        for tolerance in (1e-5, 1e-8):
+            solver = samplers.BlackBox(method, rtol=tolerance, atol=tolerance)
+            assert np.max(np.abs(solve(solver).x - end)) < 100 * tolerance
+
+
+@pytest.mark.parametrize("method", samplers.BlackBox.methods)
+def test_evaluations_are_the_calls(method):
+    calls = []
+    exact = problem()[0].model(SDE)
+
+    def counted(x, t):
+        jax.debug.callback(lambda: calls.append(1))
+        return exact(x, t)
+
+    nfe = solve(samplers.BlackBox(method), counted).nfe
+    jax.effects_barrier()
+    assert nfe.shape == (2,)
+    assert np.max(nfe) == len(calls)
+
+
+def test_each_sample_keeps_its_own_condition():
+    def denoise(x, t, *, condition):
+        return jnp.full_like(x, 1.0) * condition[:, None]
+
+    model = sd.with_condition(sd.from_x0(SDE, denoise), condition=jnp.array([2.0, -3.0]))
+    made = solve(samplers.BlackBox(), model).x
+    np.testing.assert_allclose(made[0], 2.0, atol=0.2)
+    np.testing.assert_allclose(made[1], -3.0, atol=0.2)
+
+
+def test_a_sample_that_needs_more_steps_than_allowed_is_nan():
+    assert np.all(np.isnan(solve(samplers.BlackBox(max_steps=3)).x))

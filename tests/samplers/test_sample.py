@@ -1,0 +1,191 @@
+"""What sample() guarantees, whatever the solver."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from jax.tree_util import Partial
+
+import sde_diffusion as sd
+from sde_diffusion import grids, samplers
+
+SDE = sd.VP()
+EXACT = sd.analytic.GaussianMixture.of(jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 0.3)
+CORRECTED = samplers.PredictorCorrector(samplers.ReverseDiffusion(), samplers.Langevin())
+SOLVERS = [make() for make in samplers.SOLVERS.values()]
+SOLVERS += [CORRECTED, samplers.Heun(churn=0.1), samplers.DDIM(eta=1.0), samplers.Langevin()]
+FIXED = [solver for solver in SOLVERS if not isinstance(solver, samplers.BlackBox)]
+
+
+def ids(solver):
+    return type(solver).__name__ + ("-noisy" if solver.stochastic else "")
+
+
+def draw(solver, key=0, batch=6, steps=8, model=None, **options):
+    black_box = isinstance(solver, samplers.BlackBox)
+    return sd.sample(
+        jax.random.key(key),
+        EXACT.model(SDE) if model is None else model,
+        SDE,
+        (batch, 2),
+        solver=solver,
+        grid=grids.uniform(SDE, 1 if black_box else steps),
+        **options,
+    )
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=ids)
+class TestEverySolver:
+    def test_a_sample_does_not_depend_on_its_batch(self, solver):
+        whole = draw(solver, batch=6).x
+        # an adaptive step size turns rounding into a difference within the tolerance
+        close = partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
+        close(draw(solver, batch=2).x, whole[:2])
+        close(draw(solver, batch=3, first=2).x, whole[2:5])
+        close(draw(solver, batch=1, first=5).x, whole[5:])
+
+    def test_evaluations_are_the_calls_that_the_network_gets(self, solver):
+        calls = []
+        exact = EXACT.model(SDE)
+
+        def counted(x, t):
+            jax.debug.callback(lambda: calls.append(1))
+            return exact(x, t)
+
+        nfe = draw(solver, batch=2, model=counted).nfe
+        jax.effects_barrier()
+        assert np.max(nfe) == len(calls)
+
+    def test_a_second_call_compiles_nothing(self, solver):
+        traces = []
+
+        def denoise(shift, x, t):
+            traces.append(1)
+            return EXACT.denoise(SDE, x, t) + shift
+
+        def again(shift, key):
+            model = sd.from_x0(SDE, Partial(denoise, jnp.float32(shift)))
+            return draw(solver, key=key, model=model).x
+
+        first, traced = again(0.0, 0), len(traces)
+        second = again(0.1, 1)
+        assert len(traces) == traced
+        assert not np.allclose(first, second)
+
+    def test_inside_jit_and_vmap(self, solver):
+        alone = [draw(solver, key=k).x for k in (0, 1)]
+        together = jax.jit(jax.vmap(lambda k: draw(solver, key=k).x))(jnp.arange(2))
+        np.testing.assert_allclose(together, np.stack(alone), rtol=1e-4, atol=1e-4)
+
+    def test_inside_pmap(self, solver):
+        devices = jax.devices()[:2]
+        mapped = jax.pmap(lambda first: draw(solver, batch=3, first=first).x, devices=devices)
+        split = mapped(jnp.array([0, 3])).reshape(6, 2)
+        np.testing.assert_allclose(split, draw(solver).x, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("solver", FIXED, ids=ids)
+class TestEveryFixedGridSolver:
+    def test_evaluations_are_those_it_declares(self, solver):
+        assert int(draw(solver, steps=8).nfe) == 8 * solver.evaluations + 1
+        assert int(draw(solver, steps=8, denoise_last=False).nfe) == 8 * solver.evaluations
+
+    def test_on_eight_devices(self, solver):
+        mesh = jax.make_mesh((8,), ("data",))
+        sharding = NamedSharding(mesh, PartitionSpec("data"))
+        sampled = jax.jit(lambda: draw(solver, batch=16).x, out_shardings=sharding)()
+        assert len(sampled.sharding.device_set) == 8
+        np.testing.assert_allclose(sampled, draw(solver, batch=16).x, rtol=2e-5, atol=2e-5)
+
+    def test_gradient_with_respect_to_the_model_with_and_without_remat(self, solver):
+        def spread(std, remat=False):
+            exact = sd.analytic.Gaussian.of(jnp.zeros(2), std**2 * jnp.ones(2))
+            x = draw(solver, model=exact.model(SDE), batch=4, remat=remat).x
+            return jnp.sum(x**2)
+
+        step = 1e-2
+        difference = (spread(0.5 + step) - spread(0.5 - step)) / (2 * step)
+        slope = jax.grad(spread)(0.5)
+        np.testing.assert_allclose(slope, difference, rtol=2e-2)
+        np.testing.assert_allclose(jax.grad(partial(spread, remat=True))(0.5), slope, rtol=1e-4)
+
+    def test_deterministic_ones_ignore_the_key(self, solver):
+        x_init = jnp.ones((2, 2))
+        ends = [draw(solver, key=k, batch=2, x_init=x_init).x for k in (0, 1)]
+        assert np.allclose(*ends) != solver.stochastic
+
+
+def test_starts_from_the_noise_of_the_first_time_of_the_grid():
+    sde = sd.EDM()
+    start = sd.sample(
+        jax.random.key(0),
+        EXACT.model(sde),
+        sde,
+        (4000, 2),
+        solver=samplers.DDIM(),
+        grid=jnp.array([10.0, 1.0]),
+        trajectory=True,
+    ).trajectory[0]
+    assert np.std(start) == pytest.approx(10.0, rel=0.03)
+
+
+def test_the_trajectory_holds_every_time_of_the_grid():
+    made = draw(samplers.DDIM(), steps=8, trajectory=True, denoise_last=False)
+    assert made.trajectory.shape == (9, 6, 2)
+    np.testing.assert_array_equal(made.trajectory[-1], made.x)
+
+
+def test_the_last_evaluation_leaves_no_noise():
+    # All data at one point: whatever is left besides it is noise.
+    point = sd.analytic.Gaussian.of(jnp.array([0.3, -0.3]), 0.0)
+    for solver in (samplers.EulerMaruyama(), CORRECTED):
+        made = draw(solver, model=point.model(SDE), batch=50, steps=50).x
+        np.testing.assert_allclose(made, np.tile([0.3, -0.3], (50, 1)), atol=1e-5)
+
+
+def test_flow_is_sampled_from_pure_noise():
+    flow = sd.Flow()
+    made = sd.sample(
+        jax.random.key(0),
+        EXACT.model(flow),
+        flow,
+        (500, 2),
+        solver=samplers.DPMSolverPP2M(),
+        grid=grids.uniform(flow, 30),
+    ).x
+    assert np.all(np.isfinite(made))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grid": jnp.array([0.1, 0.5])}, "grid must decrease"),
+        ({"grid": jnp.array([0.5])}, "at least two times"),
+        ({"x_init": jnp.zeros((3, 2))}, r"x_init has shape \(3, 2\), but shape is \(6, 2\)"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    arguments = {"solver": samplers.DDIM(), "grid": grids.uniform(SDE, 4)} | options
+    with pytest.raises(ValueError, match=message):
+        sd.sample(jax.random.key(0), EXACT.model(SDE), SDE, (6, 2), **arguments)
+
+
+def test_a_solver_that_reads_an_infinite_diffusion_says_so():
+    flow = sd.Flow()
+    with pytest.raises(ValueError, match="EulerMaruyama needs a finite diffusion"):
+        sd.sample(
+            jax.random.key(0),
+            EXACT.model(flow),
+            flow,
+            (2, 2),
+            solver=samplers.EulerMaruyama(),
+            grid=grids.uniform(flow, 4),
+        )
+
+
+def test_an_unknown_solver_lists_the_choices():
+    with pytest.raises(ValueError, match=r"unknown solver 'dpm_2m'; did you mean 'dpmpp_2m'\?"):
+        samplers.named("dpm_2m")

@@ -1,0 +1,62 @@
+"""Time grids."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sde_diffusion as sd
+from sde_diffusion import grids
+from sde_diffusion.sdes import KINDS
+
+FINITE = {name: kind() if name != "flow" else sd.Flow(t_max=0.999) for name, kind in KINDS.items()}
+
+
+@pytest.mark.parametrize("grid", grids.GRIDS)
+@pytest.mark.parametrize("name", FINITE)
+def test_falls_from_t_max_to_t_min_exactly(name, grid):
+    sde = FINITE[name]
+    times = np.asarray(grids.named(grid, sde, 17))
+    assert len(times) == 18
+    assert times[0] == np.float32(sde.t_max)
+    assert times[-1] == np.float32(sde.t_min)
+    assert np.all(np.diff(times) < 0)
+
+
+@pytest.mark.parametrize("name", FINITE)
+def test_log_snr_is_uniform_in_log_snr(name):
+    sde = FINITE[name]
+    steps = np.diff(sde.log_snr(grids.log_snr(sde, 10)))
+    np.testing.assert_allclose(steps, steps.mean(), rtol=2e-3)
+
+
+def test_karras_is_equation_5_of_the_paper():
+    i = np.arange(19)
+    expected = (80 ** (1 / 7) + i / 18 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    np.testing.assert_allclose(grids.karras(sd.EDM(), 18), expected, rtol=1e-4)
+
+
+def test_quadratic_is_uniform_in_the_root():
+    steps = np.diff(np.sqrt(grids.quadratic(sd.VP(), 10)))
+    np.testing.assert_allclose(steps, steps.mean(), rtol=1e-4)
+
+
+def test_can_be_traced():
+    slope = jax.grad(lambda t_max: jnp.sum(grids.uniform(sd.VP(t_max=t_max), 4)))(1.0)
+    np.testing.assert_allclose(slope, 0.0 + 0.25 + 0.5 + 0.75 + 1.0)
+
+
+def test_an_unknown_name_lists_the_choices():
+    with pytest.raises(ValueError, match=r"unknown grid 'karas'; did you mean 'karras'\?"):
+        grids.named("karas", sd.VP(), 10)
+
+
+def test_no_steps_is_an_error():
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        grids.uniform(sd.VP(), 0)
+
+
+@pytest.mark.parametrize("grid", ["log_snr", "karras"])
+def test_a_grid_of_log_snr_needs_a_finite_one(grid):
+    with pytest.raises(ValueError, match=r"Flow has no finite log-SNR at t_max=1"):
+        grids.named(grid, sd.Flow(), 10)
