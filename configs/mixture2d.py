@@ -9,16 +9,21 @@ from sde_diffusion.cli.config import choice, default
 def get_config():
     config = default()
     config.data.source = choice("data.source", "mixture2d")
-    config.network = choice("network", "mlp", features=256)
-    config.optim.update(lr=2e-3, schedule="cosine", warmup=100, ema_rates=(0.999,))
+    config.sde = choice("sde", "edm")
+    config.network = choice("network", "mlp", features=128, label_scale=1000.0)
+    config.parameterization = choice("parameterization", "edm", sigma_data=0.7)
+    config.loss.weighting = choice("loss.weighting", "edm", sigma_data=0.7)
+    config.loss.times = choice("loss.times", "log_normal", mean=-1.5, std=1.2)
     config.loss.draw = "stratified"
+    config.optim.update(lr=3e-3, schedule="cosine", warmup=100, ema_rates=(0.995,))
     config.training.update(
-        batch_size=1024,
+        batch_size=512,
         steps=3000,
-        steps_per_call=50,
+        steps_per_call=100,
         log_every=100,
-        sample_every=1000,
+        sample_every=1500,
         checkpoint_every=1000,
     )
-    config.sampling.update(steps=50, batch_size=2000)
+    config.sampling.grid = choice("sampling.grid", "karras")
+    config.sampling.update(steps=30, batch_size=2000)
     return config

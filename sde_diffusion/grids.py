@@ -61,7 +61,7 @@ def karras(sde: SDE, steps: int, rho: float = 7.0) -> Array:
     return _between(sde, u, sde.t_of_log_snr(-rho * jnp.log(high + u * (low - high))))
 
 
-GRIDS: dict[str, Callable[[SDE, int], Array]] = {
+GRIDS: dict[str, Callable[..., Array]] = {
     "uniform": uniform,
     "quadratic": quadratic,
     "log_snr": log_snr,
@@ -69,6 +69,6 @@ GRIDS: dict[str, Callable[[SDE, int], Array]] = {
 }
 
 
-def named(name: str, sde: SDE, steps: int) -> Array:
+def named(name: str, sde: SDE, steps: int, **fields: float) -> Array:
     """The grid of that name with `steps` steps; ValueError lists the choices."""
-    return choose("grid", name, GRIDS)(sde, steps)
+    return choose("grid", name, GRIDS)(sde, steps, **fields)

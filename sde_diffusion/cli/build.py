@@ -169,4 +169,5 @@ def grid(config: ConfigDict) -> Array:
     steps = config.sampling.steps
     if steps < 1:
         raise ValueError(f"config.sampling.steps (--steps) must be at least 1, got {steps}")
-    return grids.named(config.sampling.grid, sde(config), steps)
+    group = config.sampling.grid
+    return grids.named(group.name, sde(config), steps, **_fields(group))

@@ -144,7 +144,7 @@ def _sampling_options(args: Namespace) -> dict[str, str]:
     """--solver, --grid and --steps as what they are short for."""
     options = {
         "sampling.solver.name": args.solver,
-        "sampling.grid": args.grid,
+        "sampling.grid.name": args.grid,
         "sampling.steps": args.steps,
     }
     return {key: str(value) for key, value in options.items() if value is not None}

@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sde_diffusion import losses, parameterization, samplers, sdes, times
+from sde_diffusion import grids, losses, parameterization, samplers, sdes, times
 from sde_diffusion.choices import choose, unknown
 from sde_diffusion.data import SOURCES
 from sde_diffusion.networks import NETWORKS
@@ -39,6 +39,7 @@ CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "loss.weighting": losses.WEIGHTINGS,
     "loss.times": times.TIMES,
     "data.source": SOURCES,
+    "sampling.grid": grids.GRIDS,
     "sampling.solver": samplers.SOLVERS,
     "sampling.corrector": {"none": _without_fields, **samplers.CORRECTORS},
 }
@@ -54,7 +55,8 @@ def choice(group: str, name: str, **fields: Any) -> ConfigDict:
     parameters = {
         key: parameter
         for key, parameter in inspect.signature(make).parameters.items()
-        if key not in ("parent", "name")  # flax's own
+        # flax's own, and what the sampler gives a grid
+        if key not in ("parent", "name", "sde", "steps")
     }
     for field in fields:
         if field not in parameters:
@@ -113,7 +115,7 @@ def default() -> ConfigDict:
             "sampling": {
                 "solver": choice("sampling.solver", "dpmpp_2m"),
                 "corrector": choice("sampling.corrector", "none"),
-                "grid": "log_snr",
+                "grid": choice("sampling.grid", "log_snr"),
                 "steps": 20,  # of the solver; one more evaluation denoises the last sample
                 "batch_size": 1000,
             },

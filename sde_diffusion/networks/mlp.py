@@ -1,27 +1,40 @@
-"""A residual network for data of few dimensions."""
+"""A residual network on flat vectors, for data of few dimensions and for small images."""
 
 import jax.numpy as jnp
 from flax import linen as nn
 
 from sde_diffusion.choices import unknown
-from sde_diffusion.networks.embeddings import EMBEDDINGS, embed_class, embed_level, level_features
+from sde_diffusion.networks.embeddings import EMBEDDINGS, embed_class, level_features
 from sde_diffusion.networks.layers import ACTIVATIONS, Array, dense
 
 
 class MLP(nn.Module):
-    """network(x, t) of the shape of x [B, *event], by residual blocks h + W2 act(W1 act(h) + W e).
+    """network(x, t) of the shape of x [B, *event], by blocks h + W2 act(W1 (norm(h) (1 + a) + b)).
+
+    a and b are linear in an embedding of the time and the class, as in the adaptive normalization
+    of Perez et al. 2018 and Peebles & Xie 2023.
 
     t [B] is the time label: a standard deviation for "fourier", anything else for "positional".
     condition [B] holds class labels, a negative one for no class; None is no class for all.
+
+    features, num_blocks: width of h, and how many blocks.
+    embedding_features: features of the time label.
+    label_scale: what the label is multiplied by; 1000 for labels within a few units of 0.
+    dropout: inside the blocks, where train is true.
+    num_classes: None for a network without classes, and without parameters for them.
+    dtype: of the computation; parameters, normalizations and output are in float32.
+
     Raises ValueError for an unknown choice.
     """
 
-    features: int = 128
+    features: int = 256
     num_blocks: int = 3
+    dropout: float = 0.0
     nonlinearity: str = "swish"
     embedding_type: str = "positional"
     fourier_scale: float = 1.0
-    embedding_features: int = 32
+    embedding_features: int = 64
+    label_scale: float = 1.0
     num_classes: int | None = None
     dtype: str = "float32"
 
@@ -43,15 +56,29 @@ class MLP(nn.Module):
         act = ACTIVATIONS[self.nonlinearity]
         dtype = jnp.dtype(self.dtype)
         width = 4 * self.embedding_features
-        level = level_features(
-            t, self.embedding_features, self.embedding_type, self.fourier_scale
-        ).astype(dtype)
-        embedding = embed_level(level, width, act)
+        embedding = dense(
+            level_features(
+                self.label_scale * t,
+                self.embedding_features,
+                self.embedding_type,
+                self.fourier_scale,
+            ).astype(dtype),
+            width,
+        )
         named = embed_class(condition, x.shape[0], self.num_classes, width, dtype)
-        embedding = act(embedding if named is None else embedding + named)
+        embedding = embedding if named is None else embedding + named
+        embedding = act(dense(act(embedding), width))
+
         h = dense(x.reshape(x.shape[0], -1).astype(dtype), self.features)
         for _ in range(self.num_blocks):
-            inner = dense(act(h), self.features) + dense(embedding, self.features)
-            h = h + dense(act(inner), self.features, init_scale=0.0)
-        event = x.size // x.shape[0]
-        return dense(act(h), event, init_scale=0.0).astype(jnp.float32).reshape(x.shape)
+            scale, shift = jnp.split(dense(embedding, 2 * self.features), 2, axis=-1)
+            inner = act(dense(_norm(h) * (1 + scale) + shift, self.features))
+            inner = nn.Dropout(self.dropout, deterministic=not train)(inner)
+            h = h + dense(inner, self.features, init_scale=0.0)
+        out = dense(_norm(h), x.size // x.shape[0], init_scale=0.0)
+        return out.astype(jnp.float32).reshape(x.shape)
+
+
+def _norm(h: Array) -> Array:
+    """A LayerNorm of the module that calls this, in float32."""
+    return nn.LayerNorm(dtype=jnp.float32)(h).astype(h.dtype)
