@@ -219,6 +219,7 @@ def test_reverse_sde_and_probability_flow_are_those_of_the_paper():
         (lambda: sd.VP(beta_min=-1.0), "beta_min=-1.0"),
         (lambda: sd.VP(beta_min=2.0, beta_max=1.0), "beta_max=1.0"),
         (lambda: sd.VE(sigma_min=0.0), "sigma_min=0.0"),
+        (lambda: sd.VP().betas(10), "num_scales=10"),
         (lambda: sd.VP(t_min=2.0), "t_min=2.0"),
         (lambda: sd.Cosine(t_max=1.0), "t_max=1.0"),
         (lambda: sd.Flow(t_max=2.0), "t_max=2.0"),

@@ -58,7 +58,10 @@ def draw(
         )
         made.append(np.asarray(scaling.unscale(samples.x)))
         nfe = int(np.max(samples.nfe))
-    return np.concatenate(made)[:num], nfe
+    x = np.concatenate(made)[:num]
+    if source.x.dtype == np.uint8:  # data in whole numbers: so are the samples
+        x = np.clip(np.round(x), source.low, source.high).astype(np.uint8)
+    return x, nfe
 
 
 def picture(path: Path, x: np.ndarray, source: data.Source, columns: int | None = None) -> None:

@@ -18,6 +18,8 @@ class MLP(nn.Module):
     condition [B] holds class labels, a negative one for no class; None is no class for all.
 
     features, num_blocks: width of h, and how many blocks.
+    octaves: how many sines and cosines of x, of periods 2, 1, 1/2, ..., enter beside it: a help
+        where the data has fine structure in few dimensions (Tancik et al. 2020).
     embedding_features: features of the time label.
     label_scale: what the label is multiplied by; 1000 for labels within a few units of 0.
     dropout: inside the blocks, where train is true.
@@ -29,6 +31,7 @@ class MLP(nn.Module):
 
     features: int = 256
     num_blocks: int = 3
+    octaves: int = 0
     dropout: float = 0.0
     nonlinearity: str = "swish"
     embedding_type: str = "positional"
@@ -69,7 +72,11 @@ class MLP(nn.Module):
         embedding = embedding if named is None else embedding + named
         embedding = act(dense(act(embedding), width))
 
-        h = dense(x.reshape(x.shape[0], -1).astype(dtype), self.features)
+        flat = x.reshape(x.shape[0], -1)
+        angles = [jnp.pi * 2**k * flat for k in range(self.octaves)]
+        # With a constant beside it: in few dimensions normalization would lose the size of x.
+        parts = [flat, *map(jnp.sin, angles), *map(jnp.cos, angles), jnp.ones_like(flat[:, :1])]
+        h = dense(jnp.concatenate(parts, axis=-1).astype(dtype), self.features)
         for _ in range(self.num_blocks):
             scale, shift = jnp.split(dense(embedding, 2 * self.features), 2, axis=-1)
             inner = act(dense(_norm(h) * (1 + scale) + shift, self.features))

@@ -1,0 +1,83 @@
+"""The architecture: imports go one way, and the core is light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "sde_diffusion"
+
+CORE = {"sdes", "prediction", "parameterization", "grids", "noise", "times", "choices"}
+ALLOWED = {
+    **dict.fromkeys(CORE, CORE),
+    "losses": CORE,
+    "analytic": CORE | {"analytic"},
+    "samplers": CORE | {"samplers"},
+    "networks": {"choices", "networks"},
+    "data": {"choices", "sdes", "data"},
+    "metrics": {"data", "metrics"},
+    "training": {"choices", "training"},
+    "interop": {"choices", "networks", "interop"},
+}
+FILES = sorted(
+    path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE
+)
+
+
+def subject(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path):
+    """The subjects of this package that a file imports, and every other module's name."""
+    ours, others = set(), set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            top, *rest = name.split(".")
+            if top == "sde_diffusion":
+                ours.add(rest[0])
+            else:
+                others.add(top)
+    return ours, others
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    if subject(path) != "cli":
+        ours, _ = imported(path)
+        assert ours <= ALLOWED[subject(path)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_only_the_command_line_knows_configs(path):
+    _, others = imported(path)
+    assert "ml_collections" not in others or subject(path) == "cli"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_files_stay_short_and_unpickle_nothing(path):
+    text = path.read_text()
+    assert len(text.splitlines()) < 400
+    _, others = imported(path)
+    assert not others & {"pickle", "dill", "cloudpickle", "joblib"}
+    assert "allow_pickle=True" not in text
+
+
+def test_importing_the_package_loads_jax_and_numpy_only():
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, sde_diffusion; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    heavy = "flax optax orbax grain matplotlib sklearn PIL tqdm tensorboardX diffrax ml_collections"
+    assert not set(heavy.split()) & set(loaded)
