@@ -152,8 +152,8 @@ class SDE:
 
         low, high = jax.lax.fori_loop(0, 40, halve, (low, high))
         t = jax.lax.stop_gradient(jnp.sqrt(low * high))
-        rate = jax.lax.stop_gradient(rate(self.log_snr, t))
-        newton = t - (self.log_snr(t) - target) / rate
+        slope = jax.lax.stop_gradient(rate(self.log_snr, t))
+        newton = t - (self.log_snr(t) - target) / slope
         return jnp.clip(newton, 1e-8 * self.t_max, self.t_max)
 
     def marginal_prob(self, x0: Array, t: Time) -> tuple[Array, Array]:
