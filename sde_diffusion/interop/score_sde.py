@@ -80,6 +80,10 @@ def build_network(
     }
     if centered is None:
         centered = not config["scale_by_sigma"]
+    if name == "ddpm":
+        # 32 groups for any number of channels. Where nf is 32, a group is one channel, and the
+        # normalization takes away what the time embedding has added to it.
+        given["min_group_size"] = 1
     return networks.build(name, centered=centered, **given, **fields)
 
 

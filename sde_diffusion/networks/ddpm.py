@@ -16,6 +16,5 @@ class DDPM(NCSNpp):
     progressive_input: str = "none"
     skip_rescale: bool = False
     scale_by_sigma: bool = False
-    min_group_size: int = 1
 
     suffix = ""

@@ -72,16 +72,20 @@ def dense(x: Array, features: int, init_scale: float = 1.0) -> Array:
     return nn.Dense(features, dtype=x.dtype, kernel_init=default_init(init_scale))(x)
 
 
-def group_norm(x: Array, min_group_size: int) -> Array:
-    """A GroupNorm of the module that calls this, in groups of at least so many channels.
+def num_groups(channels: int, min_group_size: int) -> int:
+    """The most groups of GroupNorm, up to 32, that divide the channels and are not too small.
 
-    The reference takes min(C // min_group_size, 32) groups and fails where they do not divide C;
-    the nearest smaller number that does is the same where that works, and allows any C.
+    The reference takes min(C // min_group_size, 32) and fails where that does not divide C; this is
+    the same where it does, and allows any C.
     """
-    channels = x.shape[-1]
     most = max(1, min(channels // min_group_size, 32))
-    groups = next(g for g in range(most, 0, -1) if channels % g == 0)
-    return nn.GroupNorm(num_groups=groups, epsilon=1e-6, dtype=jnp.float32)(x).astype(x.dtype)
+    return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
+
+
+def group_norm(x: Array, min_group_size: int) -> Array:
+    """A GroupNorm of the module that calls this."""
+    groups = num_groups(x.shape[-1], min_group_size)
+    return nn.GroupNorm(groups, epsilon=1e-6, dtype=jnp.float32)(x).astype(x.dtype)
 
 
 def add_skip(x: Array, h: Array, rescale: bool) -> Array:

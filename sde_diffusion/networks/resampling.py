@@ -1,7 +1,7 @@
 """Resampling by two with a finite impulse response (FIR) filter; [1, 1] is plain resampling.
 
-With z the image, zeros inserted between its pixels (up) or not (down), and k the filter,
-normalized so that a constant image keeps its value (up to the border, where pixels outside are 0):
+With z the image, zeros inserted between its pixels (up) or not (down) and around it, and k the
+filter, normalized so that the mean stays what it was:
 
     up      y[m] = sum_j k[j] z[m - j + offset]
     down    y[m] = sum_j k[j] z[2 m - j + offset]
