@@ -1,0 +1,18 @@
+r"""NCSN++ cont. (deep, sub-VP) on CIFAR-10, 107.5 M parameters.
+
+Published with the code of Song et al. 2021.
+Needs an accelerator, and CIFAR-10's binary archive in data/.
+
+sde-diffusion train --config configs/subvp/cifar10_ncsnpp_deep_continuous.py \
+    --workdir runs/subvp_cifar10_ncsnpp_deep_continuous
+"""
+
+from pathlib import Path
+
+from sde_diffusion.cli.config import choice, load
+
+
+def get_config():
+    config = load(Path(__file__).parent / "../vp/cifar10_ncsnpp_deep_continuous.py")
+    config.sde = choice("sde", "subvp")
+    return config

@@ -1,0 +1,17 @@
+"""DDPM on CelebA-HQ, 256x256, 111.6 M parameters.
+
+Ho et al. 2020, fig. 1. There: TPU v3-8.
+Needs the images as one uint8 array [N, 256, 256, 3] in data/.
+
+sde-diffusion train --config configs/vp/ddpm/celebahq.py --workdir runs/vp_ddpm_celebahq
+"""
+
+from pathlib import Path
+
+from sde_diffusion.cli.config import choice, load
+
+
+def get_config():
+    config = load(Path(__file__).parent / "bedroom.py")
+    config.data.source = choice("data.source", "npy", path="data/celebahq_256.npy")
+    return config
