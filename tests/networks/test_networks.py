@@ -27,8 +27,8 @@ every = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 t = jnp.array([0.3, 5.0])
 
 
-def images(channels=3, size=8, dtype=jnp.float32):
-    return jax.random.normal(jax.random.key(1), (2, size, size, channels), dtype)
+def images(channels=3, size=8):
+    return jax.random.normal(jax.random.key(1), (2, size, size, channels))
 
 
 # These are compiled once to run once: what the optimizer costs, no test gets back.
