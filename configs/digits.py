@@ -27,6 +27,6 @@ def get_config():
     )
     # 19 steps and the evaluation that denoises: 20. A small rho puts more of them at high noise,
     # where the digit's shape is chosen, which raises the variety of the samples.
-    config.sampling.grid = choice("sampling.grid", "karras", rho=2.7)
+    config.sampling.grid = choice("sampling.grid", "karras", rho=2.4)
     config.sampling.steps = 19
     return config
