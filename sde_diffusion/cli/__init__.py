@@ -1,6 +1,7 @@
 """The command line: sde-diffusion train, sample, evaluate."""
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Set SDE_DIFFUSION_TRACEBACK=1 to see where an error was raised.
     """
     args, rest = _parser().parse_known_args(argv)
+    _say_warnings()
     try:
         overrides = _overrides(rest)
         # After the arguments are known to be right: this loads jax.
@@ -27,6 +29,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError) as error:
         return _fail(error, BAD_INPUT)
     return 0
+
+
+def _say_warnings() -> None:
+    """What the package warns of, a line each on standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("sde-diffusion: %(message)s"))
+    logger = logging.getLogger("sde_diffusion")
+    logger.handlers, logger.propagate = [handler], False
 
 
 def _fail(error: Exception, code: int) -> int:

@@ -14,6 +14,7 @@ A group with a `name` also holds the fields of what is named; `choice` gives it 
 import ast
 import inspect
 import json
+import re
 import runpy
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -136,12 +137,14 @@ def load(path: str | Path, overrides: Mapping[str, str] | None = None) -> Config
         raise FileNotFoundError(f"config file {path} does not exist")
     try:
         config = runpy.run_path(str(path))["get_config"]()
-    except KeyError as error:
-        if error.args != ("get_config",):
-            raise ValueError(f"config file {path} fails: KeyError: {error}") from error
-        raise ValueError(f"config file {path} does not define get_config()") from error
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
+        if error.args == ("get_config",):
+            raise ValueError(f"config file {path} does not define get_config()") from error
+        reason = str(error) or type(error).__name__
+        locked = re.search(r'Key "(\w+)" does not exist', reason)  # ml_collections on a new field
+        if locked:
+            names = {field for key in flatten(default()) for field in key.split(".")}
+            reason = unknown("field", locked[1], sorted(names))
         raise ValueError(f"config file {path} fails: {reason}") from error
     if not isinstance(config, ConfigDict):
         raise ValueError(f"config file {path}: get_config() must return a ConfigDict")
