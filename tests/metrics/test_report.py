@@ -92,9 +92,23 @@ def test_halves_with_equal_shares_of_each_class_are_nearer(classifier):
     [
         (np.zeros((5, 8, 8)), None, DIGITS, r"x must have shape \[N, \(8, 8, 1\)\]"),
         (np.zeros((5, 8, 8, 1)), np.zeros(4), DIGITS, r"y must have shape \(5,\), got \(4,\)"),
-        (np.zeros((5, 2)), None, Source("points", np.zeros((9, 2)), None, 0, 1), "no labels"),
+        (
+            np.zeros((5, 2)),
+            np.zeros(5),
+            Source("points", np.zeros((9, 2)), None, 0, 1),
+            "no labels",
+        ),
     ],
 )
 def test_samples_that_do_not_fit_the_source_are_refused(x, y, source, message):
     with pytest.raises(ValueError, match=message):
         evaluate(x, y, source)
+
+
+def test_without_classes_the_features_are_the_data_themselves():
+    points = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+    source = Source("points", points, None, -1.0, 1.0)
+    report = evaluate(points[:200] + 4.0, None, source)
+    assert "agreement" not in report
+    # a shift by 4 in both coordinates, of data that are scaled to half
+    assert report["frechet"] == pytest.approx(2 * 2.0**2, rel=0.05)

@@ -1,4 +1,4 @@
-"""How good class-conditional samples are: the figures that `evaluate` reports for the digits."""
+"""How good samples are: the figures that the command `evaluate` reports."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,16 +12,19 @@ from sde_diffusion.metrics.precision_recall import nearest_neighbour_ratio, prec
 
 
 def evaluate(x: ArrayLike, y: ArrayLike | None, source: Source, seed: int = 0) -> dict[str, float]:
-    """Compare samples with all the real data, in a classifier trained on these.
+    """Compare samples with all the real data, in the features of a classifier trained on these.
+
+    Without classes (y is None) the features are the data themselves.
 
     - `agreement`: the share of samples whose class, as the classifier sees it, is the one asked
-      for; absent where y is None.
+      for; with classes only.
     - `frechet`: the Frechet distance to all the real data, in the classifier's last hidden layer.
     - `frechet_halves`: that between two random halves of the real data, the mean over 100 splits.
     - `frechet_ratio`: the first over the second.
     - `frechet_halves_stratified`: as `frechet_halves`, with each class split evenly. Half of the
       distance between random halves comes of their classes' unequal shares, from which samples
-      of chosen classes are free: this is the stricter yardstick, near which fresh digits lie.
+      of chosen classes are free: this is the stricter yardstick, near which fresh digits lie;
+      with classes only.
     - `precision`, `recall`: of Kynkäänniemi et al. 2019, k = 3, in the same features.
     - `nearest_neighbour_ratio`: the median distance of a sample to the nearest datum over that
       of a datum to the nearest other one, in pixels; near 0 the data was copied.
@@ -33,9 +36,9 @@ def evaluate(x: ArrayLike, y: ArrayLike | None, source: Source, seed: int = 0) -
         seed: of the classifier and of the splits.
 
     Raises:
-        ValueError: the source has no labels, or x or y does not fit it.
+        ValueError: y is given for a source without labels, or x or y does not fit it.
     """
-    if source.y is None:
+    if y is not None and source.y is None:
         raise ValueError(f"source {source.name!r} has no labels to train the classifier on")
     samples, data = np.asarray(x, np.float64), np.asarray(source.x, np.float64)
     if samples.shape[1:] != data.shape[1:]:
@@ -44,16 +47,20 @@ def evaluate(x: ArrayLike, y: ArrayLike | None, source: Source, seed: int = 0) -
         raise ValueError(f"y must have shape {samples.shape[:1]}, got {np.shape(y)}")
     samples, data = ((a - source.low) / (source.high - source.low) for a in (samples, data))
 
-    classifier = train_classifier(data, source.y, seed)
-    seen, real = classifier.features(samples), classifier.features(data)
+    report = {}
+    if y is None:
+        seen, real = (a.reshape(len(a), -1) for a in (samples, data))
+    else:
+        classifier = train_classifier(data, source.y, seed)
+        seen, real = classifier.features(samples), classifier.features(data)
+        report["agreement"] = float(np.mean(classifier.labels(samples) == y))
+        report["frechet_halves_stratified"] = frechet_between_halves(real, seed, source.y)
     frechet, halves = frechet_distance(seen, real), frechet_between_halves(real, seed)
     precision, recall = precision_recall(seen, real)
-    report = {} if y is None else {"agreement": float(np.mean(classifier.labels(samples) == y))}
     return report | {
         "frechet": frechet,
         "frechet_halves": halves,
         "frechet_ratio": frechet / halves,
-        "frechet_halves_stratified": frechet_between_halves(real, seed, source.y),
         "precision": precision,
         "recall": recall,
         "nearest_neighbour_ratio": nearest_neighbour_ratio(samples, data),
