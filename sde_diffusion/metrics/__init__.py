@@ -1,9 +1,9 @@
 """Distances between samples and data; numpy, scipy and scikit-learn, no accelerator."""
 
 from sde_diffusion.metrics.classifier import Classifier, train_classifier
-from sde_diffusion.metrics.report import evaluate, frechet_between_halves
 from sde_diffusion.metrics.frechet import frechet_distance
 from sde_diffusion.metrics.precision_recall import nearest_neighbour_ratio, precision_recall
+from sde_diffusion.metrics.report import evaluate, frechet_between_halves
 
 __all__ = [
     "Classifier",
