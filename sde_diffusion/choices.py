@@ -15,10 +15,15 @@ def unknown(what: str, given: str, known: Collection[str]) -> str:
     return f"unknown {what} {given!r}{hint} (choices: {', '.join(known)})"
 
 
-def choose(what: str, given: str, known: Mapping[str, T]) -> T:
-    """known[given]; ValueError that lists the choices and the nearest otherwise."""
+def require_known(what: str, given: str, known: Collection[str]) -> None:
+    """ValueError that lists the choices and the nearest unless `given` is one of them."""
     if given not in known:
         raise ValueError(unknown(what, given, known))
+
+
+def choose(what: str, given: str, known: Mapping[str, T]) -> T:
+    """known[given]; ValueError that lists the choices and the nearest otherwise."""
+    require_known(what, given, known)
     return known[given]
 
 
@@ -27,6 +32,5 @@ def build(what: str, given: str, known: Mapping[str, type[T]], fields: Mapping[s
     cls = choose(what, given, known)
     names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
     for field in fields:
-        if field not in names:
-            raise ValueError(unknown(f"field of {what} {given!r}", field, names))
+        require_known(f"field of {what} {given!r}", field, names)
     return cls(**fields)

@@ -23,7 +23,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sde_diffusion import grids, losses, parameterization, samplers, sdes, times
-from sde_diffusion.choices import choose, unknown
+from sde_diffusion.choices import choose, require_known, unknown
 from sde_diffusion.data import SOURCES
 from sde_diffusion.networks import NETWORKS
 
@@ -60,8 +60,7 @@ def choice(group: str, name: str, **fields: Any) -> ConfigDict:
         if key not in ("parent", "name", "sde", "steps")
     }
     for field in fields:
-        if field not in parameters:
-            raise ValueError(unknown(f"field of config.{group} ({name})", field, parameters))
+        require_known(f"field of config.{group} ({name})", field, parameters)
     values = {key: p.default for key, p in parameters.items()} | fields
     for key, value in values.items():
         if value is inspect.Parameter.empty:

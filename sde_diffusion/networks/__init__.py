@@ -9,7 +9,7 @@ from typing import Any
 
 from flax import linen as nn
 
-from sde_diffusion.choices import choose, unknown
+from sde_diffusion.choices import choose, require_known
 from sde_diffusion.networks.ddpm import DDPM
 from sde_diffusion.networks.mlp import MLP
 from sde_diffusion.networks.ncsnpp import NCSNpp
@@ -24,6 +24,5 @@ def build(name: str, /, **fields: Any) -> nn.Module:
     network = choose("network", name, NETWORKS)
     known = [f.name for f in dataclasses.fields(network) if f.name not in ("parent", "name")]
     for field in fields:
-        if field not in known:
-            raise ValueError(unknown(f"field of network {name!r}", field, known))
+        require_known(f"field of network {name!r}", field, known)
     return network(**fields)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sde_diffusion.choices import unknown
+from sde_diffusion.choices import require_known
 from sde_diffusion.networks.embeddings import EMBEDDINGS, embed_class, level_features
 from sde_diffusion.networks.layers import ACTIVATIONS, Array, dense
 
@@ -48,8 +48,7 @@ class MLP(nn.Module):
             "dtype": ("float32", "bfloat16"),
         }
         for field, known in choices.items():
-            if getattr(self, field) not in known:
-                raise ValueError(unknown(field, getattr(self, field), known))
+            require_known(field, getattr(self, field), known)
         super().__post_init__()
 
     @nn.compact

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sde_diffusion.choices import unknown
+from sde_diffusion.choices import require_known
 from sde_diffusion.networks.blocks import AttnBlock, Combine, ResnetBlock
 from sde_diffusion.networks.embeddings import EMBEDDINGS, embed_class, embed_level, level_features
 from sde_diffusion.networks.layers import ACTIVATIONS, Array, Conv, add_skip, group_norm
@@ -88,8 +88,7 @@ class NCSNpp(nn.Module):
 
     def __post_init__(self) -> None:
         for field, known in CHOICES.items():
-            if getattr(self, field) not in known:
-                raise ValueError(unknown(field, getattr(self, field), known))
+            require_known(field, getattr(self, field), known)
         super().__post_init__()
 
     @nn.compact

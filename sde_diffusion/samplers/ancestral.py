@@ -5,7 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from sde_diffusion import noise
-from sde_diffusion.choices import unknown
+from sde_diffusion.choices import require_known
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
 
@@ -27,8 +27,7 @@ class Ancestral(Solver):
     variance: str = "posterior"
 
     def __post_init__(self) -> None:
-        if self.variance not in ("posterior", "forward"):
-            raise ValueError(unknown("variance", self.variance, ("posterior", "forward")))
+        require_known("variance", self.variance, ("posterior", "forward"))
 
     @property
     def stochastic(self) -> bool:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from sde_diffusion.choices import unknown
+from sde_diffusion.choices import require_known
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
@@ -36,8 +36,7 @@ class BlackBox(Solver):
     max_steps: int = 4096
 
     def __post_init__(self) -> None:
-        if self.method not in self.methods:
-            raise ValueError(unknown("method", self.method, self.methods))
+        require_known("method", self.method, self.methods)
 
     @property
     def order(self) -> int:  # type: ignore[override]

@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sde_diffusion import noise
-from sde_diffusion.choices import unknown
+from sde_diffusion.choices import require_known
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array, expand
 
@@ -62,8 +62,7 @@ class Langevin(_Corrector):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.norms not in ("sample", "batch"):
-            raise ValueError(unknown("norms", self.norms, ("sample", "batch")))
+        require_known("norms", self.norms, ("sample", "batch"))
 
     def size(self, sde: SDE, score: Array, z: Array, t: Array) -> Array:
         z_norm, score_norm = _norm(z), _norm(score)

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from sde_diffusion.choices import choose, unknown
+from sde_diffusion.choices import choose, require_known
 from sde_diffusion.data.source import Source
 from sde_diffusion.data.sources.arrays import npy, npz
 from sde_diffusion.data.sources.cifar10 import cifar10
@@ -33,8 +33,7 @@ def load(name: str, **fields: Any) -> Source:
     make = choose("data source", name, SOURCES)
     parameters = inspect.signature(make).parameters
     for field in fields:
-        if field not in parameters:
-            raise ValueError(unknown(f"field of data source {name!r}", field, parameters))
+        require_known(f"field of data source {name!r}", field, parameters)
     for field, parameter in parameters.items():
         if parameter.default is parameter.empty and field not in fields:
             raise ValueError(f"data source {name!r} needs the field {field!r}")
