@@ -48,7 +48,7 @@ def evaluate(x: ArrayLike, y: ArrayLike | None, source: Source, seed: int = 0) -
     samples, data = ((a - source.low) / (source.high - source.low) for a in (samples, data))
 
     report = {}
-    if y is None:
+    if y is None or source.y is None:
         seen, real = (a.reshape(len(a), -1) for a in (samples, data))
     else:
         classifier = train_classifier(data, source.y, seed)
