@@ -4,7 +4,16 @@ An SDE says how data becomes noise, a model(x, t) -> Prediction what a network s
 sample, and a solver how noise becomes data. Importing this loads jax and numpy only.
 """
 
-from sde_diffusion import analytic, grids, losses, noise, parameterization, samplers, times
+from sde_diffusion import (
+    analytic,
+    grids,
+    likelihood,
+    losses,
+    noise,
+    parameterization,
+    samplers,
+    times,
+)
 from sde_diffusion.prediction import (
     Prediction,
     from_eps,
@@ -38,6 +47,7 @@ __all__ = [
     "from_x0",
     "grids",
     "kind",
+    "likelihood",
     "losses",
     "noise",
     "parameterization",

@@ -15,6 +15,7 @@ ALLOWED = {
     "losses": CORE,
     "analytic": CORE | {"analytic"},
     "samplers": CORE | {"samplers"},
+    "likelihood": CORE | {"samplers"},
     "networks": {"choices", "networks"},
     "data": {"choices", "sdes", "data"},
     "metrics": {"data", "metrics"},
