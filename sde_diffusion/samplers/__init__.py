@@ -6,11 +6,14 @@ from sde_diffusion.choices import build
 from sde_diffusion.samplers.ancestral import DDIM, Ancestral
 from sde_diffusion.samplers.blackbox import BlackBox
 from sde_diffusion.samplers.corrector import AnnealedLangevin, Langevin, PredictorCorrector
-from sde_diffusion.samplers.dpm_solver import DPMSolverPP2M
 from sde_diffusion.samplers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from sde_diffusion.samplers.heun import Heun
+from sde_diffusion.samplers.multistep import DEIS, DPMSolverPP2M, DPMSolverPP3M
+from sde_diffusion.samplers.runge_kutta import RK4, Midpoint
 from sde_diffusion.samplers.sample import Samples, sample
+from sde_diffusion.samplers.singlestep import RES2S, RES3S, DPMSolver2S, DPMSolver3S, DPMSolverPP2S
 from sde_diffusion.samplers.solver import Model, Solver, State
+from sde_diffusion.samplers.unipc import UniPC
 
 SOLVERS: dict[str, type[Solver]] = {
     "euler": Euler,
@@ -19,7 +22,17 @@ SOLVERS: dict[str, type[Solver]] = {
     "ancestral": Ancestral,
     "ddim": DDIM,
     "heun": Heun,
+    "midpoint": Midpoint,
+    "rk4": RK4,
+    "dpm_2s": DPMSolver2S,
+    "dpm_3s": DPMSolver3S,
+    "dpmpp_2s": DPMSolverPP2S,
     "dpmpp_2m": DPMSolverPP2M,
+    "dpmpp_3m": DPMSolverPP3M,
+    "deis": DEIS,
+    "unipc": UniPC,
+    "res_2s": RES2S,
+    "res_3s": RES3S,
     "ode": BlackBox,
 }
 
@@ -37,21 +50,31 @@ def named(name: str, **fields: Any) -> Solver:
 __all__ = [
     "CORRECTORS",
     "DDIM",
+    "DEIS",
+    "RES2S",
+    "RES3S",
+    "RK4",
     "SOLVERS",
     "Ancestral",
     "AnnealedLangevin",
     "BlackBox",
+    "DPMSolver2S",
+    "DPMSolver3S",
     "DPMSolverPP2M",
+    "DPMSolverPP2S",
+    "DPMSolverPP3M",
     "Euler",
     "EulerMaruyama",
     "Heun",
     "Langevin",
+    "Midpoint",
     "Model",
     "PredictorCorrector",
     "ReverseDiffusion",
     "Samples",
     "Solver",
     "State",
+    "UniPC",
     "named",
     "sample",
 ]

@@ -1,0 +1,79 @@
+"""What exponential integrators share: the exact solution of the linear part of the ODE.
+
+In lambda = log(alpha / sigma), along the probability flow from t to s with h the step in lambda
+and u in [0, 1] its part done,
+
+    x_s = sigma_s / sigma_t x_t + alpha_s h int exp(-h (1 - u)) x0(u) du                       (1)
+    x_s = alpha_s / alpha_t x_t - sigma_s h int exp(+h (1 - u)) eps(u) du                      (2)
+
+A method interpolates one of the two views, x0 or eps, by a polynomial in u, and integrates that
+exactly by the phi functions, int exp(z (1 - u)) u^k / k! du = phi_{k+1}(z). Holding the view
+constant gives the same step for both, exponential Euler or DDIM; `Span` holds what the rest needs.
+
+(1) is Lu et al. 2022 (DPM-Solver++), (2) is Lu et al. 2022 (DPM-Solver), proposition 3.1; the phi
+functions are those of Hochbruck & Ostermann 2010.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from sde_diffusion.prediction import Prediction
+from sde_diffusion.sdes import SDE, Array
+
+
+def phi(k: int, z: Array) -> Array:
+    """phi_k(z) = sum_j z^j / (j + k)!, that is phi_0 = exp and phi_k = (phi_{k-1} - 1/(k-1)!) / z.
+
+    By the series where |z| < 1, in which the recursion would subtract close numbers.
+    """
+    small = jnp.abs(z) < 1.0
+    near = jnp.where(small, z, 0.0)
+    series = jnp.zeros_like(z)
+    for j in reversed(range(18)):
+        series = near * series + 1.0 / math.factorial(j + k)
+    far = jnp.where(small, 1.0, z)
+    recursion = jnp.exp(far)
+    for j in range(k):
+        recursion = (recursion - 1.0 / math.factorial(j)) / far
+    return jnp.where(small, series, recursion)
+
+
+def exponential_euler(prediction: Prediction, s: Array) -> Array:
+    """x_s = alpha_s x0 + sigma_s eps: either view held constant from the prediction's time on."""
+    return prediction.sde.alpha(s) * prediction.x0 + prediction.sde.sigma(s) * prediction.eps
+
+
+class Span(NamedTuple):
+    """The step from t to s as equations (1) and (2) see it.
+
+    h is its length in lambda, z = -h for x0 and h for eps, and scale is alpha_s or -sigma_s; rate
+    is 1 / h. A step from alpha_t = 0, where lambda is infinite, has rate 0, and h = 1 in place of
+    infinity: no polynomial spans it, and what multiplies h there is zero.
+    """
+
+    h: Array
+    z: Array
+    scale: Array
+    rate: Array
+
+    @classmethod
+    def of(cls, view: str, sde: SDE, t: Array, s: Array) -> "Span":
+        h = sde.log_snr(s) - sde.log_snr(t)
+        finite = jnp.isfinite(h)
+        h = jnp.where(finite, h, 1.0)
+        rate = jnp.where(finite, 1.0 / h, 0.0)
+        z, scale = (-h, sde.alpha(s)) if view == "x0" else (h, -sde.sigma(s))
+        return cls(h, z, scale, rate)
+
+
+def between(sde: SDE, t: Array, s: Array, part: float) -> Array:
+    """The time at which lambda has gone the given part of the way from t to s."""
+    # As a mean of both ends, which is t itself where lambda_t is infinite.
+    return sde.t_of_log_snr((1.0 - part) * sde.log_snr(t) + part * sde.log_snr(s))
+
+
+def seen(view: str, prediction: Prediction) -> Any:
+    """The view "x0" or "eps" of a prediction."""
+    return prediction.x0 if view == "x0" else prediction.eps

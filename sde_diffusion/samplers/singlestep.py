@@ -1,0 +1,127 @@
+"""Singlestep exponential integrators: DPM-Solver-2 and 3, DPM-Solver++(2S), RES."""
+
+import dataclasses
+from typing import ClassVar
+
+from sde_diffusion.samplers.exponential import Span, between, exponential_euler, phi, seen
+from sde_diffusion.samplers.solver import Model, Solver, State
+from sde_diffusion.sdes import SDE, Array
+
+
+@dataclasses.dataclass(frozen=True)
+class _TwoStages(Solver):
+    """u = t_lambda(lambda_t + h c2);  x_u by exponential Euler;  D = (F(x_u, u) - F(x_t, t)) / c2.
+
+        x_s = exponential Euler + scale w(h) D
+
+    F is the view "x0" or "eps", with the scale of that view.
+    """
+
+    order = 2
+    evaluations = 2
+    view: ClassVar[str]
+    c2: ClassVar[float] = 0.5
+
+    def weight(self, span: Span) -> Array:
+        """w(h), which must be h / 2 + O(h^2)."""
+        raise NotImplementedError
+
+    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+        span, u = Span.of(self.view, sde, t, s), between(sde, t, s, self.c2)
+        first = model(state.x, t)
+        second = model(exponential_euler(first, u), u)
+        slope = (seen(self.view, second) - seen(self.view, first)) / self.c2
+        return State(exponential_euler(first, s) + span.scale * self.weight(span) * slope)
+
+
+@dataclasses.dataclass(frozen=True)
+class DPMSolver2S(_TwoStages):
+    """DPM-Solver-2, order 2 in eps: w = (exp(h) - 1) / 2. Lu et al. 2022, algorithm 1."""
+
+    view = "eps"
+
+    def weight(self, span: Span) -> Array:
+        return 0.5 * span.h * phi(1, span.z)
+
+
+@dataclasses.dataclass(frozen=True)
+class DPMSolverPP2S(_TwoStages):
+    """DPM-Solver++(2S), order 2 in x0: w = (1 - exp(-h)) / 2.
+
+    Lu et al. 2022 (DPM-Solver++), algorithm 1.
+    """
+
+    view = "x0"
+
+    def weight(self, span: Span) -> Array:
+        return 0.5 * span.h * phi(1, span.z)
+
+
+@dataclasses.dataclass(frozen=True)
+class RES2S(_TwoStages):
+    """Exponential Runge-Kutta method of order 2 in x0: w = h phi_2(-h).
+
+    It fulfils the stiff order conditions, which DPM-Solver++(2S) does to leading order in h only.
+    Zhang et al. 2023 (RES); Hochbruck & Ostermann 2005.
+    """
+
+    view = "x0"
+
+    def weight(self, span: Span) -> Array:
+        return span.h * phi(2, span.z)
+
+
+@dataclasses.dataclass(frozen=True)
+class _ThreeStages(Solver):
+    """The exponential Runge-Kutta methods of order 3 with nodes c2 and c3.
+
+        D_i = F(x_i, u_i) - F(x_t, t),  u_i = t_lambda(lambda_t + h c_i)
+        x_2 = exponential Euler to u_2
+        x_3 = exponential Euler to u_3 + scale h (gamma c2 phi_2(c2 z) + c3^2 / c2 phi_2(c3 z)) D_2
+        x_s = exponential Euler + scale h phi_2(z) (gamma D_2 + D_3) / (gamma c2 + c3)
+
+    with 2 (gamma c2 + c3) = 3 (gamma c2^2 + c3^2). Hochbruck & Ostermann 2005.
+    """
+
+    order = 3
+    evaluations = 3
+    view: ClassVar[str]
+    c2: ClassVar[float]
+    c3: ClassVar[float]
+
+    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+        c2, c3 = self.c2, self.c3
+        gamma = (3.0 * c3**2 - 2.0 * c3) / (c2 * (2.0 - 3.0 * c2))
+        u2, u3 = between(sde, t, s, c2), between(sde, t, s, c3)
+        span = Span.of(self.view, sde, t, s)
+        scale3 = Span.of(self.view, sde, t, u3).scale
+
+        first = model(state.x, t)
+        second = model(exponential_euler(first, u2), u2)
+        d2 = seen(self.view, second) - seen(self.view, first)
+        a32 = gamma * c2 * phi(2, c2 * span.z) + c3**2 / c2 * phi(2, c3 * span.z)
+        third = model(exponential_euler(first, u3) + scale3 * span.h * a32 * d2, u3)
+        d3 = seen(self.view, third) - seen(self.view, first)
+        slope = (gamma * d2 + d3) / (gamma * c2 + c3)
+        return State(exponential_euler(first, s) + span.scale * span.h * phi(2, span.z) * slope)
+
+
+@dataclasses.dataclass(frozen=True)
+class DPMSolver3S(_ThreeStages):
+    """DPM-Solver-3, order 3 in eps, with r1 = 1/3 and r2 = 2/3. Lu et al. 2022, algorithm 2."""
+
+    view = "eps"
+    c2 = 1 / 3
+    c3 = 2 / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class RES3S(_ThreeStages):
+    """Exponential Runge-Kutta method of order 3 in x0, with c2 = 1/2 and c3 = 1.
+
+    Zhang et al. 2023 (RES); Hochbruck & Ostermann 2005.
+    """
+
+    view = "x0"
+    c2 = 0.5
+    c3 = 1.0
