@@ -3,8 +3,9 @@
 On a CPU, XLA has a fast convolution for one arrangement of the axes only (images NHWC, kernels
 HWIO). The gradients of such a convolution are convolutions in other arrangements; XLA rearranges
 those in the main part of a program, but not inside a loop (jax 0.10): there, in a scan over
-training steps or over parts of a batch, they took 30 times as long as the rest. So the convolution
-is a primitive here, as bilinear as XLA's own, that a CPU gets in the one arrangement always.
+training steps or over parts of a batch, a step of a U-Net took 50 times as long. So convolution is
+a primitive here, bilinear like XLA's own, that a CPU gets in the one arrangement always, and by
+Winograd's algorithm where that is faster. Other devices get what XLA makes of it.
 """
 
 from collections.abc import Sequence
@@ -13,11 +14,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from sde_diffusion.networks import winograd
+
 Array = jax.Array
+Padding = tuple[tuple[int, int], ...]
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
@@ -32,7 +37,7 @@ def conv2d(x: Array, kernel: Array, stride: int = 1, padding: str = "SAME") -> A
 
 
 def upsample_conv2d(x: Array, kernel: Array) -> Array:
-    """conv2d of x [B, H, W, C], each pixel doubled along both axes, with kernel [3, 3, C, features].
+    """conv2d of x [B, H, W, C], its pixels doubled on both axes, with kernel [3, 3, C, features].
 
     Neighbouring pixels of the doubled image are equal, so the taps that meet equal pixels are added
     first: each of the four phases of the result [B, 2 H, 2 W, features] is a convolution of x
@@ -51,7 +56,7 @@ def upsample_conv2d(x: Array, kernel: Array) -> Array:
 
 
 def _paired(kernel: Array, axis: int) -> tuple[Array, Array]:
-    """The two taps that an even and an odd pixel of the doubled image have for x, [2] on an axis."""
+    """Two taps on x, for the even pixels of the doubled image and for the odd ones."""
     a, b, c = jnp.split(kernel, 3, axis)
     return jnp.concatenate([a, b + c], axis), jnp.concatenate([a + b, c], axis)
 
@@ -84,11 +89,47 @@ def _as_given(x: Array, kernel: Array, *, axes: lax.ConvDimensionNumbers, **wind
     return lax.conv_general_dilated(x, kernel, dimension_numbers=axes, **window)
 
 
-def _rearranged(x: Array, kernel: Array, *, axes: lax.ConvDimensionNumbers, **window: Any) -> Array:
+def _on_cpu(x: Array, kernel: Array, *, axes: lax.ConvDimensionNumbers, **window: Any) -> Array:
     (b, f, h, w), (o, i, kh, kw), (yb, yf, yh, yw) = axes
     x, kernel = jnp.transpose(x, (b, h, w, f)), jnp.transpose(kernel, (kh, kw, i, o))
-    y = lax.conv_general_dilated(x, kernel, dimension_numbers=NHWC, **window)
+    convolve = _by_winograd if _suits_winograd(x, kernel, **window) else _directly
+    y = convolve(x, kernel, **window)
     return jnp.moveaxis(y, (0, 1, 2, 3), (yb, yh, yw, yf))
+
+
+def _directly(x: Array, kernel: Array, **window: Any) -> Array:
+    return lax.conv_general_dilated(x, kernel, dimension_numbers=NHWC, **window)
+
+
+def _by_winograd(x: Array, kernel: Array, *, padding: Padding, **window: Any) -> Array:
+    rows, columns = padding
+    convolve = partial(_directly, padding=(rows, (0, 0)), **window)
+    return winograd.convolve_rows(x, kernel, columns, convolve)
+
+
+def _suits_winograd(
+    x: Array,
+    kernel: Array,
+    *,
+    window_strides: tuple[int, int],
+    padding: Padding,
+    lhs_dilation: tuple[int, int],
+    rhs_dilation: tuple[int, int],
+) -> bool:
+    height, width = x.shape[1:3]
+    return (
+        x.dtype == jnp.float32
+        and kernel.shape[:2] == (3, 3)
+        and window_strides == lhs_dilation == rhs_dilation == (1, 1)
+        and (width + sum(padding[1]) - 2) % 4 == 0
+        # On less, the sums before and after cost more than the products that they save.
+        and min(kernel.shape[2:]) >= 64
+        and min(height, width) >= 8
+    )
+
+
+# With n, k and m the dilated extents of x, kernel and y along an axis, m = n + low + high - k + 1.
+# The paddings of the transposed convolutions follow by counting.
 
 
 def _transpose_x(
@@ -97,25 +138,21 @@ def _transpose_x(
     kernel: Array,
     *,
     window_strides: tuple[int, int],
-    padding: tuple[tuple[int, int], ...],
+    padding: Padding,
     lhs_dilation: tuple[int, int],
     rhs_dilation: tuple[int, int],
     axes: lax.ConvDimensionNumbers,
 ) -> Array:
     """x from y: the convolution with the kernel reversed, its strides and dilations exchanged."""
     x_axes, (o, i, *sizes), y_axes = axes
-    reach = _extents(kernel, sizes, rhs_dilation)
-    spans = zip(_extents(x.aval, x_axes[2:], lhs_dilation), reach, strict=True)
-    before = [r - 1 - low for r, (low, _) in zip(reach, padding, strict=True)]
-    total = [
-        n + r - 1 - m
-        for (n, r), m in zip(spans, _extents(y, y_axes[2:], window_strides), strict=True)
-    ]
+    n = _extents(x.aval.shape, x_axes[2:], lhs_dilation)
+    k = _extents(kernel.shape, sizes, rhs_dilation)
+    m = _extents(y.shape, y_axes[2:], window_strides)
     return conv_p.bind(
         y,
         jnp.flip(kernel, sizes),
         window_strides=lhs_dilation,
-        padding=tuple((low, t - low) for low, t in zip(before, total, strict=True)),
+        padding=_padding(k - 1 - np.array(padding)[:, 0], n + k - m - 1),
         lhs_dilation=window_strides,
         rhs_dilation=rhs_dilation,
         axes=lax.ConvDimensionNumbers(y_axes, (i, o, *sizes), x_axes),
@@ -128,36 +165,34 @@ def _transpose_kernel(
     kernel: Any,
     *,
     window_strides: tuple[int, int],
-    padding: tuple[tuple[int, int], ...],
+    padding: Padding,
     lhs_dilation: tuple[int, int],
     rhs_dilation: tuple[int, int],
     axes: lax.ConvDimensionNumbers,
 ) -> Array:
     """kernel from y: the convolution of x with y, in which the batch is what is summed over."""
     (b, f, *x_sizes), (o, i, *sizes), (yb, yf, *y_sizes) = axes
-    total = [
-        m + r - n - 1
-        for m, r, n in zip(
-            _extents(y, y_sizes, window_strides),
-            _extents(kernel.aval, sizes, rhs_dilation),
-            _extents(x, x_sizes, lhs_dilation),
-            strict=True,
-        )
-    ]
+    n = _extents(x.shape, x_sizes, lhs_dilation)
+    k = _extents(kernel.aval.shape, sizes, rhs_dilation)
+    m = _extents(y.shape, y_sizes, window_strides)
     return conv_p.bind(
         x,
         y,
         window_strides=rhs_dilation,
-        padding=tuple((low, t - low) for (low, _), t in zip(padding, total, strict=True)),
+        padding=_padding(np.array(padding)[:, 0], m + k - n - 1),
         lhs_dilation=lhs_dilation,
         rhs_dilation=window_strides,
         axes=lax.ConvDimensionNumbers((f, b, *x_sizes), (yf, yb, *y_sizes), (i, o, *sizes)),
     )
 
 
-def _extents(x: Any, sizes: Sequence[int], dilation: Sequence[int]) -> list[int]:
-    """The sizes of x with dilation - 1 zeros between its pixels."""
-    return [(x.shape[axis] - 1) * d + 1 for axis, d in zip(sizes, dilation, strict=True)]
+def _extents(shape: Sequence[int], sizes: Sequence[int], dilation: Sequence[int]) -> np.ndarray:
+    """The sizes with dilation - 1 zeros between neighbours."""
+    return (np.array([shape[axis] for axis in sizes]) - 1) * dilation + 1
+
+
+def _padding(low: np.ndarray, total: np.ndarray) -> Padding:
+    return tuple(zip(low.tolist(), (total - low).tolist(), strict=True))
 
 
 def _batched(args: Sequence[Array], mapped: Sequence[Any], **params: Any) -> tuple[Array, int]:
@@ -173,6 +208,6 @@ PARAMETERS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "axes
 conv_p.def_impl(jax.jit(conv_p.bind, static_argnames=PARAMETERS))
 conv_p.def_abstract_eval(_abstract)
 mlir.register_lowering(conv_p, mlir.lower_fun(_as_given, multiple_results=False))
-mlir.register_lowering(conv_p, mlir.lower_fun(_rearranged, multiple_results=False), platform="cpu")
+mlir.register_lowering(conv_p, mlir.lower_fun(_on_cpu, multiple_results=False), platform="cpu")
 ad.defbilinear(conv_p, _transpose_x, _transpose_kernel)
 batching.primitive_batchers[conv_p] = _batched
