@@ -49,8 +49,8 @@ class Span(NamedTuple):
     """The step from t to s as equations (1) and (2) see it.
 
     h is its length in lambda, z = -h for x0 and h for eps, and scale is alpha_s or -sigma_s; rate
-    is 1 / h. A step from alpha_t = 0, where lambda is infinite, has rate 0, and h = 1 in place of
-    infinity: no polynomial spans it, and what multiplies h there is zero.
+    is 1 / h. No polynomial spans a step from alpha_t = 0, where lambda is infinite: its scale and
+    rate are 0, which leaves exponential Euler, and h is 1 in place of infinity.
     """
 
     h: Array
@@ -65,11 +65,13 @@ class Span(NamedTuple):
         h = jnp.where(finite, h, 1.0)
         rate = jnp.where(finite, 1.0 / h, 0.0)
         z, scale = (-h, sde.alpha(s)) if view == "x0" else (h, -sde.sigma(s))
-        return cls(h, z, scale, rate)
+        return cls(h, z, jnp.where(finite, scale, 0.0), rate)
 
 
 def between(sde: SDE, t: Array, s: Array, part: float) -> Array:
     """The time at which lambda has gone the given part of the way from t to s."""
+    if part == 1.0:
+        return s
     # As a mean of both ends, which is t itself where lambda_t is infinite.
     return sde.t_of_log_snr((1.0 - part) * sde.log_snr(t) + part * sde.log_snr(s))
 

@@ -83,13 +83,10 @@ class UniPC(Solver):
     def _corrector_weight(self, past: Past, span: Span, half: Array) -> Array:
         """h times the integral of the polynomial that is 1 at the end and 0 at the times known."""
         if self.p == 1:
-            weight = half
-        else:
-            q = span.h * past.rates[0]
-            # 1 / (r0 + r1) in the paper's r, 0 where that time is not known
-            q2 = q * past.share if self.p == 3 else 0.0
-            integral = phi(2, span.z) + 2.0 * (q + q2) * phi(3, span.z)
-            integral = integral + 6.0 * q * q2 * phi(4, span.z)
-            weight = span.h * integral / ((1.0 + q) * (1.0 + q2))
-            weight = jnp.where(q == 0.0, half, weight)
-        return jnp.where(span.rate > 0.0, weight, 0.0)
+            return half
+        q = span.h * past.rates[0]
+        # 1 / (r0 + r1) with the paper's r, and 0 where that time is not known
+        q2 = q * past.share if self.p == 3 else 0.0
+        integral = phi(2, span.z) + 2.0 * (q + q2) * phi(3, span.z)
+        integral = integral + 6.0 * q * q2 * phi(4, span.z)
+        return jnp.where(q == 0.0, half, span.h * integral / ((1.0 + q) * (1.0 + q2)))
