@@ -1,6 +1,7 @@
 """Time grids: n + 1 decreasing times for n steps, from t_max (noise) to t_min (data).
 
-Every grid is an array, so it can be traced, differentiated, or written by hand.
+Every grid is an array, so it can be traced, differentiated, or written by hand. Those of a
+discrete chain, `leading` and `trailing`, stop short of one end.
 """
 
 from collections.abc import Callable
@@ -61,11 +62,71 @@ def karras(sde: SDE, steps: int, rho: float = 7.0) -> Array:
     return _between(sde, u, sde.t_of_log_snr(-rho * jnp.log(high + u * (low - high))))
 
 
+def cosine(sde: SDE, steps: int) -> Array:
+    """arctan(sigma_i / alpha_i) uniform: the steps that a cosine schedule takes.
+
+    Nichol & Dhariwal 2021; Salimans & Ho 2022, whose angle phi it is. Defined where alpha = 0 too.
+    """
+    u = _unit(steps)
+    high, low = (jnp.arctan(jnp.exp(-sde.log_snr(t))) for t in (sde.t_max, sde.t_min))
+    angle = high + u * (low - high)
+    return _between(sde, u, sde.t_of_log_snr(-jnp.log(jnp.tan(angle))))
+
+
+def beta(sde: SDE, steps: int, a: float = 0.6, b: float = 0.6) -> Array:
+    """t_i at uniform quantiles of the beta distribution over [t_min, t_max]; dense at both ends.
+
+    Lee et al. 2024 (Beta Sampling), whose values of a and b these are.
+    """
+    u = _unit(steps)
+
+    def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = bracket
+        middle = 0.5 * (low + high)
+        below = jax.scipy.special.betainc(a, b, middle) < 1.0 - u
+        return jnp.where(below, middle, low), jnp.where(below, high, middle)
+
+    low, high = jax.lax.fori_loop(0, 40, halve, (jnp.zeros_like(u), jnp.ones_like(u)))
+    return _between(sde, u, sde.t_min + 0.5 * (low + high) * (sde.t_max - sde.t_min))
+
+
+def leading(sde: SDE, steps: int, num_scales: int = 1000) -> Array:
+    """The times k (N // (n + 1)), k = n, ..., 0, of a chain of N = num_scales times, as DDIM's.
+
+    Made for models trained on the chain, and for `denoise_last`, which is the (n + 1)-th step.
+    Starts below t_max, for which Lin et al. 2024, table 2, prefer `trailing`; what they call
+    linspace is `uniform`.
+    """
+    return _of_chain(sde, jnp.arange(steps, -1, -1) * (num_scales // _times(steps)), num_scales)
+
+
+def trailing(sde: SDE, steps: int, num_scales: int = 1000) -> Array:
+    """The times round(N - k N / (n + 1)) - 1, k = 0, ..., n, of a chain of N = num_scales times.
+
+    Made for models trained on the chain, and for `denoise_last`, which is the (n + 1)-th step.
+    Starts at t_max and ends a step above t = 0. Lin et al. 2024, table 2.
+    """
+    left = num_scales - jnp.arange(steps + 1) * (num_scales / _times(steps))
+    return _of_chain(sde, jnp.round(left) - 1, num_scales)
+
+
+def _times(steps: int) -> int:
+    return len(_unit(steps))
+
+
+def _of_chain(sde: SDE, index: Array, num_scales: int) -> Array:
+    return jnp.maximum(index * (sde.t_max / (num_scales - 1)), sde.t_min)
+
+
 GRIDS: dict[str, Callable[..., Array]] = {
     "uniform": uniform,
     "quadratic": quadratic,
     "log_snr": log_snr,
     "karras": karras,
+    "cosine": cosine,
+    "beta": beta,
+    "leading": leading,
+    "trailing": trailing,
 }
 
 

@@ -11,8 +11,10 @@ from sde_diffusion.sdes import KINDS
 
 FINITE = {name: kind() if name != "flow" else sd.Flow(t_max=0.999) for name, kind in KINDS.items()}
 
+CHAIN = {"leading", "trailing"}
 
-@pytest.mark.parametrize("grid", grids.GRIDS)
+
+@pytest.mark.parametrize("grid", [name for name in grids.GRIDS if name not in CHAIN])
 @pytest.mark.parametrize("name", FINITE)
 def test_falls_from_t_max_to_t_min_exactly(name, grid):
     sde = FINITE[name]
@@ -41,6 +43,29 @@ def test_quadratic_is_uniform_in_the_root():
     np.testing.assert_allclose(steps, steps.mean(), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["vp", "edm", "flow"])
+def test_cosine_is_uniform_in_the_angle(name):
+    sde = KINDS[name]()
+    times = grids.cosine(sde, 10)
+    steps = np.diff(np.arctan2(sde.sigma(times), sde.alpha(times)))
+    np.testing.assert_allclose(steps, steps.mean(), rtol=2e-3)
+
+
+def test_beta_is_uniform_in_its_quantiles():
+    # 1/2, 1/2 is the arcsine distribution, whose quantiles are sin^2(pi u / 2)
+    expected = np.sin(0.5 * np.pi * np.linspace(1.0, 0.0, 11)) ** 2
+    made = grids.beta(sd.VP(t_min=0.0), 10, a=0.5, b=0.5)
+    np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
+def test_spacings_of_a_chain_are_those_of_their_table():
+    # Lin et al. 2024, table 2, ten of a thousand steps, which they count from 1
+    leading, trailing = grids.leading(sd.VP(), 9), grids.trailing(sd.VP(), 9)
+    np.testing.assert_allclose(leading[:-1] * 999 + 1, np.arange(901, 1, -100), rtol=1e-5)
+    np.testing.assert_allclose(trailing * 999 + 1, np.arange(1000, 0, -100), rtol=1e-5)
+    assert leading[-1] == np.float32(sd.VP().t_min)
+
+
 def test_can_be_traced():
     slope = jax.grad(lambda t_max: jnp.sum(grids.uniform(sd.VP(t_max=t_max), 4)))(1.0)
     np.testing.assert_allclose(slope, 0.0 + 0.25 + 0.5 + 0.75 + 1.0)
@@ -51,9 +76,10 @@ def test_an_unknown_name_lists_the_choices():
         grids.named("karas", sd.VP(), 10)
 
 
-def test_no_steps_is_an_error():
+@pytest.mark.parametrize("grid", grids.GRIDS)
+def test_no_steps_is_an_error(grid):
     with pytest.raises(ValueError, match="at least 1 step, got 0"):
-        grids.uniform(sd.VP(), 0)
+        grids.named(grid, sd.VP(), 0)
 
 
 @pytest.mark.parametrize("grid", ["log_snr", "karras"])
