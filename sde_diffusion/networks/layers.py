@@ -10,7 +10,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jax import lax
+
+from sde_diffusion.networks.conv import conv2d
 
 Array = jax.Array
 
@@ -25,13 +26,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def default_init(scale: float = 1.0) -> nn.initializers.Initializer:
     """DDPM's initialization; scale 0 means nearly zero, so that gradients still flow."""
     return nn.initializers.variance_scaling(max(scale, 1e-10), "fan_avg", "uniform")
-
-
-def conv2d(x: Array, kernel: Array, stride: int = 1, padding: str = "SAME") -> Array:
-    """Correlation of x [B, H, W, C] with kernel [k, k, C, features]."""
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
 
 
 class Conv(nn.Module):
