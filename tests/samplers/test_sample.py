@@ -19,6 +19,18 @@ SOLVERS = [make() for make in samplers.SOLVERS.values()]
 SOLVERS += [CORRECTED, samplers.Heun(churn=0.1), samplers.DDIM(eta=1.0), samplers.Langevin()]
 FIXED = [solver for solver in SOLVERS if not isinstance(solver, samplers.BlackBox)]
 
+# Backward passes and eight devices compile for long: one solver for each mechanism.
+ONE_OF_A_KIND = [
+    samplers.DDIM(),
+    samplers.Heun(churn=0.1),
+    samplers.RK4(),
+    samplers.RES2S(),
+    samplers.DPMSolverPP2M(),
+    samplers.UniPC(),
+    samplers.EulerMaruyama(),
+    CORRECTED,
+]
+
 
 def ids(solver):
     return type(solver).__name__ + ("-noisy" if solver.stochastic else "")
@@ -93,29 +105,33 @@ class TestEveryFixedGridSolver:
         assert int(draw(solver, steps=8).nfe) == 8 * solver.evaluations + 1
         assert int(draw(solver, steps=8, denoise_last=False).nfe) == 8 * solver.evaluations
 
-    def test_on_eight_devices(self, solver):
-        mesh = jax.make_mesh((8,), ("data",))
-        sharding = NamedSharding(mesh, PartitionSpec("data"))
-        sampled = jax.jit(lambda: draw(solver, batch=16).x, out_shardings=sharding)()
-        assert len(sampled.sharding.device_set) == 8
-        np.testing.assert_allclose(sampled, draw(solver, batch=16).x, rtol=2e-5, atol=2e-5)
-
-    def test_gradient_with_respect_to_the_model_with_and_without_remat(self, solver):
-        def spread(std, remat=False):
-            exact = sd.analytic.Gaussian.of(jnp.zeros(2), std**2 * jnp.ones(2))
-            x = draw(solver, model=exact.model(SDE), batch=4, remat=remat).x
-            return jnp.sum(x**2)
-
-        step = 1e-2
-        difference = (spread(0.5 + step) - spread(0.5 - step)) / (2 * step)
-        slope = jax.grad(spread)(0.5)
-        np.testing.assert_allclose(slope, difference, rtol=2e-2)
-        np.testing.assert_allclose(jax.grad(partial(spread, remat=True))(0.5), slope, rtol=1e-4)
-
     def test_deterministic_ones_ignore_the_key(self, solver):
         x_init = jnp.ones((2, 2))
         ends = [draw(solver, key=k, batch=2, x_init=x_init).x for k in (0, 1)]
         assert np.allclose(*ends) != solver.stochastic
+
+
+@pytest.mark.parametrize("solver", ONE_OF_A_KIND, ids=ids)
+def test_gradient_with_respect_to_the_model_with_and_without_remat(solver):
+    def spread(std, remat=False):
+        exact = sd.analytic.Gaussian.of(jnp.zeros(2), std**2 * jnp.ones(2))
+        x = draw(solver, model=exact.model(SDE), batch=4, remat=remat).x
+        return jnp.sum(x**2)
+
+    step = 1e-2
+    difference = (spread(0.5 + step) - spread(0.5 - step)) / (2 * step)
+    slope = jax.grad(spread)(0.5)
+    np.testing.assert_allclose(slope, difference, rtol=2e-2)
+    np.testing.assert_allclose(jax.grad(partial(spread, remat=True))(0.5), slope, rtol=1e-4)
+
+
+@pytest.mark.parametrize("solver", ONE_OF_A_KIND, ids=ids)
+def test_on_eight_devices(solver):
+    mesh = jax.make_mesh((8,), ("data",))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    sampled = jax.jit(lambda: draw(solver, batch=16).x, out_shardings=sharding)()
+    assert len(sampled.sharding.device_set) == 8
+    np.testing.assert_allclose(sampled, draw(solver, batch=16).x, rtol=2e-5, atol=2e-5)
 
 
 def test_starts_from_the_noise_of_the_first_time_of_the_grid():
