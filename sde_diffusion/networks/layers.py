@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sde_diffusion.networks.conv import conv2d
+from sde_diffusion.networks.conv import conv2d, upsample_conv2d
 
 Array = jax.Array
 
@@ -44,8 +44,17 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param(self.kernel_name, default_init(self.init_scale), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = conv2d(x, kernel.astype(x.dtype), self.stride, self.padding)
-        return y + bias.astype(x.dtype)
+        return self.convolve(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+
+    def convolve(self, x: Array, kernel: Array) -> Array:
+        return conv2d(x, kernel, self.stride, self.padding)
+
+
+class UpsampleConv(Conv):
+    """Conv, of kernel size 3, of the image with its pixels doubled: [B, 2 H, 2 W, features]."""
+
+    def convolve(self, x: Array, kernel: Array) -> Array:
+        return upsample_conv2d(x, kernel)
 
 
 class NIN(nn.Module):

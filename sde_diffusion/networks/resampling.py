@@ -19,7 +19,7 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
-from sde_diffusion.networks.layers import Array, Conv
+from sde_diffusion.networks.layers import Array, Conv, UpsampleConv
 
 Kernel = tuple[int | float, ...]
 
@@ -115,7 +115,7 @@ class Upsample(nn.Module):
         if not self.with_conv:
             return upsample(x, self.fir_kernel or BOX)
         if self.fir_kernel is None:
-            return Conv(self.features)(upsample(x))
+            return UpsampleConv(self.features, name="Conv_0")(x)
         return Conv2d(self.features, padding="VALID")(upsample(x, self.fir_kernel, margin=1))
 
 
