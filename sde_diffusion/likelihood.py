@@ -122,7 +122,7 @@ def log_likelihood(
     does not start at t_max where no prior is given, or x that is not floating point.
 
         grid = grids.log_snr(sde, 100)
-        log_likelihood(key, model, sde, x, solver=Heun(), grid=grid, divergence=Exact()).log_prob
+        log_likelihood(key, model, sde, x, solver=RK4(), grid=grid, divergence=Exact()).log_prob
     """
     x, grid = jnp.asarray(x), jnp.asarray(grid)
     _check(solver, grid, x)
