@@ -16,6 +16,7 @@ ALLOWED = {
     "analytic": CORE | {"analytic"},
     "samplers": CORE | {"samplers"},
     "likelihood": CORE | {"samplers"},
+    "comparison": CORE | {"analytic", "samplers", "metrics", "comparison"},
     "networks": {"choices", "networks"},
     "data": {"choices", "sdes", "data"},
     "metrics": {"data", "metrics"},

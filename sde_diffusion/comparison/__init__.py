@@ -1,0 +1,1 @@
+"""Comparing solvers: problems, errors taken apart, and the report."""

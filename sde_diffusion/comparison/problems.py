@@ -1,0 +1,86 @@
+"""Problems that solvers are compared on: an SDE, a model, and samples of the data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+import jax.numpy as jnp
+import numpy as np
+
+from sde_diffusion.analytic import Gaussian, GaussianMixture
+from sde_diffusion.choices import choose
+from sde_diffusion.prediction import Prediction
+from sde_diffusion.sdes import EDM, SDE, Array, Time
+
+
+class Distribution(Protocol):
+    """A distribution of `sde_diffusion.analytic`, known exactly at every t."""
+
+    @property
+    def event(self) -> tuple[int, ...]: ...
+    def sample(self, key: Array, num: int) -> Array: ...
+    def log_prob(self, sde: SDE, x: Array, t: Time) -> Array: ...
+    def model(self, sde: SDE) -> Callable[..., Prediction]: ...
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """What solvers are given, and what is known of the truth.
+
+    `model(x, t)` is what they evaluate, `data(key, num)` gives samples [num, *event] of what they
+    should end at. `exact` is the data's distribution where it is known: then the error of a
+    network is told from that of stopping early, and densities are compared. `conditions(rows)`
+    gives what the model is conditioned on for samples number rows [B], for `with_condition`.
+
+        Problem("mine", sde, sde_diffusion.from_eps(sde, network), (2,), lambda key, num: x[:num])
+    """
+
+    name: str
+    sde: SDE
+    model: Callable[..., Prediction]
+    event: tuple[int, ...]
+    data: Callable[[Array, int], Array]
+    exact: Distribution | None = None
+    conditions: Callable[[np.ndarray], Mapping[str, Array]] | None = None
+
+    def log_prob(self, x: Array) -> Array:
+        """log p_0(x) in nats, [B]; ValueError where the data's distribution is not known."""
+        if self.exact is None:
+            raise ValueError(f"problem {self.name!r} has no exact density")
+        # EDM at t = 0 is the data itself, alpha = 1 and sigma = 0.
+        return self.exact.log_prob(EDM(), x, 0.0)
+
+
+def exact_problem(name: str, exact: Distribution, sde: SDE) -> Problem:
+    """The problem whose model is the exact one of a distribution."""
+    return Problem(name, sde, exact.model(sde), exact.event, exact.sample, exact)
+
+
+def gaussian() -> Gaussian:
+    """A correlated Gaussian in the plane, whose flow is linear."""
+    return Gaussian.of(jnp.array([0.5, -0.3]), jnp.array([[0.3, 0.2], [0.2, 0.25]]))
+
+
+def mixture2d() -> GaussianMixture:
+    """25 Gaussians of standard deviation 0.05 on a 5 x 5 grid of spacing 0.5 in the plane."""
+    row, column = np.divmod(np.arange(25), 5)
+    return GaussianMixture.of(0.5 * (np.stack([column, row], axis=-1) - 2.0), 0.05)
+
+
+def mixture64d() -> GaussianMixture:
+    """10 Gaussians of standard deviation 0.2 in 64 dimensions, with means 0.6 N(0, I)."""
+    return GaussianMixture.of(0.6 * np.random.default_rng(0).standard_normal((10, 64)), 0.2)
+
+
+PROBLEMS: dict[str, Callable[[], Distribution]] = {
+    "gaussian": gaussian,
+    "mixture2d": mixture2d,
+    "mixture64d": mixture64d,
+}
+
+
+def named(name: str, sde: SDE) -> Problem:
+    """The exact problem of that name under an SDE; ValueError lists the choices."""
+    return exact_problem(name, choose("problem", name, PROBLEMS)(), sde)
