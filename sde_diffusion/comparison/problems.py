@@ -66,12 +66,13 @@ def gaussian() -> Gaussian:
 def mixture2d() -> GaussianMixture:
     """25 Gaussians of standard deviation 0.05 on a 5 x 5 grid of spacing 0.5 in the plane."""
     row, column = np.divmod(np.arange(25), 5)
-    return GaussianMixture.of(0.5 * (np.stack([column, row], axis=-1) - 2.0), 0.05)
+    return GaussianMixture.of(jnp.asarray(0.5 * (np.stack([column, row], axis=-1) - 2.0)), 0.05)
 
 
 def mixture64d() -> GaussianMixture:
     """10 Gaussians of standard deviation 0.2 in 64 dimensions, with means 0.6 N(0, I)."""
-    return GaussianMixture.of(0.6 * np.random.default_rng(0).standard_normal((10, 64)), 0.2)
+    means = 0.6 * np.random.default_rng(0).standard_normal((10, 64))
+    return GaussianMixture.of(jnp.asarray(means), 0.2)
 
 
 PROBLEMS: dict[str, Callable[[], Distribution]] = {

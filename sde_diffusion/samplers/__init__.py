@@ -10,7 +10,7 @@ from sde_diffusion.samplers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from sde_diffusion.samplers.heun import Heun
 from sde_diffusion.samplers.multistep import DEIS, DPMSolverPP2M, DPMSolverPP3M
 from sde_diffusion.samplers.runge_kutta import RK4, Midpoint
-from sde_diffusion.samplers.sample import Samples, sample
+from sde_diffusion.samplers.sample import Samples, check, sample
 from sde_diffusion.samplers.singlestep import RES2S, RES3S, DPMSolver2S, DPMSolver3S, DPMSolverPP2S
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.samplers.unipc import UniPC
@@ -75,6 +75,7 @@ __all__ = [
     "Solver",
     "State",
     "UniPC",
+    "check",
     "named",
     "sample",
 ]

@@ -60,7 +60,7 @@ def sample(
     grid = jnp.asarray(grid)
     if x_init is not None and tuple(x_init.shape) != tuple(shape):
         raise ValueError(f"x_init has shape {tuple(x_init.shape)}, but shape is {tuple(shape)}")
-    _check(solver, sde, grid)
+    check(solver, sde, grid)
     # A plain function is its own structure: the same one does not retrace.
     model = model if isinstance(model, Partial) else Partial(model)
     keys = noise.sample_keys(key, shape[0], first)
@@ -114,7 +114,8 @@ def _sample(
     return Samples(x, nfe, xs)
 
 
-def _check(solver: Solver, sde: SDE, grid: Array) -> None:
+def check(solver: Solver, sde: SDE, grid: Array) -> None:
+    """ValueError unless the grid decreases and the solver can start on it under this SDE."""
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"grid must hold at least two times, got shape {grid.shape}")
     leaves = jax.tree.leaves((grid, sde))

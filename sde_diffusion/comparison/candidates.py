@@ -1,0 +1,134 @@
+"""What is compared: a solver with its grid, and the steps it can make with so many evaluations."""
+
+import ast
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sde_diffusion import grids, samplers
+from sde_diffusion.choices import require_known
+from sde_diffusion.samplers import Solver
+from sde_diffusion.sdes import SDE, Array
+
+# Where an adaptive solver is asked for, it runs at each of these tolerances.
+TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A solver on a grid of times, given at most `budget` evaluations, or a tolerance."""
+
+    label: str
+    solver: Solver
+    grid_name: str
+    grid: tuple[float, ...]
+    budget: int | None
+
+    @property
+    def steps(self) -> int:
+        return len(self.grid) - 1
+
+    @property
+    def times(self) -> Array:
+        return jnp.asarray(np.asarray(self.grid))
+
+
+def parse(text: str) -> tuple[str, Solver]:
+    """(label, solver) of "heun" or "ddim(eta=0.5)"; ValueError lists the choices.
+
+    Read as a name and literal values: nothing is executed.
+    """
+    try:
+        node: Any = ast.parse(text.strip(), mode="eval").body
+        call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+        if call.args or not isinstance(call.func, ast.Name):
+            raise ValueError
+        name = call.func.id
+        fields = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, ValueError):
+        raise ValueError(
+            f"a solver is written as name or name(field=value, ...), got {text!r}"
+        ) from None
+    return text.strip().replace(" ", ""), samplers.named(name, **fields)
+
+
+def split(text: str) -> list[str]:
+    """The parts of "a,b(c=1,d=2),e" between commas outside parentheses."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return [part.strip() for part in parts if part.strip()]
+
+
+def is_adaptive(solver: Solver) -> bool:
+    """Whether the solver chooses its own steps, by a tolerance."""
+    return hasattr(solver, "rtol")
+
+
+def least_evaluations(solver: Solver) -> int:
+    """Evaluations of one step, and the one that denoises."""
+    return solver.evaluations + 1
+
+
+def candidates(
+    solvers: str | Iterable[str | Solver],
+    nfe: Sequence[int],
+    grid_names: Sequence[str],
+    sde: SDE,
+) -> list[Candidate]:
+    """Every solver with every grid at every budget; "all" solvers leaves out budgets too small.
+
+    An adaptive solver, which finds its own grid, runs once for each of TOLERANCES instead.
+
+    Raises ValueError for an unknown solver or grid, a grid or a solver that does not fit the SDE,
+    and, unless all solvers are compared, a budget that is less than a solver needs.
+    """
+    if not nfe or min(nfe) < 2:
+        raise ValueError(f"nfe needs numbers of at least 2, a step and denoising, got {nfe}")
+    for name in grid_names:
+        require_known("grid", name, grids.GRIDS)
+    everything = solvers == "all"
+    if isinstance(solvers, str):
+        solvers = list(samplers.SOLVERS) if everything else split(solvers)
+    made = []
+    for item in solvers:
+        label, solver = parse(item) if isinstance(item, str) else (repr(item), item)
+        if is_adaptive(solver):
+            made += _adaptive(label, solver, sde)
+            continue
+        for budget in nfe:
+            steps = (budget - 1) // solver.evaluations
+            if steps < 1:
+                if everything:
+                    continue
+                raise ValueError(
+                    f"solver {label!r} needs at least {least_evaluations(solver)} evaluations, "
+                    f"one of them to denoise, got nfe={budget}"
+                )
+            for name in grid_names:
+                times = tuple(np.asarray(grids.named(name, sde, steps), float).tolist())
+                made.append(Candidate(label, solver, name, times, budget))
+    for candidate in made:
+        samplers.check(candidate.solver, sde, candidate.times)
+    return made
+
+
+def _adaptive(label: str, solver: Solver, sde: SDE) -> list[Candidate]:
+    ends = (float(sde.t_max), float(sde.t_min))
+    return [
+        Candidate(
+            f"{label}[{tolerance:g}]",
+            dataclasses.replace(solver, rtol=tolerance, atol=tolerance),  # type: ignore[type-var]
+            "own",
+            ends,
+            None,
+        )
+        for tolerance in TOLERANCES
+    ]
