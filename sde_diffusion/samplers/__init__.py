@@ -8,7 +8,7 @@ from sde_diffusion.samplers.blackbox import BlackBox
 from sde_diffusion.samplers.corrector import AnnealedLangevin, Langevin, PredictorCorrector
 from sde_diffusion.samplers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from sde_diffusion.samplers.heun import Heun
-from sde_diffusion.samplers.multistep import DEIS, DPMSolverPP2M, DPMSolverPP3M
+from sde_diffusion.samplers.multistep import DEIS, IPNDM, DPMSolverPP2M, DPMSolverPP3M
 from sde_diffusion.samplers.runge_kutta import RK4, Midpoint
 from sde_diffusion.samplers.sample import Samples, check, sample
 from sde_diffusion.samplers.singlestep import RES2S, RES3S, DPMSolver2S, DPMSolver3S, DPMSolverPP2S
@@ -30,6 +30,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "dpmpp_2m": DPMSolverPP2M,
     "dpmpp_3m": DPMSolverPP3M,
     "deis": DEIS,
+    "ipndm": IPNDM,
     "unipc": UniPC,
     "res_2s": RES2S,
     "res_3s": RES3S,
@@ -51,6 +52,7 @@ __all__ = [
     "CORRECTORS",
     "DDIM",
     "DEIS",
+    "IPNDM",
     "RES2S",
     "RES3S",
     "RK4",

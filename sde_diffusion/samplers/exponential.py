@@ -61,11 +61,25 @@ class Span(NamedTuple):
     @classmethod
     def of(cls, view: str, sde: SDE, t: Array, s: Array) -> "Span":
         h = sde.log_snr(s) - sde.log_snr(t)
+        if view == "x0":
+            return cls._spanning(h, -1.0, sde.alpha(s))
+        return cls._spanning(h, 1.0, -sde.sigma(s))
+
+    @classmethod
+    def of_ratio(cls, sde: SDE, t: Array, s: Array) -> "Span":
+        """The step in rho = sigma / alpha, with z = 0.
+
+        x_s = alpha_s / alpha_t x_t - alpha_s h int eps(u) du,   h = rho_t - rho_s.
+        """
+        h = jnp.exp(-sde.log_snr(t)) - jnp.exp(-sde.log_snr(s))
+        return cls._spanning(h, 0.0, -sde.alpha(s))
+
+    @classmethod
+    def _spanning(cls, h: Array, growth: float, scale: Array) -> "Span":
         finite = jnp.isfinite(h)
         h = jnp.where(finite, h, 1.0)
         rate = jnp.where(finite, 1.0 / h, 0.0)
-        z, scale = (-h, sde.alpha(s)) if view == "x0" else (h, -sde.sigma(s))
-        return cls(h, z, jnp.where(finite, scale, 0.0), rate)
+        return cls(h, growth * h, jnp.where(finite, scale, 0.0), rate)
 
 
 def between(sde: SDE, t: Array, s: Array, part: float) -> Array:

@@ -152,6 +152,31 @@ def test_a_polynomial_in_lambda_is_integrated_exactly(solver, view, degree):
     np.testing.assert_allclose(made[2], expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("order", "constants"), [(2, [3, -1]), (3, [23, -16, 5]), (4, [55, -59, 37, -9])]
+)
+def test_ipndm_has_the_constants_of_its_paper_where_steps_are_equal(order, constants):
+    # in x / alpha against sigma / alpha, which for EDM are x and t
+    sde, times = sd.EDM(), [5.0, 4.0, 3.0, 2.0, 1.0]
+    solver, model = samplers.IPNDM(order=order), samplers.Model(sd.from_eps(sde, eps_of))
+    state, values = solver.init(jnp.asarray(X)), []
+    for t, s in itertools.pairwise(jnp.array(times)):
+        before, values = state.x, [eps_of(state.x, t), *values]
+        state = solver.step(None, model, sde, state, t, s)
+    slope = sum(c * value for c, value in zip(constants, values, strict=False)) / sum(constants)
+    np.testing.assert_allclose(state.x, before - slope, rtol=1e-4, atol=1e-5)
+
+
+def test_ipndm_integrates_a_cubic_in_sigma_over_alpha_exactly():
+    def cubic(x, t):
+        return jnp.broadcast_to(jnp.exp(-3.0 * SDE.log_snr(t)), x.shape)
+
+    made = run(samplers.IPNDM(), sd.from_eps(SDE, cubic), 4)
+    ratio = np.exp(-np.array(LAM))
+    added = (ratio[4] ** 4 - ratio[3] ** 4) / 4
+    np.testing.assert_allclose(made[3] / ALPHA[4], made[2] / ALPHA[3] + added, rtol=1e-4)
+
+
 def unipc(p, variant, corrector, model, steps):
     """The paper's own formulation, R rho B(h) = (k! h phi_{k+1})_k, step by step."""
     x, values, made = X, [], []
@@ -195,7 +220,7 @@ def test_unipc_solves_the_linear_system_of_its_paper(p, corrector, variant):
     np.testing.assert_allclose(made, expected, rtol=3e-4, atol=3e-5)
 
 
-HIGHER = ["dpm_2s", "dpm_3s", "dpmpp_2s", "dpmpp_3m", "deis", "unipc", "res_2s", "res_3s"]
+HIGHER = ["dpm_2s", "dpm_3s", "dpmpp_2s", "dpmpp_3m", "deis", "ipndm", "unipc", "res_2s", "res_3s"]
 
 
 @pytest.mark.parametrize("name", [*HIGHER, "midpoint", "rk4"])
@@ -223,6 +248,7 @@ def test_flow_is_sampled_from_alpha_zero(name):
     ("make", "message"),
     [
         (lambda: samplers.DEIS(order=4), "DEIS takes order 1, 2 or 3, got 4"),
+        (lambda: samplers.IPNDM(order=5), "IPNDM takes order 1, 2, 3 or 4, got 5"),
         (lambda: samplers.UniPC(p=0), "UniPC takes p 1, 2 or 3, got 0"),
         (lambda: samplers.UniPC(variant="bh3"), "choices: bh1, bh2"),
     ],
