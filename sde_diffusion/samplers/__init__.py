@@ -10,9 +10,9 @@ from sde_diffusion.samplers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from sde_diffusion.samplers.heun import Heun
 from sde_diffusion.samplers.multistep import DEIS, IPNDM, DPMSolverPP2M, DPMSolverPP3M
 from sde_diffusion.samplers.runge_kutta import RK4, Midpoint
-from sde_diffusion.samplers.sample import Samples, check, sample
+from sde_diffusion.samplers.sample import check, sample
 from sde_diffusion.samplers.singlestep import RES2S, RES3S, DPMSolver2S, DPMSolver3S, DPMSolverPP2S
-from sde_diffusion.samplers.solver import Model, Solver, State
+from sde_diffusion.samplers.solver import Model, Samples, Solver, State
 from sde_diffusion.samplers.unipc import UniPC
 
 SOLVERS: dict[str, type[Solver]] = {

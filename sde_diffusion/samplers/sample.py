@@ -1,8 +1,7 @@
-"""sample(): one lax.scan over a time grid, for every solver."""
+"""sample(): from noise to data along a time grid, by any solver."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,19 +10,8 @@ from jax.tree_util import Partial
 
 from sde_diffusion import noise
 from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers.solver import Model, Solver
+from sde_diffusion.samplers.solver import Samples, Solver
 from sde_diffusion.sdes import SDE, Array
-
-
-class Samples(NamedTuple):
-    """Samples x [B, *event]; network evaluations nfe, [] or [B]; trajectory [n + 1, B, *event].
-
-    The trajectory, where asked for, is x at the n + 1 times of the grid, before denoising.
-    """
-
-    x: Array
-    nfe: Array
-    trajectory: Array | None = None
 
 
 def sample(
@@ -95,23 +83,11 @@ def _sample(
     if x_init is None:
         x_init = sde.sigma(grid[0]) * noise.normal(noise.fold_in(keys, 0), jnp.zeros(shape))
 
-    def step(state, inputs):
-        i, t, s = inputs
-        counted = Model(model)
-        state = solver.step(noise.fold_in(keys, i), counted, sde, state, t, s)
-        return state, (counted.calls, state.x if trajectory else None)
-
-    # The key of step i is the sample's key folded with i = 1, ..., n; 0 drew the start.
-    steps = (jnp.arange(1, len(grid)), grid[:-1], grid[1:])
-    state, (calls, xs) = jax.lax.scan(
-        jax.checkpoint(step) if remat else step, solver.init(x_init), steps
-    )
-    x, nfe = state.x, jnp.sum(calls, axis=0)
+    # 0 drew the start; the steps draw on 1, 2, ...
+    made = solver.solve(keys, model, sde, x_init, grid, trajectory=trajectory, remat=remat)
     if denoise_last:
-        x, nfe = model(x, grid[-1]).x0, nfe + 1
-    if trajectory:
-        xs = jnp.concatenate([x_init[None], xs])
-    return Samples(x, nfe, xs)
+        made = made._replace(x=model(made.x, grid[-1]).x0, nfe=made.nfe + 1)
+    return made
 
 
 def check(solver: Solver, sde: SDE, grid: Array) -> None:

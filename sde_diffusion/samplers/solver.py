@@ -3,6 +3,10 @@
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
+import jax
+import jax.numpy as jnp
+
+from sde_diffusion import noise
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.sdes import SDE, Array
 
@@ -11,6 +15,17 @@ class State(NamedTuple):
     """What a one-step solver carries: the sample [B, *event]."""
 
     x: Array
+
+
+class Samples(NamedTuple):
+    """Samples x [B, *event]; network evaluations nfe, [] or [B]; trajectory [n + 1, B, *event].
+
+    The trajectory, where asked for, is x at the n + 1 times of the grid, before denoising.
+    """
+
+    x: Array
+    nfe: Array
+    trajectory: Array | None = None
 
 
 class Model:
@@ -57,3 +72,32 @@ class Solver:
     def step(self, key: Array, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
         """The state at s from the state at t; key [B] is a key for each sample, t and s are []."""
         raise NotImplementedError
+
+    def solve(
+        self,
+        keys: Array,
+        model: Callable[..., Prediction],
+        sde: SDE,
+        x: Array,
+        grid: Array,
+        *,
+        trajectory: bool = False,
+        remat: bool = False,
+    ) -> Samples:
+        """x [B, *event] carried along the times of the grid [n + 1], by one lax.scan of `step`.
+
+        The key of step i = 1, ..., n is the sample's, of keys [B], folded with i.
+        """
+
+        def step(state: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, Any]:
+            i, t, s = inputs
+            counted = Model(model)
+            state = self.step(noise.fold_in(keys, i), counted, sde, state, t, s)
+            return state, (counted.calls, state.x if trajectory else None)
+
+        steps = (jnp.arange(1, len(grid)), grid[:-1], grid[1:])
+        state, (calls, xs) = jax.lax.scan(
+            jax.checkpoint(step) if remat else step, self.init(x), steps
+        )
+        xs = jnp.concatenate([x[None], xs]) if trajectory else None
+        return Samples(state.x, jnp.sum(calls, axis=0), xs)
