@@ -20,7 +20,8 @@ ALLOWED = {
     "networks": {"choices", "networks"},
     "data": {"choices", "sdes", "data"},
     "metrics": {"data", "metrics"},
-    "training": {"choices", "training"},
+    "distributed": {"choices", "distributed"},
+    "training": {"choices", "distributed", "training"},
     "interop": {"choices", "networks", "interop"},
 }
 FILES = sorted(

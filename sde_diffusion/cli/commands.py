@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sde_diffusion import data, training
+from sde_diffusion import data, distributed, training
 from sde_diffusion.cli import build, draw, run
 from sde_diffusion.cli import config as configs
 from sde_diffusion.training import TrainState
@@ -24,6 +24,8 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     init_params, optimizer = build.init_params(config, source.x.shape[1:]), build.optimizer(config)
     loss_fn = build.loss_fn(config, scaling)
     build.solver(config), build.grid(config)
+    mesh = distributed.make_mesh(**config.mesh)
+    distributed.check_batch_size(mesh, config.training.batch_size)
     batches = data.batches(source, config.training.batch_size, config.seed)
     abstract = jax.eval_shape(init_params, jax.random.key(0))
     run.claim(workdir, config, overwrite=args.overwrite)
@@ -63,6 +65,7 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
         sample_every=config.training.sample_every,
         sample_fn=pictures if draw.has_picture(source) else None,
         learning_rate=build.learning_rate(config),
+        mesh=mesh,
     )
     training.plot_loss(workdir)
     step = int(outcome.state.step)

@@ -120,6 +120,10 @@ def default() -> ConfigDict:
                 "batch_size": 1000,
             },
             "eval": {"num": 1000, "seed": 0},
+            "mesh": {  # its sizes multiply to all the devices of all hosts; -1 for the rest
+                "data": -1,  # copies of the state
+                "fsdp": 1,  # parts that each copy is split into
+            },
         }
     )
     return config.lock()

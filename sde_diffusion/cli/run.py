@@ -37,7 +37,11 @@ def claim(workdir: Path, config: ConfigDict, *, overwrite: bool) -> None:
             else:
                 target.unlink(missing_ok=True)
     if path.exists():
-        differ = configs.differences(config, configs.from_json(path.read_text()))
+        # On whichever devices it goes on, it is the same run.
+        theirs = configs.from_json(path.read_text())
+        differ = [
+            line for line in configs.differences(config, theirs) if not line.startswith("mesh.")
+        ]
         if differ:
             raise ValueError(
                 f"workdir {workdir} belongs to another config ({'; '.join(differ)}): choose "
@@ -56,11 +60,16 @@ def claim(workdir: Path, config: ConfigDict, *, overwrite: bool) -> None:
 
 
 def read_config(workdir: Path, overrides: dict[str, str]) -> ConfigDict:
-    """The config of a run; FileNotFoundError that names the folder if there is none."""
+    """The config of a run; FileNotFoundError that names the folder if there is none.
+
+    The mesh is not the run's but the default: the devices here may be others.
+    """
     path = workdir / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"workdir {workdir} holds no run: there is no {path}")
-    return configs.override(configs.from_json(path.read_text()), overrides)
+    config = configs.from_json(path.read_text()).unlock()
+    config.mesh = configs.default().mesh
+    return configs.override(config.lock(), overrides)
 
 
 def restore_params(workdir: Path, config: ConfigDict, source: Source) -> tuple[Any, int]:

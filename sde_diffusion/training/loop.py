@@ -4,13 +4,16 @@ import itertools
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
+from sde_diffusion import distributed
 from sde_diffusion.training import checkpoint
 from sde_diffusion.training.preemption import preemption_notice
 from sde_diffusion.training.reporting import Report
@@ -72,8 +75,7 @@ def train(
     sample_every: int = 1000,
     sample_fn: Callable[[TrainState, int], None] | None = None,
     learning_rate: Callable[[int], Any] | None = None,
-    shardings: Callable[[TrainState], TrainState] | None = None,
-    place_batch: Callable[[Any], Any] = jax.device_put,
+    mesh: Mesh | None = None,
     progress: bool = True,
 ) -> Outcome:
     """Trains to `total_steps` updates, from the newest checkpoint in `workdir` if there is one.
@@ -83,8 +85,8 @@ def train(
     killing and resuming the run leave them the same bit for bit.
 
     `sample_fn(state, step)` is called every `sample_every` steps. `learning_rate(n)` is written
-    into the records. `shardings` takes the abstract state to its shardings, and `place_batch` a
-    stack of batches (leaves [K, B, ...], of this process) to the devices.
+    into the records. The state and the batches are spread over `mesh` (`distributed.make_mesh`), by
+    default the first device alone; of each batch `data` gives this process's share.
 
     Raises NonFiniteLoss, after which the last checkpoint is the last good one; OSError when the
     disk is full; CheckpointMismatch when `workdir` is of another model; DamagedCheckpoint when it
@@ -100,7 +102,14 @@ def train(
         if value < 1:
             raise ValueError(f"{name}: {value} is not at least 1")
     init_key, step_key = jax.random.split(jax.random.key(seed))
-    train_step = make_step(loss_fn, optimizer, ema_rates, accumulate=accumulate)
+    if mesh is None:
+        mesh = distributed.make_mesh(devices=jax.local_devices()[:1])
+    rule = partial(distributed.state_shardings, mesh)
+    abstract = abstract_state(init_params, optimizer, ema_rates, shardings=rule)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    train_step = make_step(
+        loss_fn, optimizer, ema_rates, accumulate=accumulate, shardings=shardings
+    )
 
     with ExitStack() as stack:
         notice = stack.enter_context(preemption_notice())
@@ -111,7 +120,6 @@ def train(
         # 1. the newest checkpoint that is whole gives the state, straight onto its devices;
         #    without a checkpoint the seed gives the parameters;
         if checkpoints.all_steps():
-            abstract = abstract_state(init_params, optimizer, ema_rates, shardings=shardings)
             state, step, position = checkpoint.restore(checkpoints, abstract)
             # 2. newer ones, which are damaged, make room for what will be written again;
             checkpoint.set_aside_newer(checkpoints, step)
@@ -119,7 +127,7 @@ def train(
             data.set_state(position)
             _say(progress, f"resuming at step {step} of {total_steps}")
         else:
-            state = init_state(init_params, optimizer, ema_rates, init_key, shardings=shardings)
+            state = init_state(init_params, optimizer, ema_rates, init_key, shardings=rule)
             step = 0
         if step >= total_steps:
             _say(progress, f"already at step {step} of {total_steps}: nothing to train")
@@ -129,7 +137,7 @@ def train(
             step,
             total_steps,
             cuts=[steps_per_call, checkpoint_every, *([sample_every] if sample_fn else [])],
-            place_batch=place_batch,
+            mesh=mesh,
         )
         call = next(calls)
         # 4. the records past the state's step are dropped.
@@ -186,7 +194,7 @@ def _calls(
     total_steps: int,
     *,
     cuts: Sequence[int],
-    place_batch: Callable[[Any], Any],
+    mesh: Mesh,
 ) -> Iterator[Call]:
     while step < total_steps:
         end = min(next_cut(step, cuts), total_steps)
@@ -194,7 +202,7 @@ def _calls(
         if len(drawn) < end - step:
             raise ValueError(f"data: it ended at step {step + len(drawn)} of {total_steps}")
         batches = jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
-        yield Call(place_batch(batches), end, data.get_state())
+        yield Call(distributed.place_batches(mesh, batches), end, data.get_state())
         step = end
 
 

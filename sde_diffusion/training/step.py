@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from sde_diffusion import distributed
 from sde_diffusion.training.ema import check_rates, rate_at, update_ema
 from sde_diffusion.training.state import TrainState
 
@@ -30,6 +31,7 @@ def make_step(
     ema_rates: Sequence[float] = (),
     *,
     accumulate: int = 1,
+    shardings: Any = None,
 ) -> StepFn:
     """step(state, key, batches) -> (state, metrics), compiled; the state's buffers are reused.
 
@@ -40,12 +42,17 @@ def make_step(
 
     With `accumulate = A` each update averages the gradients of A parts of its batch, one after the
     other: the memory of a batch A times smaller.
+
+    On a mesh `shardings` is the TrainState of its leaves' shardings, which it keeps; the metrics
+    are then on every device.
     """
     rates = check_rates(ema_rates)
     if accumulate < 1:
         raise ValueError(f"accumulate: {accumulate} is not at least 1")
 
     def mean_loss(params: Any, key: jax.Array, batch: Any) -> jax.Array:
+        if shardings is not None:
+            params = distributed.gather(params, shardings.params, shardings.step)
         return jnp.mean(loss_fn(params, key, batch))
 
     def loss_and_grads(params: Any, key: jax.Array, batch: Any) -> tuple[jax.Array, Any]:
@@ -78,7 +85,10 @@ def make_step(
         return lax.scan(lambda state, batch: update(key, state, batch), state, batches)
 
     # The batches are not donated: no output has their shape, so nothing could reuse their buffers.
-    return jax.jit(step, donate_argnums=0)
+    if shardings is None:
+        return jax.jit(step, donate_argnums=0)
+    # The number of the step is a scalar, whole on every device: so are the metrics.
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, shardings.step))
 
 
 def split_batch(batch: Any, parts: int) -> Any:

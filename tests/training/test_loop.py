@@ -6,8 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 from tiny_run import batches, loss_fn, run, same
 
 from sde_diffusion.training import NonFiniteLoss, enable_compilation_cache
@@ -184,25 +182,6 @@ def test_the_records_hold_the_mean_of_the_losses_since_the_one_before(tmp_path):
     assert losses(tmp_path / "fifth") == pytest.approx(
         {5: np.mean(each[:5]), 10: np.mean(each[5:])}
     )
-
-
-def test_a_state_and_batches_on_a_mesh_are_the_same_run(tmp_path, uninterrupted):
-    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
-    replicated = NamedSharding(mesh, P())
-    by_sample = NamedSharding(mesh, P(None, ("data", "fsdp")))
-
-    def place(batches):
-        return jax.tree.map(
-            lambda leaf: jax.make_array_from_process_local_data(by_sample, leaf), batches
-        )
-
-    def everywhere(abstract):
-        return jax.tree.map(lambda _: replicated, abstract)
-
-    run(tmp_path, 20, place_batch=place, shardings=everywhere)
-    state = run(tmp_path, 40, place_batch=place, shardings=everywhere).state
-    assert same(state, uninterrupted[0])
-    assert state.params["w"].sharding == replicated
 
 
 def test_calls_end_at_the_same_steps_wherever_a_run_begins():

@@ -1,0 +1,24 @@
+"""From one device to many hosts: the mesh, the rule of sharding, and how processes join and leave.
+
+It knows no SDE, network, training state or config. One program serves every topology: the compiler
+splits it by the shardings of what it is given.
+"""
+
+from sde_diffusion.distributed.mesh import check_batch_size, make_mesh
+from sde_diffusion.distributed.sharding import (
+    gather,
+    place_batches,
+    replicated,
+    shard_samples,
+    state_shardings,
+)
+
+__all__ = [
+    "check_batch_size",
+    "gather",
+    "make_mesh",
+    "place_batches",
+    "replicated",
+    "shard_samples",
+    "state_shardings",
+]

@@ -1,0 +1,57 @@
+"""The mesh: every device of every host, in two axes.
+
+A batch is split over both. Along `data` the parameters are repeated; along `fsdp` (fully sharded
+data parallelism) each device keeps a part of them, by the rule in `sharding`.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+DATA, FSDP = AXES = ("data", "fsdp")
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """A mesh of `data` x `fsdp` devices: all there are on all hosts, unless `devices` are given.
+
+    One of the sizes may be -1: as many as the other leaves. Raises ValueError when the mesh is not
+    all of the devices.
+    """
+    # Host by host, so that the h-th part of a batch belongs to host h; on a TPU the order of
+    # jax.devices() is that of the torus, in which hosts alternate.
+    ordered = sorted(
+        jax.devices() if devices is None else devices,
+        key=lambda device: (device.process_index, device.id),
+    )
+    sizes = _fill(data, fsdp, len(ordered))
+    return Mesh(np.array(ordered).reshape(sizes), AXES)
+
+
+def _fill(data: int, fsdp: int, num: int) -> tuple[int, int]:
+    for name, size in {DATA: data, FSDP: fsdp}.items():
+        if size < 1 and size != -1:
+            raise ValueError(f"mesh.{name}: {size} is neither at least 1 nor -1 (the rest)")
+    if data == fsdp == -1:
+        raise ValueError("mesh.data and mesh.fsdp: only one of them can be -1 (the rest)")
+    for name, size in {DATA: data, FSDP: fsdp}.items():
+        if num % size:
+            raise ValueError(f"mesh.{name}: {size} does not divide the {num} devices")
+    data, fsdp = (num // fsdp if data == -1 else data), (num // data if fsdp == -1 else fsdp)
+    if data * fsdp != num:
+        raise ValueError(
+            f"mesh: data {data} x fsdp {fsdp} is {data * fsdp} devices, but there are {num} "
+            "(-1 for the rest)"
+        )
+    return data, fsdp
+
+
+def check_batch_size(mesh: Mesh, batch_size: int) -> None:
+    """ValueError unless the batch divides evenly over the devices of the mesh."""
+    if batch_size % mesh.size:
+        raise ValueError(
+            f"batch_size: {batch_size} is not a multiple of the {mesh.size} devices of the mesh"
+        )

@@ -1,0 +1,80 @@
+"""What lies where on the mesh.
+
+- A batch: its samples are spread over all the devices.
+- Parameters, and what has their shapes (gradients, the optimizer's moments, averages): leaf by leaf
+  over `fsdp`, along the largest dimension that it divides; whole on every device where none does,
+  or where the leaf is too small for the split to pay for its messages.
+
+This is ZeRO-3 (Rajbhandari et al. 2020) by the compiler's means: parameters are gathered where they
+are used, gradients are summed straight into the parts, and each device updates its own part.
+"""
+
+import math
+from typing import Any
+
+import jax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sde_diffusion.distributed.mesh import AXES, FSDP, check_batch_size
+
+# Elements: biases and norms stay whole. They are a thousandth of a network's bytes and most of its
+# leaves.
+MIN_SIZE = 2**12
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """Whole on every device."""
+    return NamedSharding(mesh, P())
+
+
+def shard_samples(mesh: Mesh) -> NamedSharding:
+    """An array [B, ...] with its samples spread over all the devices."""
+    return NamedSharding(mesh, P(AXES))
+
+
+def state_shardings(mesh: Mesh, state: Any) -> Any:
+    """The sharding of every leaf of a tree of arrays or of their shapes, by the rule above."""
+    parts = mesh.shape[FSDP]
+    return jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(leaf.shape, parts)), state)
+
+
+def _spec(shape: tuple[int, ...], parts: int) -> P:
+    divisible = [axis for axis, dimension in enumerate(shape) if dimension % parts == 0]
+    if parts == 1 or math.prod(shape) < MIN_SIZE or not divisible:
+        return P()
+    largest = max(divisible, key=lambda axis: (shape[axis], axis))  # the last one of equals
+    return P(*[None] * largest, FSDP)
+
+
+def gather(params: Any, shardings: Any, whole: NamedSharding) -> Any:
+    """Inside jit: the parameters on `whole`, their gradients on `shardings`.
+
+    Without it the compiler may as well move the activations, which grow with the batch, to the
+    parameters.
+    """
+
+    @jax.custom_vjp
+    def gathered(params: Any) -> Any:
+        return lax.with_sharding_constraint(params, whole)
+
+    def backward(_: None, grads: Any) -> tuple[Any]:
+        # On the parts at once, so that a sum over the devices leaves each with its own part.
+        return (lax.with_sharding_constraint(grads, shardings),)
+
+    gathered.defvjp(lambda params: (gathered(params), None), backward)
+    return gathered(params)
+
+
+def place_batches(mesh: Mesh, batches: Any) -> Any:
+    """This process's share of K batches, leaves [K, B / processes, ...], as global [K, B, ...].
+
+    Raises ValueError when B does not divide over the devices.
+    """
+    by_sample = NamedSharding(mesh, P(None, AXES))
+    share = jax.tree.leaves(batches)[0].shape[1]
+    check_batch_size(mesh, share * jax.process_count())
+    return jax.tree.map(
+        lambda leaf: jax.make_array_from_process_local_data(by_sample, leaf), batches
+    )

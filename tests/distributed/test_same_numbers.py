@@ -1,0 +1,83 @@
+"""Training is the same run on one device, on eight, and with its state split over them."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sde_diffusion import distributed, training
+
+POINTS = np.random.default_rng(0).normal(size=(5, 16, 24)).astype(np.float32)
+OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
+RATES = (0.9, 0.99)
+WIDTH = 512
+
+
+def init_params(key):
+    a, b = jax.random.split(key)
+    return {
+        "inner": jax.random.normal(a, (24, WIDTH)) / 5,
+        "bias": jnp.zeros(WIDTH),
+        "outer": jax.random.normal(b, (WIDTH, 24)) / 20,
+    }
+
+
+def loss_fn(params, key, batch):
+    noisy = batch["x"] + jax.random.normal(key, batch["x"].shape)
+    hidden = jax.nn.silu(noisy @ params["inner"] + params["bias"])
+    return jnp.sum((hidden @ params["outer"] - batch["x"]) ** 2, axis=-1)
+
+
+def prepare(mesh, batches=POINTS):
+    rule = partial(distributed.state_shardings, mesh)
+    key = jax.random.key(0)
+    state = training.init_state(init_params, OPTIMIZER, RATES, key, shardings=rule)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = training.make_step(loss_fn, OPTIMIZER, RATES, shardings=shardings)
+    return step, state, jax.random.key(1), distributed.place_batches(mesh, {"x": batches})
+
+
+def bytes_on_a_device(tree):
+    """Of the fullest one."""
+    held = {}
+    for leaf in jax.tree.leaves(tree):
+        for shard in leaf.addressable_shards:
+            held[shard.device] = held.get(shard.device, 0) + shard.data.nbytes
+    return max(held.values())
+
+
+@pytest.fixture(scope="module")
+def alone():
+    step, *arguments = prepare(distributed.make_mesh(devices=jax.devices()[:1]))
+    return jax.device_get(step(*arguments))
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(8, 1), (2, 4), (1, 8)])
+def test_losses_gradients_and_parameters_are_those_of_one_device(alone, data, fsdp):
+    step, *arguments = prepare(distributed.make_mesh(data, fsdp))
+    jax.tree.map(
+        lambda one, many: np.testing.assert_allclose(many, one, rtol=2e-5, atol=2e-6),
+        alone,
+        jax.device_get(step(*arguments)),
+    )
+
+
+def test_a_state_keeps_its_shardings_so_that_a_second_call_compiles_nothing():
+    step, state, key, batches = prepare(distributed.make_mesh(2, 4))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    for _ in range(3):
+        state, _ = step(state, key, batches)
+    assert jax.tree.map(lambda leaf: leaf.sharding, state) == shardings
+    assert step._cache_size() == 1
+
+
+def test_parameters_optimizer_and_averages_take_an_nth_of_the_bytes_on_each_device():
+    whole = prepare(distributed.make_mesh())[1]
+    split = prepare(distributed.make_mesh(fsdp=8))[1]
+    for ours, theirs in zip(split, whole, strict=True):
+        if theirs is not whole.step:
+            small = bytes_on_a_device({"bias": jnp.zeros(WIDTH)}) * 5
+            assert bytes_on_a_device(ours) <= bytes_on_a_device(theirs) / 8 + small

@@ -1,0 +1,103 @@
+"""The rule of what is split over `fsdp`, and what a training step sends between devices."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from sde_diffusion import distributed, training
+from sde_diffusion.distributed import make_mesh
+from sde_diffusion.networks import MLP
+
+ADAM = optax.adam(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((64, 4096), P(None, "fsdp")),
+        ((4096, 64), P("fsdp")),
+        ((3, 3, 128, 128), P(None, None, None, "fsdp")),  # the last one of equals
+        ((8, 4099), P("fsdp")),  # the largest one that divides
+        ((4099, 9), P()),  # none divides
+        ((128,), P()),  # small
+        ((), P()),
+    ],
+)
+def test_a_leaf_is_split_along_the_largest_dimension_that_divides(shape, spec):
+    leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+    assert distributed.state_shardings(make_mesh(2, 4), leaf).spec == spec
+
+
+def test_without_fsdp_nothing_is_split():
+    leaf = jax.ShapeDtypeStruct((4096, 4096), jnp.float32)
+    assert distributed.state_shardings(make_mesh(), leaf).spec == P()
+
+
+def test_a_batch_is_spread_sample_by_sample_in_its_order():
+    mesh = make_mesh(2, 4)
+    batches = np.arange(2 * 16).reshape(2, 16, 1)
+    placed = distributed.place_batches(mesh, {"x": batches})["x"]
+    for i, device in enumerate(mesh.devices.flat):
+        (shard,) = [shard for shard in placed.addressable_shards if shard.device == device]
+        np.testing.assert_array_equal(shard.data, batches[:, 2 * i : 2 * i + 2])
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
+    with pytest.raises(ValueError, match="batch_size: 12 is not a multiple of the 8 devices"):
+        distributed.place_batches(make_mesh(), {"x": np.zeros((1, 12, 2))})
+
+
+NETWORK = MLP(features=64, num_blocks=2)
+
+
+def init_params(key):
+    return NETWORK.init(key, jnp.zeros((1, 16)), jnp.zeros(1))["params"]
+
+
+def loss_fn(params, key, batch):
+    noise = jax.random.normal(key, batch["x"].shape)
+    told = NETWORK.apply({"params": params}, batch["x"] + noise, jnp.ones(len(noise)))
+    return jnp.sum((told - noise) ** 2, axis=-1)
+
+
+def compiled_step(mesh, batch_size):
+    rule = partial(distributed.state_shardings, mesh)
+    state = training.abstract_state(init_params, ADAM, (0.99,), shardings=rule)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = training.make_step(loss_fn, ADAM, (0.99,), shardings=shardings)
+    batches = distributed.place_batches(mesh, {"x": np.zeros((1, batch_size, 16), np.float32)})
+    return state, step.lower(state, jax.random.key(0), batches).compile().as_text()
+
+
+def sent(text):
+    """{kind of collective: elements of its results, in all} of a compiled program's text."""
+    totals = {}
+    pattern = r"= (\(.*?\)|\S+) (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\("
+    for results, kind in re.findall(pattern, text):
+        for sizes in re.findall(r"\w+\[([\d,]*)\]", results):
+            count = np.prod([int(n) for n in sizes.split(",") if n], dtype=int)
+            totals[kind] = totals.get(kind, 0) + int(count)
+    return totals
+
+
+def test_a_data_parallel_step_sends_the_gradients_once_and_nothing_that_grows_with_the_batch():
+    state, text = compiled_step(make_mesh(), 64)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    totals = sent(text)
+    assert totals.keys() == {"all-reduce"}
+    assert parameters <= totals["all-reduce"] <= parameters + 2  # and the loss
+    assert sent(compiled_step(make_mesh(), 512)[1]) == totals
+
+
+def test_a_step_with_a_split_state_sends_nothing_that_grows_with_the_batch():
+    state, text = compiled_step(make_mesh(fsdp=8), 64)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    totals = sent(text)
+    assert totals["all-gather"] <= 2 * parameters  # forward, and again backward at most
+    assert sent(compiled_step(make_mesh(fsdp=8), 512)[1]) == totals
