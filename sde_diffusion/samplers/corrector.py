@@ -109,13 +109,14 @@ class PredictorCorrector(Solver):
     def stochastic(self) -> bool:
         return self.predictor.stochastic or self.corrector.stochastic
 
-    def init(self, x: Array) -> Any:
-        return self.predictor.init(x)
+    def init(self, x: Array, grid: Array | None = None) -> Any:
+        return self.predictor.init(x, grid)
 
     def step(self, key: Array, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
-        corrected = self.corrector.step(noise.fold_in(key, 0), model, sde, State(state.x), t, s)
+        aside, own = noise.split(key)
+        corrected = self.corrector.step(aside, model, sde, State(state.x), t, s)
         state = state._replace(x=corrected.x)
-        return self.predictor.step(noise.fold_in(key, 1), model, sde, state, t, s)
+        return self.predictor.step(own, model, sde, state, t, s)
 
 
 def _norm(x: Array) -> Array:

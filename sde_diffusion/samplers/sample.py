@@ -9,13 +9,14 @@ import numpy as np
 from jax.tree_util import Partial
 
 from sde_diffusion import noise
+from sde_diffusion.noise import BrownianPath
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers.solver import Samples, Solver
 from sde_diffusion.sdes import SDE, Array
 
 
 def sample(
-    key: Array,
+    key: Array | BrownianPath,
     model: Callable[..., Prediction],
     sde: SDE,
     shape: tuple[int, ...],
@@ -32,6 +33,8 @@ def sample(
 
     Starts at x ~ N(0, sigma(grid[0])^2 I), or at `x_init`. Sample i depends on (key, first + i)
     alone, not on B or on its neighbours: to make many, call again with a later `first`.
+    With `BrownianPath(key)` for a key the noise is that of one path for each sample, the same at
+    every step size and on every grid; it starts where the key alone would.
     `denoise_last` ends with E[x_0 | x] at grid[-1], one more evaluation, so that no noise is left.
     `remat` recomputes each step in a backward pass instead of storing its insides.
 
@@ -51,7 +54,10 @@ def sample(
     check(solver, sde, grid)
     # A plain function is its own structure: the same one does not retrace.
     model = model if isinstance(model, Partial) else Partial(model)
-    keys = noise.sample_keys(key, shape[0], first)
+    if isinstance(key, BrownianPath):
+        keys: Array | BrownianPath = key.of_samples(shape[0], first)
+    else:
+        keys = noise.sample_keys(key, shape[0], first)
     return _sample(
         keys,
         model,
@@ -68,7 +74,7 @@ def sample(
 
 @partial(jax.jit, static_argnames=("shape", "solver", "denoise_last", "trajectory", "remat"))
 def _sample(
-    keys: Array,
+    keys: Array | BrownianPath,
     model: Callable[..., Prediction],
     sde: SDE,
     grid: Array,

@@ -75,7 +75,7 @@ class Solver:
 
     def solve(
         self,
-        keys: Array,
+        keys: Array | noise.BrownianPath,
         model: Callable[..., Prediction],
         sde: SDE,
         x: Array,
@@ -86,13 +86,15 @@ class Solver:
     ) -> Samples:
         """x [B, *event] carried along the times of the grid [n + 1], by one lax.scan of `step`.
 
-        The key of step i = 1, ..., n is the sample's, of keys [B], folded with i.
+        The key of step i = 1, ..., n is the sample's, of keys [B], folded with i; on a Brownian
+        path it is the path over that step.
         """
 
         def step(state: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, Any]:
             i, t, s = inputs
             counted = Model(model)
-            state = self.step(noise.fold_in(keys, i), counted, sde, state, t, s)
+            drawn = noise.step_keys(keys, i, sde, t, s)
+            state = self.step(drawn, counted, sde, state, t, s)
             return state, (counted.calls, state.x if trajectory else None)
 
         steps = (jnp.arange(1, len(grid)), grid[:-1], grid[1:])
