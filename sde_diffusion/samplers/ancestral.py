@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from sde_diffusion import noise
 from sde_diffusion.choices import require_known
+from sde_diffusion.noise import Keys
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
 
@@ -33,7 +34,7 @@ class Ancestral(Solver):
     def stochastic(self) -> bool:
         return True
 
-    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         x = state.x
         a, b = sde.transition(t, s)
         sigma_t, sigma_s = sde.sigma(t), sde.sigma(s)
@@ -62,7 +63,7 @@ class DDIM(Solver):
     def stochastic(self) -> bool:
         return self.eta > 0.0
 
-    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         x = state.x
         prediction = model(x, t)
         # (b / sigma_t)^2 = 1 - SNR_t / SNR_s, without a subtraction of close numbers

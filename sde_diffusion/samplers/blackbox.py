@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.custom_batching import custom_vmap
 
 from sde_diffusion.choices import require_known
+from sde_diffusion.noise import Keys
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
@@ -42,7 +43,7 @@ class BlackBox(Solver):
     def order(self) -> int:  # type: ignore[override]
         return 8 if self.method == "dopri8" else 5
 
-    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         import diffrax
 
         solver = {

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from sde_diffusion import noise
 from sde_diffusion.choices import require_known
+from sde_diffusion.noise import Keys
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array, expand
 
@@ -38,7 +39,7 @@ class _Corrector(Solver):
         """h without the factor alpha_i, [] or [B]."""
         raise NotImplementedError
 
-    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         x = state.x
         # alpha_i = 1 - beta_i of DDPM for VP, and 1 for VE: the square of the forward scale.
         scale = (sde.alpha(t) / sde.alpha(s)) ** 2
@@ -109,10 +110,10 @@ class PredictorCorrector(Solver):
     def stochastic(self) -> bool:
         return self.predictor.stochastic or self.corrector.stochastic
 
-    def init(self, x: Array, grid: Array | None = None) -> Any:
-        return self.predictor.init(x, grid)
+    def init(self, x: Array) -> Any:
+        return self.predictor.init(x)
 
-    def step(self, key: Array, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
+    def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
         aside, own = noise.split(key)
         corrected = self.corrector.step(aside, model, sde, State(state.x), t, s)
         state = state._replace(x=corrected.x)

@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 
 from sde_diffusion import noise
+from sde_diffusion.noise import Keys
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
 
@@ -15,7 +16,7 @@ class Euler(Solver):
 
     order = 1
 
-    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         return State(state.x - (t - s) * model(state.x, t).velocity)
 
 
@@ -33,7 +34,7 @@ class EulerMaruyama(Solver):
     def stochastic(self) -> bool:
         return True
 
-    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         x, dt = state.x, t - s
         drift, g = sde.sde(x, t)
         mean = x - dt * (drift - g**2 * model(x, t).score)
@@ -54,7 +55,7 @@ class ReverseDiffusion(Solver):
     def stochastic(self) -> bool:
         return True
 
-    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         x = state.x
         a, b = sde.transition(t, s)
         mean = (2.0 - a) * x + b**2 * model(x, t).score

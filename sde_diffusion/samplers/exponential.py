@@ -10,16 +10,24 @@ A method interpolates one of the two views, x0 or eps, by a polynomial in u, and
 exactly by the phi functions, int exp(z (1 - u)) u^k / k! du = phi_{k+1}(z). Holding the view
 constant gives the same step for both, exponential Euler or DDIM; `Span` holds what the rest needs.
 
+Of the same marginals is the SDE whose noise has eta times the variance of the reverse one's,
+dx = [f x - (1 + eta) g^2 score / 2] dt + sqrt(eta) g dw_bar:
+
+    x_s = exp(-eta h) sigma_s / sigma_t x_t + sigma_s sqrt(1 - exp(-2 eta h)) z
+          + (1 + eta) alpha_s h int exp(-(1 + eta) h (1 - u)) x0(u) du                         (3)
+
 (1) is Lu et al. 2022 (DPM-Solver++), (2) is Lu et al. 2022 (DPM-Solver), proposition 3.1; the phi
 functions are those of Hochbruck & Ostermann 2010.
 """
 
+import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
 from sde_diffusion.prediction import Prediction
+from sde_diffusion.samplers.solver import Solver
 from sde_diffusion.sdes import SDE, Array
 
 
@@ -46,7 +54,7 @@ def exponential_euler(prediction: Prediction, s: Array) -> Array:
 
 
 class Span(NamedTuple):
-    """The step from t to s as equations (1) and (2) see it.
+    """The step from t to s as equations (1) to (3) see it.
 
     h is its length in lambda, z = -h for x0 and h for eps, and scale is alpha_s or -sigma_s; rate
     is 1 / h. No polynomial spans a step from alpha_t = 0, where lambda is infinite: its scale and
@@ -66,6 +74,12 @@ class Span(NamedTuple):
         return cls._spanning(h, 1.0, -sde.sigma(s))
 
     @classmethod
+    def of_sde(cls, eta: Array | float, sde: SDE, t: Array, s: Array) -> "Span":
+        """The step in x0 of (3): z = -(1 + eta) h and scale = (1 + eta) alpha_s."""
+        h = sde.log_snr(s) - sde.log_snr(t)
+        return cls._spanning(h, -(1.0 + eta), (1.0 + eta) * sde.alpha(s))
+
+    @classmethod
     def of_ratio(cls, sde: SDE, t: Array, s: Array) -> "Span":
         """The step in rho = sigma / alpha, with z = 0.
 
@@ -75,7 +89,7 @@ class Span(NamedTuple):
         return cls._spanning(h, 0.0, -sde.alpha(s))
 
     @classmethod
-    def _spanning(cls, h: Array, growth: float, scale: Array) -> "Span":
+    def _spanning(cls, h: Array, growth: Array | float, scale: Array) -> "Span":
         finite = jnp.isfinite(h)
         h = jnp.where(finite, h, 1.0)
         rate = jnp.where(finite, 1.0 / h, 0.0)
@@ -93,3 +107,19 @@ def between(sde: SDE, t: Array, s: Array, part: float) -> Array:
 def seen(view: str, prediction: Prediction) -> Any:
     """The view "x0" or "eps" of a prediction."""
     return prediction.x0 if view == "x0" else prediction.eps
+
+
+@dataclasses.dataclass(frozen=True)
+class Exponential(Solver):
+    """Base of the exponential integrators: exponential Euler, and what `span` weighs.
+
+    Those of the SDE (3) override both, so that a method is written once.
+    """
+
+    view: ClassVar[str]
+
+    def span(self, sde: SDE, t: Array, s: Array) -> Span:
+        return Span.of(self.view, sde, t, s)
+
+    def euler(self, prediction: Prediction, s: Array) -> Array:
+        return exponential_euler(prediction, s)

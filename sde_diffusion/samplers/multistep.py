@@ -16,12 +16,13 @@ values and a lower order, as in the papers.
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from sde_diffusion.samplers.exponential import Span, exponential_euler, phi, seen
-from sde_diffusion.samplers.solver import Model, Solver
+from sde_diffusion.noise import Keys
+from sde_diffusion.samplers.exponential import Exponential, Span, phi, seen
+from sde_diffusion.samplers.solver import Model
 from sde_diffusion.sdes import SDE, Array
 
 
@@ -92,24 +93,19 @@ class MultistepState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Multistep(Solver):
-    view: ClassVar[str]
-
+class _Multistep(Exponential):
     def init(self, x: Array) -> MultistepState:
         return MultistepState(x, Past.none(x, self.order - 1))
-
-    def span(self, sde: SDE, t: Array, s: Array) -> Span:
-        return Span.of(self.view, sde, t, s)
 
     def weights(self, past: Past, span: Span) -> tuple[Array, ...]:
         return past.weights(span)
 
     def step(
-        self, key: Array, model: Model, sde: SDE, state: MultistepState, t: Array, s: Array
+        self, key: Keys, model: Model, sde: SDE, state: MultistepState, t: Array, s: Array
     ) -> MultistepState:
         prediction, span = model(state.x, t), self.span(sde, t, s)
         value = seen(self.view, prediction)
-        x = exponential_euler(prediction, s)
+        x = self.euler(prediction, s)
         differences = state.past.differences(value, span.h)
         for weight, difference in zip(self.weights(state.past, span), differences, strict=True):
             x = x + span.scale * weight * difference

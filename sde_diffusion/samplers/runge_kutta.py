@@ -3,6 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
+from sde_diffusion.noise import Keys
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
 
@@ -17,7 +18,7 @@ class _RungeKutta(Solver):
     a: ClassVar[tuple[tuple[float, ...], ...]]
     b: ClassVar[tuple[float, ...]]
 
-    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         x, dt = state.x, s - t
         slopes = [model(x, t).velocity]
         for row in self.a:

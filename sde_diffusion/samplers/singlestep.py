@@ -3,13 +3,14 @@
 import dataclasses
 from typing import ClassVar
 
-from sde_diffusion.samplers.exponential import Span, between, exponential_euler, phi, seen
-from sde_diffusion.samplers.solver import Model, Solver, State
+from sde_diffusion.noise import Keys
+from sde_diffusion.samplers.exponential import Exponential, Span, between, phi, seen
+from sde_diffusion.samplers.solver import Model, State
 from sde_diffusion.sdes import SDE, Array
 
 
 @dataclasses.dataclass(frozen=True)
-class _TwoStages(Solver):
+class _TwoStages(Exponential):
     """u = t_lambda(lambda_t + h c2);  x_u by exponential Euler;  D = (F(x_u, u) - F(x_t, t)) / c2.
 
         x_s = exponential Euler + scale w(h) D
@@ -19,19 +20,18 @@ class _TwoStages(Solver):
 
     order = 2
     evaluations = 2
-    view: ClassVar[str]
     c2: ClassVar[float] = 0.5
 
     def weight(self, span: Span) -> Array:
         """w(h), which must be h / 2 + O(h^2)."""
         raise NotImplementedError
 
-    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
-        span, u = Span.of(self.view, sde, t, s), between(sde, t, s, self.c2)
+    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+        span, u = self.span(sde, t, s), between(sde, t, s, self.c2)
         first = model(state.x, t)
-        second = model(exponential_euler(first, u), u)
+        second = model(self.euler(first, u), u)
         slope = (seen(self.view, second) - seen(self.view, first)) / self.c2
-        return State(exponential_euler(first, s) + span.scale * self.weight(span) * slope)
+        return State(self.euler(first, s) + span.scale * self.weight(span) * slope)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class RES2S(_TwoStages):
 
 
 @dataclasses.dataclass(frozen=True)
-class _ThreeStages(Solver):
+class _ThreeStages(Exponential):
     """The exponential Runge-Kutta methods of order 3 with nodes c2 and c3.
 
         D_i = F(x_i, u_i) - F(x_t, t),  u_i = t_lambda(lambda_t + h c_i)
@@ -85,25 +85,24 @@ class _ThreeStages(Solver):
 
     order = 3
     evaluations = 3
-    view: ClassVar[str]
     c2: ClassVar[float]
     c3: ClassVar[float]
 
-    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         c2, c3 = self.c2, self.c3
         gamma = (3.0 * c3**2 - 2.0 * c3) / (c2 * (2.0 - 3.0 * c2))
         u2, u3 = between(sde, t, s, c2), between(sde, t, s, c3)
-        span = Span.of(self.view, sde, t, s)
-        scale3 = Span.of(self.view, sde, t, u3).scale
+        span = self.span(sde, t, s)
+        scale3 = self.span(sde, t, u3).scale
 
         first = model(state.x, t)
-        second = model(exponential_euler(first, u2), u2)
+        second = model(self.euler(first, u2), u2)
         d2 = seen(self.view, second) - seen(self.view, first)
         a32 = gamma * c2 * phi(2, c2 * span.z) + c3**2 / c2 * phi(2, c3 * span.z)
-        third = model(exponential_euler(first, u3) + scale3 * span.h * a32 * d2, u3)
+        third = model(self.euler(first, u3) + scale3 * span.h * a32 * d2, u3)
         d3 = seen(self.view, third) - seen(self.view, first)
         slope = (gamma * d2 + d3) / (gamma * c2 + c3)
-        return State(exponential_euler(first, s) + span.scale * span.h * phi(2, span.z) * slope)
+        return State(self.euler(first, s) + span.scale * span.h * phi(2, span.z) * slope)
 
 
 @dataclasses.dataclass(frozen=True)

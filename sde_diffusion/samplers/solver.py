@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from sde_diffusion import noise
+from sde_diffusion.noise import Keys
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.sdes import SDE, Array
 
@@ -69,7 +70,7 @@ class Solver:
         """The state that the first step receives; anything with the sample as `.x`."""
         return State(x)
 
-    def step(self, key: Array, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
+    def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
         """The state at s from the state at t; key [B] is a key for each sample, t and s are []."""
         raise NotImplementedError
 

@@ -6,10 +6,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from sde_diffusion.choices import unknown
+from sde_diffusion.noise import Keys
 from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers.exponential import Span, exponential_euler, phi
+from sde_diffusion.samplers.exponential import Exponential, Span, phi
 from sde_diffusion.samplers.multistep import Past
-from sde_diffusion.samplers.solver import Model, Solver
+from sde_diffusion.samplers.solver import Model
 from sde_diffusion.sdes import SDE, Array
 
 
@@ -28,27 +29,27 @@ class UniPCState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class UniPC(Solver):
-    """UniP-p and, with the `corrector`, UniC-p after it, in x0, with one evaluation a step.
+class MultistepPC(Exponential):
+    """Base of UniPC and SA-Solver: a multistep step in x0, corrected once x0 at its end is known.
 
-        UniP-p   the multistep step through x0 at this and the p - 1 times before
-        UniC-p   the same step through these and the x0 predicted at its end, taken afterwards
+        predictor   the multistep step through x0 at this and the p - 1 times before
+        corrector   the same step through these and the x0 predicted at its end, taken afterwards
 
-    UniC raises the order from p to p + 1. A step's x0 is evaluated at the predicted sample, and
-    used uncorrected; the last sample stays as predicted. Where a single difference is known its
-    weight is B / 2, with B = h (`variant` "bh1") or 1 - exp(-h) ("bh2"); the others do not depend
-    on B. The first steps have fewer values and a lower p. Zhao et al. 2023 (UniPC).
+    A step's x0 is evaluated at the predicted sample, and used uncorrected; the last sample stays
+    as predicted. The first steps have fewer values and a lower p.
     """
 
+    view = "x0"
     p: int = 3
-    variant: str = "bh2"
     corrector: bool = True
 
     def __post_init__(self) -> None:
         if self.p not in (1, 2, 3):
-            raise ValueError(f"UniPC takes p 1, 2 or 3, got {self.p}")
-        if self.variant not in ("bh1", "bh2"):
-            raise ValueError(unknown("variant", self.variant, ("bh1", "bh2")))
+            raise ValueError(f"{type(self).__name__} takes p 1, 2 or 3, got {self.p}")
+
+    def half(self, span: Span) -> Array:
+        """The weight of a single difference, h / 2 + O(h^2)."""
+        raise NotImplementedError
 
     @property
     def order(self) -> int:  # type: ignore[override]
@@ -59,14 +60,14 @@ class UniPC(Solver):
         return UniPCState(x, past, x, jnp.zeros((), x.dtype), jnp.zeros_like(x))
 
     def step(
-        self, key: Array, model: Model, sde: SDE, state: UniPCState, t: Array, s: Array
+        self, key: Keys, model: Model, sde: SDE, state: UniPCState, t: Array, s: Array
     ) -> UniPCState:
         x0 = model(state.x, t).x0
         x = state.base + state.weight * (x0 - state.expected) if self.corrector else state.x
-        span, past = Span.of("x0", sde, t, s), state.past
-        half = 0.5 * span.h * (1.0 if self.variant == "bh1" else phi(1, span.z))
+        span, past = self.span(sde, t, s), state.past
+        half = self.half(span)
 
-        base, expected = exponential_euler(Prediction("x0", x0, x, t, sde), s), x0
+        base, expected = self.euler(Prediction("x0", x0, x, t, sde), s), x0
         differences, weights = past.differences(x0, span.h), past.weights(span)
         for weight, difference, end in zip(weights, differences, past.ends(span), strict=True):
             base = base + span.scale * weight * difference
@@ -90,3 +91,23 @@ class UniPC(Solver):
         integral = phi(2, span.z) + 2.0 * (q + q2) * phi(3, span.z)
         integral = integral + 6.0 * q * q2 * phi(4, span.z)
         return jnp.where(q == 0.0, half, span.h * integral / ((1.0 + q) * (1.0 + q2)))
+
+
+@dataclasses.dataclass(frozen=True)
+class UniPC(MultistepPC):
+    """UniP-p and, with the `corrector`, UniC-p after it, in x0, with one evaluation a step.
+
+    UniC raises the order from p to p + 1. Where a single difference is known its weight is B / 2,
+    with B = h (`variant` "bh1") or 1 - exp(-h) ("bh2"); the others do not depend on B. Zhao et al.
+    2023 (UniPC).
+    """
+
+    variant: str = "bh2"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.variant not in ("bh1", "bh2"):
+            raise ValueError(unknown("variant", self.variant, ("bh1", "bh2")))
+
+    def half(self, span: Span) -> Array:
+        return 0.5 * span.h * (1.0 if self.variant == "bh1" else phi(1, span.z))
