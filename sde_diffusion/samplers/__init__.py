@@ -3,12 +3,14 @@
 from typing import Any
 
 from sde_diffusion.choices import build
+from sde_diffusion.samplers.adaptive import AdaptiveDPMSolver
 from sde_diffusion.samplers.ancestral import DDIM, Ancestral
 from sde_diffusion.samplers.blackbox import BlackBox
 from sde_diffusion.samplers.corrector import AnnealedLangevin, Langevin, PredictorCorrector
 from sde_diffusion.samplers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from sde_diffusion.samplers.heun import Heun
 from sde_diffusion.samplers.multistep import DEIS, IPNDM, DPMSolverPP2M, DPMSolverPP3M
+from sde_diffusion.samplers.paradigms import ParaDiGMS
 from sde_diffusion.samplers.runge_kutta import RK4, Midpoint
 from sde_diffusion.samplers.sample import check, sample
 from sde_diffusion.samplers.singlestep import RES2S, RES3S, DPMSolver2S, DPMSolver3S, DPMSolverPP2S
@@ -34,6 +36,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "unipc": UniPC,
     "res_2s": RES2S,
     "res_3s": RES3S,
+    "dpm_adaptive": AdaptiveDPMSolver,
     "ode": BlackBox,
 }
 
@@ -57,6 +60,7 @@ __all__ = [
     "RES3S",
     "RK4",
     "SOLVERS",
+    "AdaptiveDPMSolver",
     "Ancestral",
     "AnnealedLangevin",
     "BlackBox",
@@ -71,6 +75,7 @@ __all__ = [
     "Langevin",
     "Midpoint",
     "Model",
+    "ParaDiGMS",
     "PredictorCorrector",
     "ReverseDiffusion",
     "Samples",

@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.custom_batching import custom_vmap
 
 from sde_diffusion.choices import require_known
 from sde_diffusion.noise import Keys
 from sde_diffusion.prediction import Prediction
+from sde_diffusion.samplers.one import predict_one
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
 
@@ -29,6 +29,7 @@ class BlackBox(Solver):
     2021, sec. 4.3 and app. D.4, who use rtol = atol = 1e-5.
     """
 
+    adaptive = True
     methods: ClassVar[tuple[str, ...]] = tuple(_EVALUATIONS)
 
     method: str = "tsit5"
@@ -52,9 +53,14 @@ class BlackBox(Solver):
             "dopri8": diffrax.Dopri8,
         }[self.method]()
 
+        predict = predict_one(len(state.x))
+
+        def velocity(t: Any, x: Array, model: Callable[..., Prediction]) -> Array:
+            return predict(model, x[None], t).velocity[0]
+
         def solve(x: Array) -> Any:
             return diffrax.diffeqsolve(
-                diffrax.ODETerm(lambda t, x, model: _velocity(model, t, x)),
+                diffrax.ODETerm(velocity),
                 solver,
                 t0=t,
                 t1=s,
@@ -73,18 +79,3 @@ class BlackBox(Solver):
         reached = solution.result == diffrax.RESULTS.successful
         reached = reached.reshape(reached.shape + (1,) * (state.x.ndim - 1))
         return State(jnp.where(reached, solution.ys[:, 0], jnp.nan))
-
-
-@custom_vmap
-def _velocity(model: Callable[..., Prediction], t: Array, x: Array) -> Array:
-    return model(x[None], t[None]).velocity[0]
-
-
-@_velocity.def_vmap
-def _velocity_of_batch(size, batched, model, t, x):
-    # One sample's ODE mapped over the batch evaluates the model on the batch as it is, so that
-    # conditions that the model has closed over keep their place beside their samples.
-    _, t_batched, x_batched = batched
-    t = t if t_batched else jnp.broadcast_to(t, (size,))
-    x = x if x_batched else jnp.broadcast_to(x, (size, *x.shape))
-    return model(x, t).velocity, True

@@ -27,11 +27,16 @@ class _TwoStages(Exponential):
         raise NotImplementedError
 
     def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+        return State(self.pair(model, sde, state.x, t, s)[0])
+
+    def pair(self, model: Model, sde: SDE, x: Array, t: Array, s: Array) -> tuple[Array, Array]:
+        """x_s, and the x_s of order 1 from the first stage."""
         span, u = self.span(sde, t, s), between(sde, t, s, self.c2)
-        first = model(state.x, t)
+        first = model(x, t)
         second = model(self.euler(first, u), u)
         slope = (seen(self.view, second) - seen(self.view, first)) / self.c2
-        return State(self.euler(first, s) + span.scale * self.weight(span) * slope)
+        euler = self.euler(first, s)
+        return euler + span.scale * self.weight(span) * slope, euler
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,20 +94,28 @@ class _ThreeStages(Exponential):
     c3: ClassVar[float]
 
     def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+        return State(self.pair(model, sde, state.x, t, s)[0])
+
+    def pair(self, model: Model, sde: SDE, x: Array, t: Array, s: Array) -> tuple[Array, Array]:
+        """x_s, and the x_s of order 2 from the first two stages, with the w of DPM-Solver-2."""
         c2, c3 = self.c2, self.c3
         gamma = (3.0 * c3**2 - 2.0 * c3) / (c2 * (2.0 - 3.0 * c2))
         u2, u3 = between(sde, t, s, c2), between(sde, t, s, c3)
         span = self.span(sde, t, s)
         scale3 = self.span(sde, t, u3).scale
 
-        first = model(state.x, t)
+        first = model(x, t)
         second = model(self.euler(first, u2), u2)
         d2 = seen(self.view, second) - seen(self.view, first)
         a32 = gamma * c2 * phi(2, c2 * span.z) + c3**2 / c2 * phi(2, c3 * span.z)
         third = model(self.euler(first, u3) + scale3 * span.h * a32 * d2, u3)
         d3 = seen(self.view, third) - seen(self.view, first)
         slope = (gamma * d2 + d3) / (gamma * c2 + c3)
-        return State(self.euler(first, s) + span.scale * span.h * phi(2, span.z) * slope)
+        euler, scale = self.euler(first, s), span.scale * span.h
+        return (
+            euler + scale * phi(2, span.z) * slope,
+            euler + scale * phi(1, span.z) * d2 / (2.0 * c2),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,153 @@
+"""ParaDiGMS: many steps of a solver at once, by Picard iteration."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sde_diffusion import noise
+from sde_diffusion.noise import Keys
+from sde_diffusion.prediction import Prediction
+from sde_diffusion.samplers.one import predict_one
+from sde_diffusion.samplers.solver import Model, Samples, Solver
+from sde_diffusion.sdes import SDE, Array
+
+
+class _Window(NamedTuple):
+    """The states at the W + 1 times from each sample's `position` [B] on, the first of them final.
+
+    Leaves of the states are [W + 1, B, ...]; nfe is [B]; xs is the trajectory so far.
+    """
+
+    states: Any
+    position: Array
+    nfe: Array
+    xs: Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ParaDiGMS(Solver):
+    """What a deterministic `solver` gives, in rounds that take `window` of its steps in parallel.
+
+        x_{i+1} <- x_a + sum_{j = a, ..., i} (step(x_j) - x_j),   i = a, ..., a + window - 1
+
+    x_a is the last sample that is final. After each round x_{a+1} is so too, and of those beyond
+    it all before the first which the round moved by more than `tolerance`: the root mean square,
+    in units of sqrt(alpha^2 + sigma^2). The window slides past them, for each sample at its own
+    pace. What else a solver carries is taken from the step before, and must have settled as well.
+    Shih et al. 2023, algorithm 1, whose x this is, for the steps of any solver.
+
+    The network gets `window` times the batch at once, and `nfe` [B] counts all of it: the number
+    of rounds, which is at most that of the steps, is nfe / (window evaluations). As a loop of
+    unknown length this has no gradient in reverse mode. `step` takes one step, not in parallel.
+
+    Raises ValueError for a solver that draws noise or chooses its own steps.
+
+        ParaDiGMS(DDIM(), window=32)
+    """
+
+    solver: Solver
+    window: int = 16
+    tolerance: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.solver.stochastic or self.solver.adaptive:
+            raise ValueError(
+                f"ParaDiGMS takes a deterministic solver of fixed steps, got {self.solver}"
+            )
+        if self.window < 1:
+            raise ValueError(f"ParaDiGMS takes a window of at least 1, got {self.window}")
+        if not self.tolerance >= 0.0:
+            raise ValueError(f"ParaDiGMS takes a tolerance of at least 0, got {self.tolerance}")
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return self.solver.order
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        return self.solver.evaluations
+
+    def init(self, x: Array) -> Any:
+        return self.solver.init(x)
+
+    def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
+        return self.solver.step(key, model, sde, state, t, s)
+
+    def solve(
+        self,
+        keys: Array | noise.BrownianPath,
+        model: Callable[..., Prediction],
+        sde: SDE,
+        x: Array,
+        grid: Array,
+        *,
+        trajectory: bool = False,
+        remat: bool = False,
+    ) -> Samples:
+        n, batch = len(grid) - 1, len(x)
+        width = min(self.window, n)
+        offset, sample = jnp.arange(width + 1)[:, None], jnp.arange(batch)
+        bound = self.tolerance * jnp.sqrt(sde.alpha(grid) ** 2 + sde.sigma(grid) ** 2)
+        predict = predict_one(batch)
+        # A deterministic solver draws nothing from its keys.
+        key = noise.sample_keys(jax.random.key(0), 1)
+
+        def advance(state: Any, t: Array, s: Array) -> tuple[Any, Array]:
+            counted = Model(partial(predict, model))
+            state = self.solver.step(key, counted, sde, state, t, s)
+            return state, jnp.asarray(counted.calls)
+
+        # A leaf that starts as the sample is the sample, and moves by the sum of its changes.
+        summed = jax.tree.map(lambda leaf: leaf is x, self.init(x))
+
+        def replace(is_sample: bool, old: Array, stepped: Array) -> Array:
+            if is_sample:
+                stepped = old[:1] + jnp.cumsum(stepped - old[:-1], axis=0)
+            return jnp.concatenate([old[:1], stepped])
+
+        def round_(window: _Window) -> _Window:
+            old, position = window.states, window.position
+            # What lies beyond the end repeats the last step, to no effect.
+            i = jnp.minimum(position + offset[:-1], n - 1)
+            before = jax.tree.map(lambda leaf: leaf[:-1], old)
+            stepped, calls = jax.vmap(jax.vmap(advance))(before, grid[i], grid[i + 1])
+            new = jax.tree.map(replace, summed, old, stepped)
+
+            still = _moved(old, new) <= bound[i + 1]
+            final = jnp.maximum(jnp.sum(jnp.cumprod(still, axis=0), axis=0), 1)
+            final = jnp.minimum(final, n - position)
+
+            xs = window.xs
+            if xs is not None:
+                xs = xs.at[position + offset, sample].set(new.x[:, :, 0], mode="drop")
+            # The window starts at the last one that is final; what it did not reach yet starts
+            # where it ended.
+            kept = jnp.minimum(offset + final, width)
+            return _Window(
+                jax.tree.map(lambda leaf: leaf[kept, sample], new),
+                position + final,
+                window.nfe + jnp.where(position < n, jnp.sum(calls, axis=0), 0),
+                xs,
+            )
+
+        # Solvers step batches: here, one of each sample.
+        states = jax.vmap(lambda alone: self.init(alone[None]))(x)
+        window = _Window(
+            jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (width + 1, *leaf.shape)), states),
+            jnp.zeros(batch, int),
+            jnp.zeros(batch, int),
+            jnp.zeros((n + 1, *x.shape), x.dtype) if trajectory else None,
+        )
+        window = jax.lax.while_loop(lambda w: jnp.any(w.position < n), round_, window)
+        return Samples(window.states.x[0, :, 0], window.nfe, window.xs)
+
+
+def _moved(old: Any, new: Any) -> Array:
+    """The root mean square of a change, [W, B]: the greatest among the sample and its like."""
+    changes = jax.tree.leaves(jax.tree.map(lambda a, b: (b - a)[1:], old, new))
+    alike = jnp.stack([change for change in changes if change.ndim == new.x.ndim])
+    return jnp.max(jnp.sqrt(jnp.mean(alike**2, axis=tuple(range(3, alike.ndim)))), axis=0)

@@ -1,0 +1,91 @@
+"""ParaDiGMS: the sequential solver's samples, in fewer rounds."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sde_diffusion as sd
+from sde_diffusion import grids, samplers
+
+SDE = sd.VP()
+EXACT = sd.analytic.GaussianMixture.of(jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 0.3)
+STEPS, TOLERANCE = 40, 1e-3
+
+
+def draw(solver, sde=SDE, batch=4, model=None, **options):
+    return sd.sample(
+        jax.random.key(0),
+        EXACT.model(sde) if model is None else model,
+        sde,
+        (batch, 2),
+        solver=solver,
+        grid=grids.log_snr(sde, STEPS),
+        denoise_last=False,
+        **options,
+    )
+
+
+@pytest.mark.parametrize(
+    ("solver", "sde"),
+    [
+        (samplers.Euler(), SDE),
+        (samplers.DDIM(), SDE),
+        (samplers.DDIM(), sd.EDM()),
+        (samplers.Heun(), SDE),
+        (samplers.DPMSolverPP2M(), SDE),
+        (samplers.UniPC(), SDE),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_equals_the_sequential_solver_within_its_tolerance_in_fewer_rounds(solver, sde):
+    expected = draw(solver, sde, trajectory=True)
+    made = draw(samplers.ParaDiGMS(solver, tolerance=TOLERANCE), sde, trajectory=True)
+    grid = grids.log_snr(sde, STEPS)
+    bound = TOLERANCE * np.sqrt(sde.alpha(grid) ** 2 + sde.sigma(grid) ** 2)
+    error = np.sqrt(np.mean((made.trajectory - expected.trajectory) ** 2, axis=-1))
+    assert np.all(error <= bound[:, None])
+    np.testing.assert_array_equal(made.x, made.trajectory[-1])
+    assert np.all(made.nfe < 0.8 * STEPS * 16 * solver.evaluations)
+
+
+def test_a_first_order_solver_of_forty_steps_needs_ten_rounds():
+    rounds = draw(samplers.ParaDiGMS(samplers.DDIM(), window=STEPS)).nfe / STEPS
+    assert np.all(rounds <= 10)
+
+
+@pytest.mark.parametrize("window", [1, STEPS, 3 * STEPS])
+def test_without_tolerance_it_is_the_sequential_solver_to_rounding(window):
+    solver = samplers.DPMSolverPP2M()
+    made = draw(samplers.ParaDiGMS(solver, window=window, tolerance=0.0))
+    np.testing.assert_allclose(made.x, draw(solver).x, atol=1e-5)
+    assert np.all(made.nfe <= STEPS * min(window, STEPS))
+
+
+def test_each_sample_keeps_its_own_condition():
+    def denoise(x, t, *, condition):
+        return jnp.tanh(x) * condition[:, None]
+
+    model = sd.with_condition(sd.from_x0(SDE, denoise), condition=jnp.array([2.0, -3.0, 0.5]))
+    made = draw(samplers.ParaDiGMS(samplers.DDIM()), batch=3, model=model)
+    expected = draw(samplers.DDIM(), batch=3, model=model)
+    np.testing.assert_allclose(made.x, expected.x, atol=5 * TOLERANCE)
+
+
+def test_a_model_that_is_not_finite_ends():
+    model = sd.from_x0(SDE, lambda x, t: jnp.full_like(x, jnp.nan))
+    assert np.all(np.isnan(draw(samplers.ParaDiGMS(samplers.DDIM()), model=model).x))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: samplers.ParaDiGMS(samplers.EulerMaruyama()), "got EulerMaruyama"),
+        (lambda: samplers.ParaDiGMS(samplers.BlackBox()), "solver of fixed steps, got BlackBox"),
+        (lambda: samplers.ParaDiGMS(samplers.DDIM(), window=0), "at least 1, got 0"),
+        (lambda: samplers.ParaDiGMS(samplers.DDIM(), tolerance=-1.0), "at least 0, got -1"),
+    ],
+)
+def test_a_bad_value_is_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
