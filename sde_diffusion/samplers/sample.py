@@ -22,7 +22,7 @@ def sample(
     shape: tuple[int, ...],
     *,
     solver: Solver,
-    grid: Array,
+    grid: Array | None = None,
     x_init: Array | None = None,
     first: Array | int = 0,
     denoise_last: bool = True,
@@ -31,24 +31,27 @@ def sample(
 ) -> Samples:
     """Samples of shape [B, *event], by `solver` along the decreasing times of `grid` [n + 1].
 
-    Starts at x ~ N(0, sigma(grid[0])^2 I), or at `x_init`. Sample i depends on (key, first + i)
-    alone, not on B or on its neighbours: to make many, call again with a later `first`.
+    Starts at x ~ N(0, sigma(grid[0])^2 I), or at `x_init`. A solver that was fitted brings its own
+    grid. Sample i depends on (key, first + i) alone, not on B or on its neighbours: to make many,
+    call again with a later `first`.
     With `BrownianPath(key)` for a key the noise is that of one path for each sample, the same at
     every step size and on every grid; it starts where the key alone would.
-    `denoise_last` ends with E[x_0 | x] at grid[-1], one more evaluation, so that no noise is left.
+    `denoise_last` ends with E[x_0 | x] at grid[-1], one more evaluation, so that no noise is left;
+    a solver that denoises in its last step adds none.
     `remat` recomputes each step in a backward pass instead of storing its insides.
 
     Compiled once for each (shape, solver, structure of the model): a second call compiles nothing,
     nor does one with another grid of the same length, other parameters of the SDE or, where the
     model is a pytree as `from_network` makes it, other weights or conditions.
 
-    Raises ValueError for a grid that does not decrease, an x_init of another shape, or an SDE
-    without a finite diffusion or log-SNR at grid[0] for a solver that reads it.
+    Raises ValueError for a grid that is missing, not the solver's own, or does not decrease, an
+    x_init of another shape, or an SDE without a finite diffusion or log-SNR at grid[0] for a solver
+    that reads it.
 
         model = sde_diffusion.from_eps(sde, lambda x, t: network(x, t))
         sample(key, model, sde, (16, 32, 32, 3), solver=DDIM(), grid=grids.uniform(sde, 50)).x
     """
-    grid = jnp.asarray(grid)
+    grid = _grid(solver, grid)
     if x_init is not None and tuple(x_init.shape) != tuple(shape):
         raise ValueError(f"x_init has shape {tuple(x_init.shape)}, but shape is {tuple(shape)}")
     check(solver, sde, grid)
@@ -91,9 +94,24 @@ def _sample(
 
     # 0 drew the start; the steps draw on 1, 2, ...
     made = solver.solve(keys, model, sde, x_init, grid, trajectory=trajectory, remat=remat)
-    if denoise_last:
+    if denoise_last and not solver.denoises:
         made = made._replace(x=model(made.x, grid[-1]).x0, nfe=made.nfe + 1)
     return made
+
+
+def _grid(solver: Solver, grid: Array | None) -> Array:
+    if solver.times is None:
+        if grid is None:
+            raise ValueError(f"{type(solver).__name__} needs a grid of times")
+        return jnp.asarray(grid)
+    own = jnp.asarray(solver.times)
+    traced = isinstance(grid, jax.core.Tracer)
+    if grid is not None and not traced and not np.array_equal(own, grid):
+        raise ValueError(
+            f"{type(solver).__name__} was fitted with its own grid {np.asarray(own)}, got "
+            f"{np.asarray(grid)}: leave the grid out"
+        )
+    return own
 
 
 def check(solver: Solver, sde: SDE, grid: Array) -> None:

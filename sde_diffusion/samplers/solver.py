@@ -60,6 +60,10 @@ class Solver:
     evaluations: ClassVar[int] = 1
     # Euler-Maruyama reads g(t) itself, which Flow does not have at t = 1.
     reads_diffusion: ClassVar[bool] = False
+    # The one grid of a solver that was fitted: its n + 1 times.
+    times: ClassVar[tuple[float, ...] | None] = None
+    # Whether its last step ends at the denoised sample, so that nothing is left to denoise.
+    denoises: ClassVar[bool] = False
     # Whether it chooses its own steps between the times of the grid; its nfe is then [B].
     adaptive: ClassVar[bool] = False
     # An adaptive step in lambda has no start at -inf, which is Flow's lambda at t = 1.
