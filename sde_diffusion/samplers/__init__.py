@@ -8,7 +8,8 @@ from sde_diffusion.samplers.ancestral import DDIM, Ancestral
 from sde_diffusion.samplers.blackbox import BlackBox
 from sde_diffusion.samplers.corrector import AnnealedLangevin, Langevin, PredictorCorrector
 from sde_diffusion.samplers.euler import Euler, EulerMaruyama, ReverseDiffusion
-from sde_diffusion.samplers.heun import Heun
+from sde_diffusion.samplers.fitted import Fitted, FittedGrid
+from sde_diffusion.samplers.heun import EDMSampler, Heun
 from sde_diffusion.samplers.multistep import DEIS, IPNDM, DPMSolverPP2M, DPMSolverPP3M
 from sde_diffusion.samplers.paradigms import ParaDiGMS
 from sde_diffusion.samplers.runge_kutta import RK4, Midpoint
@@ -24,6 +25,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "ancestral": Ancestral,
     "ddim": DDIM,
     "heun": Heun,
+    "edm": EDMSampler,
     "midpoint": Midpoint,
     "rk4": RK4,
     "dpm_2s": DPMSolver2S,
@@ -69,8 +71,11 @@ __all__ = [
     "DPMSolverPP2M",
     "DPMSolverPP2S",
     "DPMSolverPP3M",
+    "EDMSampler",
     "Euler",
     "EulerMaruyama",
+    "Fitted",
+    "FittedGrid",
     "Heun",
     "Langevin",
     "Midpoint",

@@ -110,8 +110,8 @@ class PredictorCorrector(Solver):
     def stochastic(self) -> bool:
         return self.predictor.stochastic or self.corrector.stochastic
 
-    def init(self, x: Array) -> Any:
-        return self.predictor.init(x)
+    def init(self, x: Array, grid: Array | None = None) -> Any:
+        return self.predictor.init(x, grid)
 
     def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
         aside, own = noise.split(key)

@@ -1,4 +1,4 @@
-"""Heun's method with the churn of EDM."""
+"""Heun's method: in time, and in the noise level with the churn of EDM."""
 
 import dataclasses
 import math
@@ -6,21 +6,40 @@ import math
 import jax.numpy as jnp
 
 from sde_diffusion import noise
-from sde_diffusion.noise import Keys
+from sde_diffusion.samplers.exponential import Span, exponential_euler
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
 
 
 @dataclasses.dataclass(frozen=True)
 class Heun(Solver):
-    """Heun's second-order step of the probability flow, after an optional rise of the noise.
+    """Heun's step of the probability flow in t, of order 2 with two evaluations.
 
-        t' with sigma/alpha raised by 1 + churn;  x' = x scaled to t', with the noise added
-        d = dx/dt (x', t');  x_e = x' + (s - t') d;  x_s = x' + (s - t') (d + dx/dt (x_e, s)) / 2
+    x_e = x_t + (s - t) dx/dt (x_t, t);  x_s = x_t + (s - t) (dx/dt (x_t, t) + dx/dt (x_e, s)) / 2
+    """
 
-    `churn` is gamma, S_churn / steps in EDM, at most sqrt(2) - 1; it acts where sigma/alpha is
-    between `churn_min` and `churn_max`; `churn_noise` scales the noise. Order 2 without churn.
-    Karras et al. 2022, algorithms 1 and 2.
+    order = 2
+    evaluations = 2
+
+    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+        x = state.x
+        slope = model(x, t).velocity
+        euler = x + (s - t) * slope
+        return State(x + 0.5 * (s - t) * (slope + model(euler, s).velocity))
+
+
+@dataclasses.dataclass(frozen=True)
+class EDMSampler(Solver):
+    """EDM's sampler: Heun's step in rho = sigma / alpha, after an optional rise of the noise.
+
+        t' with rho raised by 1 + churn;  x' = x scaled to t', with the noise added
+        y = x / alpha, dy / d rho = eps:
+        y_e = y' + (rho_s - rho') eps';  y_s = y' + (rho_s - rho') (eps' + eps_e) / 2
+
+    Of order 2 without churn, with two evaluations; one path for every SDE, and Euler's step from
+    where alpha = 0. `churn` is gamma, S_churn / steps in the paper, at most sqrt(2) - 1; it acts
+    where rho is between `churn_min` and `churn_max`; `churn_noise` scales the noise. Karras et al.
+    2022, algorithms 1 (with sigma(t) = t, s(t) = 1) and 2.
     """
 
     order = 2
@@ -32,21 +51,22 @@ class Heun(Solver):
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.churn <= math.sqrt(2.0) - 1.0:
-            raise ValueError(f"Heun takes churn from 0 to sqrt(2) - 1, got {self.churn}")
+            raise ValueError(f"EDMSampler takes churn from 0 to sqrt(2) - 1, got {self.churn}")
 
     @property
     def stochastic(self) -> bool:
         return self.churn > 0.0
 
-    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         x = state.x
         if self.stochastic:
             t, x = self._raise_noise(key, sde, x, t)
-        slope = model(x, t).velocity
-        euler = x + (s - t) * slope
-        return State(x + 0.5 * (s - t) * (slope + model(euler, s).velocity))
+        prediction, span = model(x, t), Span.of_ratio(sde, t, s)
+        euler = exponential_euler(prediction, s)
+        change = model(euler, s).eps - prediction.eps
+        return State(euler + 0.5 * span.scale * span.h * change)
 
-    def _raise_noise(self, key: Keys, sde: SDE, x: Array, t: Array) -> tuple[Array, Array]:
+    def _raise_noise(self, key: Array, sde: SDE, x: Array, t: Array) -> tuple[Array, Array]:
         ratio = jnp.exp(-sde.log_snr(t))
         inside = (self.churn_min <= ratio) & (ratio <= self.churn_max)
         raised = sde.t_of_log_snr(sde.log_snr(t) - math.log1p(self.churn))

@@ -71,8 +71,8 @@ class ParaDiGMS(Solver):
     def evaluations(self) -> int:  # type: ignore[override]
         return self.solver.evaluations
 
-    def init(self, x: Array) -> Any:
-        return self.solver.init(x)
+    def init(self, x: Array, *grid: Array | None) -> Any:
+        return self.solver.init(x, *grid)
 
     def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
         return self.solver.step(key, model, sde, state, t, s)
@@ -102,7 +102,7 @@ class ParaDiGMS(Solver):
             return state, jnp.asarray(counted.calls)
 
         # A leaf that starts as the sample is the sample, and moves by the sum of its changes.
-        summed = jax.tree.map(lambda leaf: leaf is x, self.init(x))
+        summed = jax.tree.map(lambda leaf: leaf is x, self.init(x, grid))
 
         def replace(is_sample: bool, old: Array, stepped: Array) -> Array:
             if is_sample:
@@ -135,7 +135,7 @@ class ParaDiGMS(Solver):
             )
 
         # Solvers step batches: here, one of each sample.
-        states = jax.vmap(lambda alone: self.init(alone[None]))(x)
+        states = jax.vmap(lambda alone: self.init(alone[None], grid))(x)
         window = _Window(
             jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (width + 1, *leaf.shape)), states),
             jnp.zeros(batch, int),

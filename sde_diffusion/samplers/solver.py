@@ -74,8 +74,11 @@ class Solver:
         """Whether a step draws noise."""
         return False
 
-    def init(self, x: Array) -> Any:
-        """The state that the first step receives; anything with the sample as `.x`."""
+    def init(self, x: Array, grid: Array | None = None) -> Any:
+        """The state that the first step receives; anything with the sample as `.x`.
+
+        `grid` holds the times to come, for a solver whose last step differs from the others.
+        """
         return State(x)
 
     def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
@@ -108,7 +111,7 @@ class Solver:
 
         steps = (jnp.arange(1, len(grid)), grid[:-1], grid[1:])
         state, (calls, xs) = jax.lax.scan(
-            jax.checkpoint(step) if remat else step, self.init(x), steps
+            jax.checkpoint(step) if remat else step, self.init(x, grid), steps
         )
         xs = jnp.concatenate([x[None], xs]) if trajectory else None
         return Samples(state.x, jnp.sum(calls, axis=0), xs)

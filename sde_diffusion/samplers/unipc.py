@@ -55,8 +55,8 @@ class MultistepPC(Exponential):
     def order(self) -> int:  # type: ignore[override]
         return self.p + self.corrector
 
-    def init(self, x: Array) -> UniPCState:
-        past = Past.none(x, self.p - 1)
+    def init(self, x: Array, grid: Array | None = None) -> UniPCState:
+        past = Past.none(x, self.p - 1, grid)
         return UniPCState(x, past, x, jnp.zeros((), x.dtype), jnp.zeros_like(x))
 
     def step(
@@ -68,14 +68,14 @@ class MultistepPC(Exponential):
         half = self.half(span)
 
         base, expected = self.euler(Prediction("x0", x0, x, t, sde), s), x0
-        differences, weights = past.differences(x0, span.h), past.weights(span)
+        differences, weights = past.differences(x0, span.h, s), past.weights(span)
         for weight, difference, end in zip(weights, differences, past.ends(span), strict=True):
             base = base + span.scale * weight * difference
             expected = expected + end * difference
 
         predicted = base
         if differences:
-            single = True if self.p == 2 else past.rates[1] == 0.0
+            single = True if self.p == 2 else past.linear(s)
             simpler = jnp.where(single, half - weights[0], 0.0)
             predicted = base + span.scale * simpler * differences[0]
         weight = span.scale * self._corrector_weight(past, span, half)

@@ -140,7 +140,7 @@ def exact(view, values, x, i, j):
         (samplers.RES3S(), "x0", 1),
         (samplers.DEIS(order=2), "eps", 1),
         (samplers.DEIS(order=3), "eps", 2),
-        (samplers.DPMSolverPP3M(), "x0", 2),
+        (samplers.DPMSolverPP3M(), "x0", 1),
         (samplers.UniPC(p=3, corrector=False), "x0", 2),
     ],
 )
@@ -150,6 +150,54 @@ def test_a_polynomial_in_lambda_is_integrated_exactly(solver, view, degree):
     made = run(solver, model, 3)
     expected = exact(view, lambda lam: 1.0 + lam**degree, made[1], 2, 3)
     np.testing.assert_allclose(made[2], expected, rtol=1e-4)
+
+
+def test_dpm_solver_pp_3m_is_that_of_its_authors_code():
+    # D1 and D2 are divided differences; D2 comes with phi_2 / h - 1/2 in their signs
+    made = run(samplers.DPMSolverPP3M(), X0, 3)
+    values = [np.asarray(x0_of(x, t)) for x, t in zip([X, *made], TIMES, strict=False)]
+    h, h1, h2 = (LAM[i + 1] - LAM[i] for i in (2, 1, 0))
+    r0, r1 = h1 / h, h2 / h
+    near, far = (values[2] - values[1]) / r0, (values[1] - values[0]) / r1
+    d1 = near + r0 / (r0 + r1) * (near - far)
+    d2 = (near - far) / (r0 + r1)
+    phi_1, alpha = np.expm1(-h), ALPHA[3]
+    phi_2 = phi_1 / h + 1.0
+    phi_3 = phi_2 / h - 0.5
+    expected = SIGMA[3] / SIGMA[2] * made[1] - alpha * phi_1 * values[2]
+    expected = expected + alpha * phi_2 * d1 - alpha * phi_3 * d2
+    np.testing.assert_allclose(made[2], expected, rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("third", "second"),
+    [
+        (samplers.DEIS(order=3), samplers.DEIS(order=2)),
+        (samplers.IPNDM(order=4), samplers.IPNDM(order=2)),
+        (samplers.DPMSolverPP3M(), samplers.DPMSolverPP2M()),
+        (samplers.UniPC(p=3, corrector=False), samplers.UniPC(p=2, corrector=False)),
+    ],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_the_last_of_few_steps_is_of_order_2(third, second):
+    # An x0 that does not depend on x, so that both methods have the same past.
+    model = sd.from_x0(SDE, lambda x, t: jnp.broadcast_to(jnp.sin(5.0 * t), x.shape))
+    times = jnp.array(TIMES)
+
+    def step(solver, state, t, s):
+        keys = noise.sample_keys(jax.random.key(0), len(X))
+        return solver.step(keys, samplers.Model(model), SDE, state, t, s)
+
+    def walk(solver, grid):
+        states = [solver.init(jnp.asarray(X), grid)]
+        for t, s in itertools.pairwise(times):
+            states.append(step(solver, states[-1], t, s))
+        return states
+
+    made, endless, of_order_2 = walk(third, times), walk(third, None), walk(second, None)
+    expected = step(second, of_order_2[-2]._replace(x=made[-2].x), times[-2], times[-1])
+    np.testing.assert_allclose(made[-1].x, expected.x, rtol=1e-4)
+    assert not np.allclose(made[-1].x, endless[-1].x, rtol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ DETERMINISTIC = [
     samplers.Euler(),
     samplers.DDIM(),
     samplers.Heun(),
+    samplers.EDMSampler(),
     samplers.Midpoint(),
     samplers.RK4(),
     samplers.DPMSolver2S(),

@@ -18,14 +18,14 @@ CORRECTED = samplers.PredictorCorrector(samplers.ReverseDiffusion(), samplers.La
 # A choice of steps turns rounding into a difference within the tolerance.
 TIGHT = {"rtol": 1e-5, "atol": 1e-5}
 SOLVERS = [make(**TIGHT) if make.adaptive else make() for make in samplers.SOLVERS.values()]
-SOLVERS += [CORRECTED, samplers.Heun(churn=0.1), samplers.DDIM(eta=1.0), samplers.Langevin()]
+SOLVERS += [CORRECTED, samplers.EDMSampler(churn=0.1), samplers.DDIM(eta=1.0), samplers.Langevin()]
 FIXED = [solver for solver in SOLVERS if not solver.adaptive]
 SOLVERS += [samplers.ParaDiGMS(samplers.DPMSolverPP2M(), window=4)]
 
 # Backward passes and eight devices compile for long: one solver for each mechanism.
 ONE_OF_A_KIND = [
     samplers.DDIM(),
-    samplers.Heun(churn=0.1),
+    samplers.EDMSampler(churn=0.1),
     samplers.RK4(),
     samplers.RES2S(),
     samplers.DPMSolverPP2M(),

@@ -61,14 +61,15 @@ def test_ddim_with_eta_one_is_ancestral():
     np.testing.assert_allclose(made, step(samplers.Ancestral(), sde, 0.5, 0.4), rtol=1e-4)
 
 
-def test_heun_is_algorithm_1_of_edm():
+@pytest.mark.parametrize("solver", [samplers.Heun(), samplers.EDMSampler()])
+def test_heun_is_algorithm_1_of_edm(solver):
     sde, t, s = sd.EDM(), 3.0, 2.0
 
     def denoise(x, sigma):
         return 0.5 * x / (1 + sigma)
 
     model = samplers.Model(sd.from_x0(sde, lambda x, t: denoise(x, t)))
-    made = samplers.Heun().step(KEYS, model, sde, samplers.State(X), jnp.float32(t), jnp.float32(s))
+    made = solver.step(KEYS, model, sde, samplers.State(X), jnp.float32(t), jnp.float32(s))
     d = (X - denoise(X, t)) / t
     euler = X + (s - t) * d
     expected = X + (s - t) * (d + (euler - denoise(euler, s)) / s) / 2
@@ -79,21 +80,23 @@ def test_churn_raises_the_noise_as_algorithm_2_of_edm_does():
     sde, t, s, gamma = sd.EDM(), 3.0, 2.0, 0.2
     raised = t * (1 + gamma)
     x = X + np.sqrt(raised**2 - t**2) * 1.007 * z()
-    solver = samplers.Heun(churn=gamma, churn_noise=1.007)
-    expected = step(samplers.Heun(), sde, raised, s, x=x)
+    solver = samplers.EDMSampler(churn=gamma, churn_noise=1.007)
+    expected = step(samplers.EDMSampler(), sde, raised, s, x=x)
     np.testing.assert_allclose(step(solver, sde, t, s), expected, rtol=1e-4)
 
 
 def test_churn_acts_between_its_bounds_only():
     sde = sd.EDM()
-    quiet = samplers.Heun(churn=0.2, churn_min=5.0)
-    np.testing.assert_allclose(step(quiet, sde, 3.0, 2.0), step(samplers.Heun(), sde, 3.0, 2.0))
+    quiet = samplers.EDMSampler(churn=0.2, churn_min=5.0)
+    np.testing.assert_allclose(
+        step(quiet, sde, 3.0, 2.0), step(samplers.EDMSampler(), sde, 3.0, 2.0)
+    )
 
 
 def test_churn_stays_within_the_sde():
     sde = sd.EDM(t_max=3.0)
-    made = step(samplers.Heun(churn=0.2), sde, 3.0, 2.0)
-    np.testing.assert_allclose(made, step(samplers.Heun(), sde, 3.0, 2.0))
+    made = step(samplers.EDMSampler(churn=0.2), sde, 3.0, 2.0)
+    np.testing.assert_allclose(made, step(samplers.EDMSampler(), sde, 3.0, 2.0))
 
 
 @pytest.mark.parametrize("norms", ["sample", "batch"])
@@ -143,7 +146,7 @@ def test_dpm_solver_is_algorithm_2_of_its_paper():
     ("make", "message"),
     [
         (lambda: samplers.DDIM(eta=2.0), "eta from 0 to 1, got 2.0"),
-        (lambda: samplers.Heun(churn=1.0), "churn from 0"),
+        (lambda: samplers.EDMSampler(churn=1.0), "churn from 0"),
         (lambda: samplers.Ancestral(variance="postrior"), "did you mean 'posterior'"),
         (lambda: samplers.Langevin(snr=0.0), "snr > 0"),
         (lambda: samplers.Langevin(norms="all"), "unknown norms 'all'"),
