@@ -1,0 +1,91 @@
+"""Solvers that were fitted to a model: their own times, and their own coefficients at each step."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sde_diffusion.samplers.solver import Model, Solver
+from sde_diffusion.sdes import SDE, Array
+
+
+class FittedState(NamedTuple):
+    """The sample, the x0 [n, B, *event] predicted so far, 0 where not yet, and how many, []."""
+
+    x: Array
+    past: Array
+    index: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted(Solver):
+    """A non-stationary multistep solver, a combination of its own at each of n steps:
+
+        x_{i+1} = a_i x_i + b_i sum_{j <= i} w_ij x0_j,     b_i = alpha_{i+1} - a_i alpha_i
+        sum_j w_ij = 1,     x0_j the x0 predicted at times[j]
+
+    `times` are the n + 1 times, a the n factors of x_i, and c the n rows b_i w_ij, row i of i + 1
+    numbers. With a_i = sigma_{i+1} / sigma_i it is an exponential integrator; every other a_i is
+    as exact where the prediction does not change. The last step goes to alpha = 1 and sigma = 0,
+    the denoised sample: `sample()` adds no evaluation, and n is what a sample takes.
+
+    `sde_diffusion.fit` finds the numbers. The family is that of Shaul et al. 2024 (Bespoke
+    Non-Stationary Solvers), for predictions of x0 and with weights that sum to one.
+    """
+
+    times: tuple[float, ...] = dataclasses.field()  # type: ignore[misc]
+    a: tuple[float, ...]
+    c: tuple[tuple[float, ...], ...]
+
+    # It has the one grid, so there is no order of convergence to declare.
+    order = 0
+    denoises = True
+
+    def init(self, x: Array, grid: Array | None = None) -> FittedState:
+        return FittedState(x, jnp.zeros((len(self.a), *x.shape), x.dtype), jnp.zeros((), jnp.int32))
+
+    def step(
+        self, key: Array, model: Model, sde: SDE, state: FittedState, t: Array, s: Array
+    ) -> FittedState:
+        x, past, i = state
+        past = past.at[i].set(model(x, t).x0)
+        a, c = jnp.asarray(self.a, x.dtype), _square(self.c, x.dtype)
+        return FittedState(a[i] * x + jnp.tensordot(c[i], past, 1), past, i + 1)
+
+
+def _square(rows: Any, dtype: Any) -> Array:
+    """Rows of 1, 2, ..., n numbers as [n, n], with 0 above the diagonal."""
+    if isinstance(rows, jax.Array):  # as they are while they are being fitted
+        return rows
+    return jnp.array([[*row, *[0.0] * (len(rows) - len(row))] for row in rows], dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedGrid(Solver):
+    """Any solver on the n + 1 times that were fitted to it; otherwise as `solver` is."""
+
+    solver: Solver
+    times: tuple[float, ...] = dataclasses.field()  # type: ignore[misc]
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return self.solver.order
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        return self.solver.evaluations
+
+    @property
+    def reads_diffusion(self) -> bool:  # type: ignore[override]
+        return self.solver.reads_diffusion
+
+    @property
+    def stochastic(self) -> bool:
+        return self.solver.stochastic
+
+    def init(self, x: Array, grid: Array | None = None) -> Any:
+        return self.solver.init(x, grid)
+
+    def step(self, key: Array, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
+        return self.solver.step(key, model, sde, state, t, s)
