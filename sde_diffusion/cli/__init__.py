@@ -1,12 +1,14 @@
-"""The command line: sde-diffusion train, sample, evaluate."""
+"""The command line: sde-diffusion train, sample, evaluate, compare."""
 
 import argparse
+import importlib
 import logging
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-BAD_INPUT, NON_FINITE = 2, 3
+BUG, BAD_INPUT, NON_FINITE = 1, 2, 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,15 +21,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         overrides = _overrides(rest)
         # After the arguments are known to be right: this loads jax.
-        from sde_diffusion.cli import commands
-        from sde_diffusion.training import NonFiniteLoss
+        from sde_diffusion import distributed
 
-        try:
-            getattr(commands, args.command)(args, overrides)
-        except NonFiniteLoss as error:
-            return _fail(error, NON_FINITE)
-    except (ValueError, OSError, ImportError) as error:
-        return _fail(error, BAD_INPUT)
+        module = importlib.import_module(f"sde_diffusion.cli.{args.module}")
+        with distributed.joined(
+            args.coordinator,
+            args.num_processes,
+            args.process_id,
+            join_timeout=args.join_timeout,
+            describe=_describe,
+        ):
+            getattr(module, args.command)(args, overrides)
+    except Exception as error:
+        code, line = _describe(error)
+        if code == BUG or os.environ.get("SDE_DIFFUSION_TRACEBACK"):
+            raise
+        print(line, file=sys.stderr)
+        return code
     return 0
 
 
@@ -39,11 +49,12 @@ def _say_warnings() -> None:
     logger.handlers, logger.propagate = [handler], False
 
 
-def _fail(error: Exception, code: int) -> int:
-    if os.environ.get("SDE_DIFFUSION_TRACEBACK"):
-        raise error
-    print(f"sde-diffusion: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return code
+def _describe(error: Exception) -> tuple[int, str]:
+    """The exit code, and the line that says what is wrong."""
+    line = f"sde-diffusion: error: {' '.join(str(error).split())}"
+    if type(error).__name__ == "NonFiniteLoss":  # its module loads jax
+        return NON_FINITE, line
+    return (BAD_INPUT if isinstance(error, ValueError | OSError | ImportError) else BUG), line
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,6 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="sde-diffusion",
         description="Diffusion models as stochastic differential equations.",
         allow_abbrev=False,
+    )
+    parser.set_defaults(
+        module="commands", coordinator=None, num_processes=None, process_id=None, join_timeout=300
     )
     commands = parser.add_subparsers(dest="command", required=True)
 
@@ -72,8 +86,35 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--grid", help="a time grid's name, instead of the config's")
         command.add_argument("--steps", type=int, help="steps of the solver")
     for command in (train, sample, evaluate):
+        hosts = command.add_argument_group(
+            "many hosts", "the same command on each; TPU pods and SLURM need none of these"
+        )
+        hosts.add_argument("--coordinator", help="HOST:PORT of process 0")
+        hosts.add_argument("--num-processes", type=int, help="how many there are")
+        hosts.add_argument("--process-id", type=int, help="which one this is, from 0")
+        hosts.add_argument(
+            "--join-timeout", type=int, default=300, help="seconds to wait for the others (300)"
+        )
         command.epilog = "--config.GROUP.FIELD=VALUE changes a field of the config."
+    _add_compare(commands)
     return parser
+
+
+def _add_compare(commands: Any) -> None:
+    compare = commands.add_parser("compare", allow_abbrev=False, help="compare solvers")
+    compare.set_defaults(module="compare")
+    compare.add_argument("--problem", help="an exact problem: mixture2d, mixture64d, ...")
+    compare.add_argument("--sde", help="the exact problem's SDE (vp)")
+    compare.add_argument("--workdir", help="a trained run, in place of an exact problem")
+    compare.add_argument(
+        "--solvers", default="all", help='names, as in "heun,ddim(eta=0.5),solver.json", or all'
+    )
+    compare.add_argument("--nfe", default="5,10,20,50,100", help="budgets of evaluations")
+    compare.add_argument("--grids", default="log_snr", help="time grids, as in log_snr,karras")
+    compare.add_argument("--metrics", help="as in wasserstein2,mmd; all that fit if absent")
+    compare.add_argument("--num", type=int, default=1000, help="samples of each row (1000)")
+    compare.add_argument("--seed", type=int, default=0)
+    compare.add_argument("--out", required=True, help="the folder of the results; rows there stay")
 
 
 def _overrides(arguments: Sequence[str]) -> dict[str, str]:

@@ -9,9 +9,21 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sde_diffusion import choices, data, grids, losses, networks, noise, samplers, sdes, times
+from sde_diffusion import (
+    choices,
+    data,
+    distributed,
+    grids,
+    losses,
+    networks,
+    noise,
+    samplers,
+    sdes,
+    times,
+)
 from sde_diffusion import parameterization as parameterizations
 from sde_diffusion import prediction as predictions
 from sde_diffusion.sdes import SDE, Array
@@ -82,11 +94,16 @@ def model(
     config: ConfigDict, params: Any, labels: Array | None = None
 ) -> Callable[..., predictions.Prediction]:
     """model(x, t) -> Prediction with these parameters; labels [B] where it is conditional."""
+    made = unconditioned(config, params)
+    return predictions.with_condition(made, condition=labels) if is_conditional(config) else made
+
+
+def unconditioned(config: ConfigDict, params: Any) -> Callable[..., predictions.Prediction]:
+    """model(x, t, condition=labels) -> Prediction; the condition where it is conditional."""
     apply: Callable[..., Any] = network(config).apply
-    made = predictions.from_network(
+    return predictions.from_network(
         sde(config), apply, {"params": params}, parameterization(config)
     )
-    return predictions.with_condition(made, condition=labels) if is_conditional(config) else made
 
 
 def loss_fn(config: ConfigDict, scaling: data.Scaling) -> Callable[[Any, Array, Batch], Array]:
@@ -171,3 +188,8 @@ def grid(config: ConfigDict) -> Array:
         raise ValueError(f"config.sampling.steps (--steps) must be at least 1, got {steps}")
     group = config.sampling.grid
     return grids.named(group.name, sde(config), steps, **_fields(group))
+
+
+def mesh(config: ConfigDict) -> Mesh:
+    """All the devices of all hosts, as config.mesh divides them."""
+    return distributed.make_mesh(**config.mesh)

@@ -24,15 +24,21 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     init_params, optimizer = build.init_params(config, source.x.shape[1:]), build.optimizer(config)
     loss_fn = build.loss_fn(config, scaling)
     build.solver(config), build.grid(config)
-    mesh = distributed.make_mesh(**config.mesh)
+    mesh = build.mesh(config)
     distributed.check_batch_size(mesh, config.training.batch_size)
-    batches = data.batches(source, config.training.batch_size, config.seed)
+    batches = data.batches(
+        source,
+        config.training.batch_size,
+        config.seed,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
     abstract = jax.eval_shape(init_params, jax.random.key(0))
     run.claim(workdir, config, overwrite=args.overwrite)
     run.enable_cache()
 
     size = sum(leaf.size for leaf in jax.tree.leaves(abstract))
-    print(
+    _say(
         f"{config.network.name} of {size:,} parameters on {len(source):,} samples of "
         f"{source.name} {source.x.shape[1:]}; {jax.device_count()} {jax.default_backend()} device"
     )
@@ -43,6 +49,8 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
         params = run.sampling_params(state)
         num = 100 if source.x.ndim == 4 else 2000
         x, _ = draw.draw(config, params, source, num, seed=0, y=y)
+        if not distributed.is_first_process():
+            return
         columns = source.num_classes if y is not None else 10
         draw.picture(workdir / "samples" / f"step_{step:07d}.png", x, source, columns)
         training.plot_loss(workdir)
@@ -67,12 +75,13 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
         learning_rate=build.learning_rate(config),
         mesh=mesh,
     )
-    training.plot_loss(workdir)
+    if distributed.is_first_process():
+        training.plot_loss(workdir)
     step = int(outcome.state.step)
     if outcome.preempted:
-        print(f"stopped at step {step} of {config.training.steps}; the same command goes on")
+        _say(f"stopped at step {step} of {config.training.steps}; the same command goes on")
     else:
-        print(f"trained to step {step}: {workdir}")
+        _say(f"trained to step {step}: {workdir}")
 
 
 def sample(args: Namespace, overrides: dict[str, str]) -> None:
@@ -85,7 +94,7 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
     workdir = Path(args.workdir)
     config = run.read_config(workdir, _sampling_options(args) | overrides)
     source = build.source(config)
-    build.solver(config), build.grid(config)
+    build.solver(config), build.grid(config), build.mesh(config)
     if args.label is not None and not build.is_conditional(config):
         raise ValueError(f"--class: the network in {workdir} is not conditioned on a class")
     y = draw.labels(source, args.num, args.label) if build.is_conditional(config) else None
@@ -95,6 +104,8 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
     start = time.perf_counter()
     x, nfe = draw.draw(config, params, source, args.num, seed=args.seed, y=y, progress=True)
     seconds = time.perf_counter() - start
+    if not distributed.is_first_process():
+        return
     if out.suffix == ".png":
         columns = source.num_classes if y is not None and args.label is None else None
         draw.picture(out, x, source, columns)
@@ -116,7 +127,7 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     workdir = Path(args.workdir)
     config = run.read_config(workdir, _sampling_options(args) | overrides)
     source = build.source(config)
-    build.solver(config), build.grid(config)
+    build.solver(config), build.grid(config), build.mesh(config)
     run.enable_cache()
     params, step = run.restore_params(workdir, config, source)
     num, seed = config.eval.num, config.eval.seed
@@ -125,12 +136,15 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     draw.draw(config, params, source, num, seed=seed, y=y)  # compiles
     start = time.perf_counter()
     x, nfe = draw.draw(config, params, source, num, seed=seed, y=y)
+    seconds = time.perf_counter() - start
+    if not distributed.is_first_process():
+        return
     report = {
         "step": step,
         "samples": num,
         "solver": config.sampling.solver.name,
         "evaluations": nfe,
-        "sampling_seconds": time.perf_counter() - start,
+        "sampling_seconds": seconds,
         **metrics.evaluate(x, y, source, seed),
     }
     (workdir / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -151,3 +165,8 @@ def _sampling_options(args: Namespace) -> dict[str, str]:
         "sampling.steps": args.steps,
     }
     return {key: str(value) for key, value in options.items() if value is not None}
+
+
+def _say(line: str) -> None:
+    if distributed.is_first_process():
+        print(line)

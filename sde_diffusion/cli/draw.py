@@ -9,7 +9,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sde_diffusion import data
+from sde_diffusion import data, distributed
 from sde_diffusion.cli import build
 from sde_diffusion.samplers import sample
 
@@ -37,27 +37,32 @@ def draw(
 ) -> tuple[np.ndarray, int]:
     """(x [num, *event] in the data's own range, evaluations a sample); y [num] or None.
 
-    In batches of config.sampling.batch_size; sample i depends on the seed, i and y[i] alone.
+    In batches of about config.sampling.batch_size, over all the devices; every process
+    draws, and has all the samples. Sample i depends on the seed, i and y[i] alone.
     """
     process, solver, grid = build.sde(config), build.solver(config), build.grid(config)
     scaling = build.scaling(config, source)
-    size = min(num, config.sampling.batch_size)
+    mesh = build.mesh(config)
+    # As many on each device.
+    size = -(-min(num, config.sampling.batch_size) // mesh.size) * mesh.size
+    params = jax.device_put(params, distributed.replicated(mesh))
+    hidden = not (progress and distributed.is_first_process())
     made, nfe = [], 0
-    for first in tqdm(range(0, num, size), desc="sampling", unit="batch", disable=not progress):
+    for first in tqdm(range(0, num, size), desc="sampling", unit="batch", disable=hidden):
         # The last batch is filled up rather than compiled anew for its own size.
         rows = np.minimum(np.arange(first, first + size), num - 1)
         model = build.model(config, params, None if y is None else jnp.asarray(y[rows], jnp.int32))
         samples = sample(
             jax.random.key(seed),
-            model,
+            distributed.spread(model, mesh),
             process,
             (size, *source.x.shape[1:]),
             solver=solver,
             grid=grid,
             first=first,
         )
-        made.append(np.asarray(scaling.unscale(samples.x)))
-        nfe = int(np.max(samples.nfe))
+        made.append(distributed.to_every_process(scaling.unscale(samples.x)))
+        nfe = int(np.max(distributed.to_every_process(samples.nfe)))
     x = np.concatenate(made)[:num]
     if source.x.dtype == np.uint8:  # data in whole numbers: so are the samples
         x = np.clip(np.round(x), source.low, source.high).astype(np.uint8)

@@ -2,12 +2,13 @@
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from sde_diffusion import training
+from sde_diffusion import distributed, training
 from sde_diffusion.cli import build
 from sde_diffusion.cli import config as configs
 from sde_diffusion.data import Source
@@ -26,8 +27,15 @@ def enable_cache() -> None:
 def claim(workdir: Path, config: ConfigDict, *, overwrite: bool) -> None:
     """Make the folder that of this config; ValueError if it is another one's.
 
-    With `overwrite` what another run left there is removed.
+    With `overwrite` what another run left there is removed. Of several processes the first one does
+    it, and the others wait.
     """
+    if distributed.is_first_process():
+        _claim(workdir, config, overwrite)
+    distributed.wait_for_all("the folder is claimed")
+
+
+def _claim(workdir: Path, config: ConfigDict, overwrite: bool) -> None:
     path = workdir / CONFIG
     if path.exists() and overwrite:
         for name in OWN:
@@ -54,9 +62,9 @@ def claim(workdir: Path, config: ConfigDict, *, overwrite: bool) -> None:
         )
     workdir.mkdir(parents=True, exist_ok=True)
     # In one move, so that a kill leaves either no config or a whole one.
-    partial = path.with_suffix(".tmp")
-    partial.write_text(configs.to_json(config))
-    os.replace(partial, path)
+    half = path.with_suffix(".tmp")
+    half.write_text(configs.to_json(config))
+    os.replace(half, path)
 
 
 def read_config(workdir: Path, overrides: dict[str, str]) -> ConfigDict:
@@ -78,6 +86,7 @@ def restore_params(workdir: Path, config: ConfigDict, source: Source) -> tuple[A
         build.init_params(config, source.x.shape[1:]),
         build.optimizer(config),
         config.optim.ema_rates,
+        shardings=partial(distributed.state_shardings, build.mesh(config)),
     )
     state = training.restore_latest(workdir, abstract).state
     return sampling_params(state), int(state.step)

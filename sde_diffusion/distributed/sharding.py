@@ -9,13 +9,16 @@ This is ZeRO-3 (Rajbhandari et al. 2020) by the compiler's means: parameters are
 are used, gradients are summed straight into the parts, and each device updates its own part.
 """
 
+import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.tree_util import Partial
 
 from sde_diffusion.distributed.mesh import AXES, FSDP, check_batch_size
 
@@ -65,6 +68,24 @@ def gather(params: Any, shardings: Any, whole: NamedSharding) -> Any:
 
     gathered.defvjp(lambda params: (gathered(params), None), backward)
     return gathered(params)
+
+
+def spread(model: Callable[..., Any], mesh: Mesh) -> Partial:
+    """The model, with the samples x [B, *event] that it is called with spread over the devices.
+
+    So is then all that a solver or a likelihood computes between its calls. B must be a multiple of
+    the number of devices.
+    """
+    model = model if isinstance(model, Partial) else Partial(model)
+    return Partial(_spread_over(shard_samples(mesh)), model)
+
+
+@functools.cache  # the same function for the same devices, which does not retrace
+def _spread_over(by_sample: NamedSharding) -> Callable[..., Any]:
+    def call(model: Callable[..., Any], x: jax.Array, *args: Any, **kwargs: Any) -> Any:
+        return model(lax.with_sharding_constraint(x, by_sample), *args, **kwargs)
+
+    return call
 
 
 def place_batches(mesh: Mesh, batches: Any) -> Any:

@@ -26,6 +26,7 @@ import tensorstore
 from jax import lax
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from sde_diffusion import distributed
 from sde_diffusion.training.disk import disk_errors
 from sde_diffusion.training.state import TrainState
 
@@ -145,9 +146,11 @@ def restore_latest(workdir: str | Path, abstract: TrainState) -> Restored:
 def set_aside_newer(checkpoints: ocp.CheckpointManager, step: int) -> None:
     """Renames the checkpoints after `step` to `damaged-*`, so that the run can write them anew."""
     folder = Path(checkpoints.directory)
-    for newer in [other for other in checkpoints.all_steps() if other > step]:
-        shutil.rmtree(folder / f"damaged-{newer}", ignore_errors=True)
-        (folder / str(newer)).rename(folder / f"damaged-{newer}")
+    if distributed.is_first_process():
+        for newer in [other for other in checkpoints.all_steps() if other > step]:
+            shutil.rmtree(folder / f"damaged-{newer}", ignore_errors=True)
+            (folder / str(newer)).rename(folder / f"damaged-{newer}")
+    distributed.wait_for_all("damaged checkpoints are set aside")
     checkpoints.reload()
 
 

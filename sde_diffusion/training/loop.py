@@ -88,6 +88,9 @@ def train(
     into the records. The state and the batches are spread over `mesh` (`distributed.make_mesh`), by
     default the first device alone; of each batch `data` gives this process's share.
 
+    With several processes all of them call this, on a `workdir` that all see; the first one writes
+    the records, and SIGTERM to any of them makes all save the same step and return.
+
     Raises NonFiniteLoss, after which the last checkpoint is the last good one; OSError when the
     disk is full; CheckpointMismatch when `workdir` is of another model; DamagedCheckpoint when it
     has checkpoints and none of them is whole; ValueError for a number out of its range.
@@ -142,22 +145,23 @@ def train(
         call = next(calls)
         # 4. the records past the state's step are dropped.
         # There is no random state: update n draws from fold_in(key, n).
-        report = stack.enter_context(
-            closing(
-                Report(
-                    workdir,
-                    step=step,
-                    total_steps=total_steps,
-                    batch_size=jax.tree.leaves(call.batches)[0].shape[1],
-                    log_every=log_every,
-                    learning_rate=learning_rate,
-                    progress=progress,
-                )
+        report = None
+        if distributed.is_first_process():
+            report = Report(
+                workdir,
+                step=step,
+                total_steps=total_steps,
+                batch_size=jax.tree.leaves(call.batches)[0].shape[1],
+                log_every=log_every,
+                learning_rate=learning_rate,
+                progress=progress,
             )
-        )
+            stack.enter_context(closing(report))
 
         unchecked: list[tuple[int, StepMetrics]] = []
         while True:
+            # Before the step, so that the answer is there before the step's end.
+            noticed = distributed.any_process(mesh, notice.is_set())
             state, metrics = train_step(state, step_key, call.batches)
             step = call.end
             # While the devices work on this call, its successor's batches are made ready and the
@@ -166,7 +170,7 @@ def train(
             _check_finite(unchecked, report)
             unchecked.append((step, metrics))
 
-            leaving = notice.is_set()
+            leaving = bool(noticed)
             if leaving or following is None or step % checkpoint_every == 0:
                 # Nothing is saved before its losses are known to be finite.
                 _check_finite(unchecked, report)
@@ -206,7 +210,7 @@ def _calls(
         step = end
 
 
-def _check_finite(unchecked: list[tuple[int, StepMetrics]], report: Report) -> None:
+def _check_finite(unchecked: list[tuple[int, StepMetrics]], report: Report | None) -> None:
     """Reports the steps and empties the list, or raises NonFiniteLoss for the first bad one."""
     for end, metrics in unchecked:
         loss, grad_norm = np.asarray(metrics.loss), np.asarray(metrics.grad_norm)
@@ -215,12 +219,13 @@ def _check_finite(unchecked: list[tuple[int, StepMetrics]], report: Report) -> N
         bad = ~(np.isfinite(loss) & np.isfinite(grad_norm))
         good = int(np.argmax(bad)) if bad.any() else len(loss)
         first = end - len(loss) + 1
-        report.add(first + good - 1, loss[:good], grad_norm[:good])
+        if report is not None:
+            report.add(first + good - 1, loss[:good], grad_norm[:good])
         if good < len(loss):
             raise NonFiniteLoss(first + good, float(loss[good]), float(grad_norm[good]))
     unchecked.clear()
 
 
 def _say(aloud: bool, line: str) -> None:
-    if aloud:
+    if aloud and distributed.is_first_process():
         print(line, file=sys.stderr, flush=True)
