@@ -44,7 +44,7 @@ class ParaDiGMS(Solver):
     of rounds, which is at most that of the steps, is nfe / (window evaluations). As a loop of
     unknown length this has no gradient in reverse mode. `step` takes one step, not in parallel.
 
-    Raises ValueError for a solver that draws noise or chooses its own steps.
+    Raises ValueError for a solver that draws noise, or has steps or a grid of its own.
 
         ParaDiGMS(DDIM(), window=32)
     """
@@ -54,9 +54,9 @@ class ParaDiGMS(Solver):
     tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
-        if self.solver.stochastic or self.solver.adaptive:
+        if self.solver.stochastic or self.solver.adaptive or self.solver.times is not None:
             raise ValueError(
-                f"ParaDiGMS takes a deterministic solver of fixed steps, got {self.solver}"
+                f"ParaDiGMS takes a deterministic solver for any grid, got {self.solver}"
             )
         if self.window < 1:
             raise ValueError(f"ParaDiGMS takes a window of at least 1, got {self.window}")
@@ -71,8 +71,8 @@ class ParaDiGMS(Solver):
     def evaluations(self) -> int:  # type: ignore[override]
         return self.solver.evaluations
 
-    def init(self, x: Array, *grid: Array | None) -> Any:
-        return self.solver.init(x, *grid)
+    def init(self, x: Array, grid: Array | None = None) -> Any:
+        return self.solver.init(x, grid)
 
     def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
         return self.solver.step(key, model, sde, state, t, s)
@@ -147,7 +147,12 @@ class ParaDiGMS(Solver):
 
 
 def _moved(old: Any, new: Any) -> Array:
-    """The root mean square of a change, [W, B]: the greatest among the sample and its like."""
-    changes = jax.tree.leaves(jax.tree.map(lambda a, b: (b - a)[1:], old, new))
-    alike = jnp.stack([change for change in changes if change.ndim == new.x.ndim])
-    return jnp.max(jnp.sqrt(jnp.mean(alike**2, axis=tuple(range(3, alike.ndim)))), axis=0)
+    """The root mean square of a change, [W, B]: the greatest of the state's."""
+
+    def change(a: Array, b: Array) -> Array:
+        if b.ndim < new.x.ndim:  # a coefficient of the solver's, which has settled or has not
+            return jnp.where(a == b, 0.0, jnp.inf)[1:]
+        return jnp.sqrt(jnp.mean((b - a)[1:] ** 2, axis=tuple(range(2, b.ndim))))
+
+    changes = jax.tree.leaves(jax.tree.map(change, old, new))
+    return jnp.max(jnp.stack(changes), axis=0)

@@ -81,7 +81,7 @@ def test_a_model_that_is_not_finite_ends():
     ("make", "message"),
     [
         (lambda: samplers.ParaDiGMS(samplers.EulerMaruyama()), "got EulerMaruyama"),
-        (lambda: samplers.ParaDiGMS(samplers.BlackBox()), "solver of fixed steps, got BlackBox"),
+        (lambda: samplers.ParaDiGMS(samplers.BlackBox()), "solver for any grid, got BlackBox"),
         (lambda: samplers.ParaDiGMS(samplers.DDIM(), window=0), "at least 1, got 0"),
         (lambda: samplers.ParaDiGMS(samplers.DDIM(), tolerance=-1.0), "at least 0, got -1"),
     ],
