@@ -1,1 +1,6 @@
 """Comparing solvers: problems, errors taken apart, and the report."""
+
+from sde_diffusion.comparison.compare import METRICS, compare
+from sde_diffusion.comparison.problems import PROBLEMS, Problem, exact_problem
+
+__all__ = ["METRICS", "PROBLEMS", "Problem", "compare", "exact_problem"]

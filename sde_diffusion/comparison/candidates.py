@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from sde_diffusion import grids, samplers
 from sde_diffusion.choices import require_known
 from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import SDE, Array
+
+logger = logging.getLogger(__name__)
 
 # Where an adaptive solver is asked for, it runs at each of these tolerances.
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
@@ -67,25 +70,16 @@ def split(text: str) -> list[str]:
     return [part.strip() for part in parts if part.strip()]
 
 
-def is_adaptive(solver: Solver) -> bool:
-    """Whether the solver chooses its own steps, by a tolerance."""
-    return hasattr(solver, "rtol")
-
-
-def least_evaluations(solver: Solver) -> int:
-    """Evaluations of one step, and the one that denoises."""
-    return solver.evaluations + 1
-
-
 def candidates(
     solvers: str | Iterable[str | Solver],
     nfe: Sequence[int],
     grid_names: Sequence[str],
     sde: SDE,
 ) -> list[Candidate]:
-    """Every solver with every grid at every budget; "all" solvers leaves out budgets too small.
+    """Every solver with every grid at every budget; of "all", those that fit SDE and budget.
 
-    An adaptive solver, which finds its own grid, runs once for each of TOLERANCES instead.
+    A solver that was fitted to one budget runs once, on its own grid, and an adaptive one, which
+    finds its own, once for each of TOLERANCES.
 
     Raises ValueError for an unknown solver or grid, a grid or a solver that does not fit the SDE,
     and, unless all solvers are compared, a budget that is less than a solver needs.
@@ -100,23 +94,56 @@ def candidates(
     made = []
     for item in solvers:
         label, solver = parse(item) if isinstance(item, str) else (repr(item), item)
-        if is_adaptive(solver):
+        if solver.adaptive:
             made += _adaptive(label, solver, sde)
-            continue
-        for budget in nfe:
-            steps = (budget - 1) // solver.evaluations
-            if steps < 1:
-                if everything:
-                    continue
-                raise ValueError(
-                    f"solver {label!r} needs at least {least_evaluations(solver)} evaluations, "
-                    f"one of them to denoise, got nfe={budget}"
-                )
-            for name in grid_names:
-                times = tuple(np.asarray(grids.named(name, sde, steps), float).tolist())
-                made.append(Candidate(label, solver, name, times, budget))
-    for candidate in made:
+        elif solver.times is not None:
+            steps = len(solver.times) - 1
+            budget = steps * solver.evaluations + _last(solver)
+            made.append(Candidate(label, solver, "own", tuple(solver.times), budget))
+        else:
+            made += _at_budgets(label, solver, nfe, grid_names, sde, skip=everything)
+    return [c for c in made if _fits(c, sde, skip=everything)]
+
+
+def _fits(candidate: Candidate, sde: SDE, *, skip: bool) -> bool:
+    """Whether the solver can run on the SDE; ValueError if not, or a warning if it is skipped."""
+    try:
         samplers.check(candidate.solver, sde, candidate.times)
+    except ValueError as error:
+        if not skip:
+            raise
+        logger.warning("left out: %s", error)
+        return False
+    return True
+
+
+def _last(solver: Solver) -> int:
+    """The evaluations after the last step: one, unless that denoises by itself."""
+    return 0 if solver.denoises else 1
+
+
+def _at_budgets(
+    label: str,
+    solver: Solver,
+    nfe: Sequence[int],
+    grid_names: Sequence[str],
+    sde: SDE,
+    *,
+    skip: bool,
+) -> list[Candidate]:
+    made = []
+    for budget in nfe:
+        steps = (budget - _last(solver)) // solver.evaluations
+        if steps < 1:
+            if skip:
+                continue
+            raise ValueError(
+                f"solver {label!r} needs nfe of at least {solver.evaluations + _last(solver)}, "
+                f"a step and the evaluation that denoises, got {budget}"
+            )
+        for name in grid_names:
+            times = tuple(np.asarray(grids.named(name, sde, steps), float).tolist())
+            made.append(Candidate(label, solver, name, times, budget))
     return made
 
 

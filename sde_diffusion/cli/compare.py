@@ -1,0 +1,95 @@
+"""The command compare: solvers on an exact problem, or on a trained network."""
+
+from argparse import Namespace
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from sde_diffusion import analytic, choices, comparison, sdes
+from sde_diffusion.cli import build, draw, run
+from sde_diffusion.comparison import problems
+from sde_diffusion.comparison.candidates import Candidate
+from sde_diffusion.comparison.table import table
+from sde_diffusion.data import Source
+
+
+def compare(args: Namespace, overrides: dict[str, str]) -> None:
+    """Compare solvers, print a table, and leave results and pictures in a folder."""
+    if (args.problem is None) == (args.workdir is None):
+        raise ValueError("compare needs either --problem or --workdir")
+    if args.num < 64:
+        raise ValueError(f"--num must be at least 64, got {args.num}")
+    nfe = _numbers("--nfe", args.nfe)
+    if args.problem is not None:
+        if overrides:
+            raise ValueError(f"--config.{next(iter(overrides))} needs --workdir")
+        sde = choices.choose("sde", args.sde or "vp", sdes.KINDS)()
+        problem = problems.named(args.problem, sde)
+    else:
+        if args.sde is not None:
+            raise ValueError("--sde goes with --problem: a trained network has its own")
+        problem = trained_problem(Path(args.workdir), overrides)
+
+    def progress(todo: Sequence[Candidate]) -> Iterable[Candidate]:
+        bar = tqdm(todo, unit="row")
+        for candidate in bar:
+            bar.set_description(candidate.label)
+            yield candidate
+
+    rows = comparison.compare(
+        problem,
+        args.solvers,
+        nfe,
+        grids=args.grids.split(","),
+        metrics=args.metrics.split(",") if args.metrics else None,
+        num=args.num,
+        seed=args.seed,
+        out=args.out,
+        progress=progress,
+    )
+    shown = [name for name in comparison.METRICS if name in rows[0]]
+    print(table(rows, shown))
+    print(f"{len(rows)} rows: {args.out}/report.html, results.csv, results.json, pictures")
+
+
+def trained_problem(workdir: Path, overrides: dict[str, str]) -> problems.Problem:
+    """The network of a run against the data that it was trained on, in the model's own range."""
+    config = run.read_config(workdir, overrides)
+    source = build.source(config)
+    params, step = run.restore_params(workdir, config, source)
+    scaling = build.scaling(config, source)
+    conditional = build.is_conditional(config)
+
+    def data(key: jax.Array, num: int) -> jax.Array:
+        rows = jax.random.choice(key, len(source), (num,), replace=num > len(source))
+        return scaling.scale(jnp.asarray(source.x[np.sort(np.asarray(rows))]))
+
+    def conditions(rows: np.ndarray) -> dict[str, jax.Array]:
+        y = draw.labels(source, int(rows.max()) + 1)[rows]
+        return {"condition": jnp.asarray(y, jnp.int32)}
+
+    return problems.Problem(
+        f"{workdir} at step {step}",
+        build.sde(config),
+        build.unconditioned(config, params),
+        source.x.shape[1:],
+        data,
+        _exact(source, scaling.slope),
+        conditions if conditional else None,
+    )
+
+
+def _exact(source: Source, slope: float) -> analytic.GaussianMixture | None:
+    """The distribution that the data was drawn from, where it is known."""
+    return problems.mixture2d() if source.name == "mixture2d" and slope == 1.0 else None
+
+
+def _numbers(flag: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"{flag} takes whole numbers, as in 5,10,20; got {text!r}") from None

@@ -1,0 +1,220 @@
+"""compare(): every candidate on a problem, a row for each."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sde_diffusion.choices import choose
+from sde_diffusion.comparison import measure, problems, store
+from sde_diffusion.comparison.candidates import Candidate, candidates
+from sde_diffusion.comparison.problems import Problem
+from sde_diffusion.comparison.store import Row
+from sde_diffusion.samplers import Solver
+from sde_diffusion.sdes import SDE, VP
+
+METRICS = (
+    "sliced_wasserstein",
+    "wasserstein2",
+    "energy_distance",
+    "mmd",
+    "kl",
+    "mean_error",
+    "covariance_error",
+)
+# Dimensions up to which the entropy of samples can be estimated from their neighbours.
+KL_DIMENSIONS = 3
+# Pairs of sets of the data of which a floor is the mean.
+FLOORS = 4
+# What the error is taken apart by: cheap, in the data's units, and in any number of dimensions.
+PART_METRIC = "sliced_wasserstein"
+Progress = Callable[[Sequence[Candidate]], Iterable[Candidate]]
+
+
+def compare(
+    problem: str | Problem,
+    solvers: str | Sequence[str | Solver] = "all",
+    nfe: Sequence[int] = (5, 10, 20, 50, 100),
+    *,
+    sde: SDE | None = None,
+    grids: Sequence[str] = ("log_snr",),
+    metrics: Sequence[str] | None = None,
+    num: int = 1000,
+    seed: int = 0,
+    batch: int = 1000,
+    out: str | Path | None = None,
+    progress: Progress = lambda todo: todo,
+) -> list[Row]:
+    """Rows, one for each solver, grid and budget of evaluations: errors, time and memory.
+
+    `problem` is a name of `comparison.problems.PROBLEMS`, under `sde` (VP unless given), or a
+    `Problem`. `solvers` are names, as "heun" or "ddim(eta=0.5)", or values; `nfe` counts every
+    evaluation, the last one that denoises included. `metrics` are all of METRICS unless given,
+    `kl` where the density is known and the dimensions are few. A metric compares `num` samples
+    with as many of the data, with a 95 % interval (`_low`, `_high`) and its floor (`_floor`), its
+    value between two sets of the data. `rms` is, for a deterministic solver, the distance of each
+    sample to where the flow takes the same start. `discretization`, `truncation` and `score_error`
+    are the parts of the error, by PART_METRIC. A row whose samples are not all finite is kept,
+    with nan.
+
+    With `out`, a folder: results.json, results.csv, pictures and report.html are written there,
+    and rows that it already holds are not measured again.
+
+    Raises ValueError for an unknown problem, solver, grid or metric, or a solver that does not
+    fit the SDE or the budget, before anything is measured.
+    """
+    if isinstance(problem, str):
+        problem = problems.named(problem, sde or VP())
+    if metrics is None:
+        metrics = [name for name in METRICS if name != "kl" or _has_kl(problem)]
+    measures = _measures(problem, (*metrics, PART_METRIC))
+    todo = candidates(solvers, nfe, grids, problem.sde)
+    folder = None if out is None else Path(out)
+    done = {row["id"]: row for row in store.load(folder / "results.json")} if folder else {}
+    common = {
+        "problem": problem.name,
+        "sde": repr(problem.sde),
+        "num": num,
+        "seed": seed,
+        "device": jax.devices()[0].device_kind,
+    }
+    identities = [store.identity({**_told(c), **common, "metrics": sorted(metrics)}) for c in todo]
+    left = {c: name for c, name in zip(todo, identities, strict=True) if name not in done}
+    if left:
+        truth = _truth(problem, measures, num, seed, batch)
+        for candidate in progress(list(left)):
+            row = _row(problem, candidate, truth, measures, metrics, num, seed, batch)
+            done[left[candidate]] = {"id": left[candidate], **common, **row}
+            if folder:
+                store.save(folder, list(done.values()))
+    rows = [done[name] for name in identities]
+    if folder:
+        from sde_diffusion.comparison import report
+
+        report.write(folder, rows, metrics, PART_METRIC)
+    return rows
+
+
+class _Truth(NamedTuple):
+    """What rows are held against; all arrays [num, *event]."""
+
+    data: np.ndarray
+    reference: np.ndarray
+    common: dict[str, Any]
+
+
+def _has_kl(problem: Problem) -> bool:
+    return problem.exact is not None and math.prod(problem.event) <= KL_DIMENSIONS
+
+
+def _measures(problem: Problem, names: Iterable[str]) -> dict[str, Any]:
+    """f(x, y, seed) for each metric; `kl` takes x alone, and the exact density."""
+    from sde_diffusion.metrics import distances
+
+    log_prob = jax.jit(problem.log_prob)
+
+    def kl(x: Any, y: Any, seed: int) -> float:
+        return distances.kl(x, np.asarray(log_prob(x)))
+
+    known = dict(distances.DISTANCES)
+    if _has_kl(problem):
+        known["kl"] = kl
+    return {name: choose("metric", name, known) for name in dict.fromkeys(names)}
+
+
+def _truth(problem: Problem, measures: dict[str, Any], num: int, seed: int, batch: int) -> _Truth:
+    from sde_diffusion.metrics import distances
+
+    key = jax.random.key(seed)
+    # Draws of the data, apart from the noise of the samples, which key itself decides.
+    draws = jax.random.split(jax.random.fold_in(key, 1), 1 + 2 * FLOORS)
+    data = problem.data(draws[0], num)
+    reference = measure.fine(problem, key, num, batch)
+    coarser = measure.fine(problem, key, num, batch, steps=measure.FINE // 2)
+    part = measures[PART_METRIC]
+    if problem.exact is None:
+        truncation, score_error = np.nan, part(reference, data, seed)
+    else:
+        exact = measure.fine_exact(problem, key, num, batch)
+        ends = measure.fine_exact(problem, key, num, batch, data)
+        truncation, score_error = part(exact, ends, seed), part(reference, exact, seed)
+    others = [np.asarray(problem.data(draw, num)) for draw in draws[1:]]
+    floors = {
+        f"{name}_floor": distances.floor(f, others.__getitem__, seed, FLOORS)[0]
+        for name, f in measures.items()
+    }
+    return _Truth(
+        np.asarray(data),
+        reference,
+        {
+            "reference_error": distances.rms(coarser, reference),
+            "fine_steps": measure.FINE,
+            "truncation": truncation,
+            "score_error": score_error,
+            **floors,
+        },
+    )
+
+
+def _told(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "solver": candidate.label,
+        "value": repr(candidate.solver),
+        "grid": candidate.grid_name,
+        "times": list(candidate.grid),
+        "budget": candidate.budget,
+    }
+
+
+def _row(
+    problem: Problem,
+    candidate: Candidate,
+    truth: _Truth,
+    measures: dict[str, Any],
+    metrics: Sequence[str],
+    num: int,
+    seed: int,
+    batch: int,
+) -> Row:
+    from sde_diffusion.metrics import distances
+
+    made = measure.run(problem, candidate, jax.random.key(seed), num, batch)
+    finite = np.isfinite(made.x.reshape(num, -1)).all(axis=-1)
+    solver = candidate.solver
+    row: Row = {
+        "solver": candidate.label,
+        "grid": candidate.grid_name,
+        "budget": candidate.budget,
+        "steps": candidate.steps,
+        "nfe": float(np.mean(made.nfe)),
+        "order": solver.order,
+        "stochastic": solver.stochastic,
+        "finite": float(np.mean(finite)),
+        "seconds": made.seconds,
+        "compile_seconds": made.compile_seconds,
+        "memory_bytes": made.memory_bytes,
+        "rms": np.nan,
+        "rms_low": np.nan,
+        "rms_high": np.nan,
+        "discretization": np.nan,
+        **truth.common,
+    }
+    for name in metrics:
+        row |= {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
+    if not finite.all():
+        return row
+    if not solver.stochastic:
+        row["rms"] = distances.rms(made.x, truth.reference)
+        row["rms_low"], row["rms_high"] = distances.interval(
+            distances.rms, made.x, truth.reference, seed
+        )
+    row["discretization"] = measures[PART_METRIC](made.x, truth.reference, seed)
+    for name in metrics:
+        row[name] = measures[name](made.x, truth.data, seed)
+        row[f"{name}_low"], row[f"{name}_high"] = distances.interval(
+            measures[name], made.x, truth.data, seed
+        )
+    return row

@@ -1,0 +1,129 @@
+"""Pictures of a comparison: work against precision, and the error taken apart."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+
+from sde_diffusion.comparison.store import Row
+
+BEST = 8  # lines in colour; the rest are grey, for the table tells them apart
+PARTS = ("discretization", "truncation", "score_error")
+PART_NAMES = ("discretization", "truncation", "score or, without an exact one, all the rest")
+MARKERS = "osD^vP*X"
+
+
+def name_of(row: Row, rows: Sequence[Row]) -> str:
+    """The solver; with its grid where several are compared; an adaptive one without tolerance."""
+    name = str(row["solver"]).partition("[")[0]
+    several = len({r["grid"] for r in rows if r["grid"] != "own"}) > 1
+    return f"{name}, {row['grid']}" if several and row["grid"] != "own" else name
+
+
+def work_precision(rows: Sequence[Row], metric: str, title: str) -> Figure:
+    """`metric` over evaluations and over seconds, a line for each solver, the best ones coloured.
+
+    The best are those of least error, as a geometric mean over the budgets; adaptive ones are
+    dotted. The dashed line is the floor: the metric between two sets of the data of that size.
+    """
+    lines: dict[str, list[Row]] = {}
+    for row in rows:
+        if (
+            row[metric] > 0
+        ):  # not where it is not finite, or, as the RMS of a stochastic one, absent
+            lines.setdefault(name_of(row, rows), []).append(row)
+    ranking = _ranking(lines, metric)
+    adaptive = [name for name, line in lines.items() if line[0]["budget"] is None]
+    colours = dict(zip(ranking, colormaps["tab10"].colors, strict=False))  # type: ignore[attr-defined]
+    colours |= dict(zip(adaptive, ("black", "0.35", "saddlebrown", "indigo"), strict=False))
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, work, label in zip(
+        axes, ("nfe", "seconds"), ("network evaluations", "seconds, compiled"), strict=True
+    ):
+        for name in sorted(lines, key=lambda name: name in ranking):  # the best on top
+            line = sorted(lines[name], key=lambda row: row[work])
+            best, told = name in ranking, name in colours
+            axis.plot(
+                [row[work] for row in line],
+                [row[metric] for row in line],
+                marker=MARKERS[ranking.index(name)] if best else ".",
+                markersize=5 if best else 3,
+                linestyle=":" if name in adaptive else "-",
+                linewidth=1.6 if told else 0.7,
+                color=colours.get(name, "0.75"),
+                label=name if told else None,
+            )
+        floor = _floor(rows, metric)
+        if floor > 0:
+            axis.axhline(floor, color="black", linestyle="--", linewidth=1, label="floor")
+        axis.set(xscale="log", yscale="log", xlabel=label)
+        axis.grid(alpha=0.25, which="both", linewidth=0.5)
+    budgets = {row["budget"] for row in rows if isinstance(row["budget"], int)}
+    ticks = sorted(budgets | ({50, 100, 200} if adaptive else set()))
+    axes[0].set_xticks(ticks, labels=[str(tick) for tick in ticks])
+    axes[0].minorticks_off()
+    axes[0].set_ylabel(metric.replace("_", " "))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    figure.suptitle(title)
+    return figure
+
+
+def error_apart(rows: Sequence[Row], metric: str, title: str) -> Figure:
+    """The three parts of each row's error by `metric`, as stacked bars; a panel a budget."""
+    panels: dict[Any, list[Row]] = {}
+    for row in rows:
+        budget = row["budget"] if isinstance(row["budget"], int) else "adaptive"
+        panels.setdefault(budget, []).append(row)
+    tallest = max(len(panel) for panel in panels.values())
+    figure = Figure(figsize=(4.2 * len(panels), 0.8 + 0.24 * tallest), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    floor = _floor(rows, metric)
+    reach = max((_total(row) for row in rows if math.isfinite(_total(row))), default=1.0)
+    for axis, (budget, panel) in zip(axes, panels.items(), strict=True):
+        # One that is not finite has no bar; it stands last, and says so.
+        panel = sorted(panel, key=lambda row: (row["finite"] != 1.0, _total(row)))
+        names = [
+            (row["solver"] if budget == "adaptive" else name_of(row, rows))
+            + ("" if row["finite"] == 1.0 else " (not finite)")
+            for row in panel
+        ]
+        left = np.zeros(len(panel))
+        for part, part_name, colour in zip(
+            PARTS, PART_NAMES, ("#4878a8", "#e3a14f", "#b5524c"), strict=True
+        ):
+            width = np.nan_to_num(np.array([row[part] for row in panel], float))
+            axis.barh(names, width, left=left, color=colour, label=part_name)
+            left += width
+        axis.axvline(floor, color="black", linestyle="--", linewidth=1, label="floor")
+        axis.invert_yaxis()
+        axis.set_xlim(0, min(reach, 12 * max(floor, float(np.median(left)))) * 1.05)
+        axis.set_title("adaptive" if budget == "adaptive" else f"{budget} evaluations", fontsize=10)
+        axis.tick_params(labelsize=7)
+        axis.set_xlabel(metric.replace("_", " "))
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    figure.suptitle(title)
+    return figure
+
+
+def _ranking(lines: dict[str, list[Row]], metric: str) -> list[str]:
+    """The names of the BEST lines, by the geometric mean over what most of them have in common."""
+    budgets = {row["budget"] for line in lines.values() for row in line}
+    full = {
+        name: float(np.mean([math.log(row[metric]) for row in line]))
+        for name, line in lines.items()
+        if {row["budget"] for row in line} >= {b for b in budgets if isinstance(b, int)}
+    }
+    return sorted(full, key=full.__getitem__)[:BEST]
+
+
+def _floor(rows: Sequence[Row], metric: str) -> float:
+    return float(rows[0].get(f"{metric}_floor", math.nan))
+
+
+def _total(row: Row) -> float:
+    return float(np.nansum([row[part] for part in PARTS]))

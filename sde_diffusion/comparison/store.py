@@ -1,0 +1,56 @@
+"""Rows on disk: results.json, from which a comparison goes on, and results.csv."""
+
+import csv
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def identity(settings: Mapping[str, Any]) -> str:
+    """A short name of what was measured: equal settings, equal name."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load(path: Path) -> list[Row]:
+    """The rows of results.json, none if there is no such file; ValueError if it is damaged."""
+    if not path.exists():
+        return []
+    try:
+        rows = json.loads(path.read_text())["rows"]
+        if not all(isinstance(row["id"], str) for row in rows):
+            raise TypeError
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{path} is not the results of a comparison: choose another folder, or remove it"
+        ) from None
+    return [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+
+
+def save(folder: Path, rows: Sequence[Row]) -> None:
+    """Write results.json and results.csv, each in one move; what is not a number becomes null."""
+    folder.mkdir(parents=True, exist_ok=True)
+    plain = [{k: None if _is_nan(v) else v for k, v in row.items()} for row in rows]
+    _write(folder / "results.json", json.dumps({"rows": plain}, indent=1) + "\n")
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    partial = folder / "results.csv.tmp"
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(plain)
+    os.replace(partial, folder / "results.csv")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_suffix(path.suffix + ".tmp")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

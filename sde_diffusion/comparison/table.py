@@ -1,0 +1,51 @@
+"""The rows as a table of text."""
+
+import math
+from collections.abc import Sequence
+
+from sde_diffusion.comparison.store import Row
+
+
+def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    """One line a row, by evaluations and then by the first metric; a star marks what is not finite.
+
+    The last line holds the floors: the same metric between two exact sets of samples of that size.
+    """
+    ordered = sorted(rows, key=lambda row: (row["nfe"], _last_if_nan(row[metrics[0]])))
+    shown = ["rms", *metrics, "discretization", "truncation", "score_error"]
+    header = ["solver", "grid", "nfe", *shown, "ms", "compile s", "MB"]
+    lines = [
+        [
+            row["solver"] + ("" if row["finite"] == 1.0 else "*"),
+            row["grid"],
+            f"{row['nfe']:.4g}",
+            *(number(row[name]) for name in shown),
+            f"{1e3 * row['seconds']:.1f}",
+            f"{row['compile_seconds']:.2f}",
+            f"{row['memory_bytes'] / 1e6:.1f}",
+        ]
+        for row in ordered
+    ]
+    if rows:
+        floors = {name: number(rows[0][f"{name}_floor"]) for name in metrics}
+        lines.append(["floor", "", "", *(floors.get(name, "") for name in shown), "", "", ""])
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    text = [
+        "  ".join(
+            cell.ljust(width) if i < 2 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in (header, *lines)
+    ]
+    if any(row["finite"] < 1.0 for row in rows):
+        text.append("* some samples are not finite")
+    return "\n".join(text)
+
+
+def number(value: float) -> str:
+    """Three digits; a dash for what is not there."""
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def _last_if_nan(value: float) -> float:
+    return math.inf if math.isnan(value) else value
