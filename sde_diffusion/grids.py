@@ -36,7 +36,7 @@ def _log_snr_ends(sde: SDE) -> tuple[Array, Array]:
 
 
 def uniform(sde: SDE, steps: int) -> Array:
-    """t_i = t_max + i/n (t_min - t_max)."""
+    """t_i = t_max + i/n (t_min - t_max); for a chain of times it is called linspace."""
     u = _unit(steps)
     return _between(sde, u, sde.t_max + u * (sde.t_min - sde.t_max))
 
@@ -49,7 +49,10 @@ def quadratic(sde: SDE, steps: int) -> Array:
 
 
 def log_snr(sde: SDE, steps: int) -> Array:
-    """lambda(t_i) uniform. Lu et al. 2022 (DPM-Solver), sec. 3.3."""
+    """lambda(t_i) uniform; as sigma / alpha is then geometric it is also called exponential.
+
+    Lu et al. 2022 (DPM-Solver), sec. 3.3.
+    """
     u = _unit(steps)
     low, high = _log_snr_ends(sde)
     return _between(sde, u, sde.t_of_log_snr(low + u * (high - low)))
@@ -76,7 +79,8 @@ def cosine(sde: SDE, steps: int) -> Array:
 def beta(sde: SDE, steps: int, a: float = 0.6, b: float = 0.6) -> Array:
     """t_i at uniform quantiles of the beta distribution over [t_min, t_max]; dense at both ends.
 
-    Lee et al. 2024 (Beta Sampling), whose values of a and b these are.
+    Lee et al. 2024 (Beta Sampling), whose values of a and b these are. diffusers has the quantiles
+    in sigma / alpha, which are those of EDM's times.
     """
     u = _unit(steps)
 

@@ -32,6 +32,20 @@ def test_log_snr_is_uniform_in_log_snr(name):
     np.testing.assert_allclose(steps, steps.mean(), rtol=2e-3)
 
 
+@pytest.mark.parametrize("name", ["vp", "ve", "edm"])
+def test_log_snr_is_the_exponential_spacing_of_sigma(name):
+    sde = FINITE[name]
+    made = sde.sigma(times := grids.log_snr(sde, 10)) / sde.alpha(times)
+    expected = np.exp(np.linspace(np.log(made[0]), np.log(made[-1]), 11))
+    np.testing.assert_allclose(made, expected, rtol=1e-3)
+
+
+def test_uniform_is_the_linspace_spacing_of_a_chain():
+    # ten of a thousand, as Lin et al. 2024, table 2, and diffusers have them
+    made = grids.uniform(sd.VP(t_min=0.0), 9) * 999
+    np.testing.assert_allclose(made, np.linspace(0, 999, 10)[::-1], atol=1e-3)
+
+
 def test_karras_is_equation_5_of_the_paper():
     i = np.arange(19)
     expected = (80 ** (1 / 7) + i / 18 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
