@@ -116,7 +116,7 @@ def log_likelihood(
     `prior` is the log density at grid[0], [B, *event] -> [B]; by default that of the SDE at t_max.
     `divergence` is Exact() or Hutchinson(); the probes of sample i depend on (key, first + i)
     alone. Compiled once for each (shape, solver, divergence, structure of the model). Has
-    gradients with every solver but BlackBox.
+    gradients with every solver that is not adaptive.
 
     Raises ValueError for a solver that draws noise, a grid that does not decrease, a grid that
     does not start at t_max where no prior is given, or x that is not floating point.
