@@ -39,7 +39,7 @@ class AdaptiveDPMSolver(Solver):
     x_higher is DPM-Solver-2's (3's) and x_lower that of order 1 (2) from the same evaluations. The
     times of the grid are where it must stop: `[t_max, t_min]` leaves the steps to it. Each sample
     has its own step sizes and its own count of evaluations; one that needs more than `max_steps`
-    attempts comes out as NaN. Lu et al. 2022 (DPM-Solver), app. C, whose values these are.
+    attempts comes out as NaN. Lu et al. 2022 (DPM-Solver), with the values of the authors' code.
 
     Raises ValueError for another order, or an SDE with an infinite lambda at the grid's start.
     """
