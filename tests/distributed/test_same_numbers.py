@@ -5,30 +5,12 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from problem import OPTIMIZER, RATES, WIDTH, init_params, loss_fn
 
 from sde_diffusion import distributed, training
 
 POINTS = np.random.default_rng(0).normal(size=(5, 16, 24)).astype(np.float32)
-OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
-RATES = (0.9, 0.99)
-WIDTH = 512
-
-
-def init_params(key):
-    a, b = jax.random.split(key)
-    return {
-        "inner": jax.random.normal(a, (24, WIDTH)) / 5,
-        "bias": jnp.zeros(WIDTH),
-        "outer": jax.random.normal(b, (WIDTH, 24)) / 20,
-    }
-
-
-def loss_fn(params, key, batch):
-    noisy = batch["x"] + jax.random.normal(key, batch["x"].shape)
-    hidden = jax.nn.silu(noisy @ params["inner"] + params["bias"])
-    return jnp.sum((hidden @ params["outer"] - batch["x"]) ** 2, axis=-1)
 
 
 def prepare(mesh, batches=POINTS):
