@@ -79,7 +79,7 @@ def error_apart(rows: Sequence[Row], metric: str, title: str) -> Figure:
         budget = row["budget"] if isinstance(row["budget"], int) else "adaptive"
         panels.setdefault(budget, []).append(row)
     tallest = max(len(panel) for panel in panels.values())
-    figure = Figure(figsize=(4.2 * len(panels), 0.8 + 0.24 * tallest), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(panels), 2.0 + 0.24 * tallest), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     floor = _floor(rows, metric)
     reach = max((_total(row) for row in rows if math.isfinite(_total(row))), default=1.0)

@@ -1,0 +1,94 @@
+"""What is compared: solvers by name, and the steps that a budget of evaluations allows."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+import sde_diffusion as sd
+from sde_diffusion import samplers
+from sde_diffusion.comparison import candidates as made
+
+
+def steps(text, nfe=(10,), sde=None, grid_names=("log_snr",)):
+    return [c.steps for c in made.candidates(text, nfe, grid_names, sde or sd.VP())]
+
+
+def test_a_solver_is_a_name_with_or_without_fields():
+    assert made.parse("heun") == ("heun", samplers.Heun())
+    assert made.parse("ddim(eta=0.5)") == ("ddim(eta=0.5)", samplers.DDIM(eta=0.5))
+    assert made.parse("unipc(p=2, variant='bh1')")[1] == samplers.UniPC(p=2, variant="bh1")
+
+
+@pytest.mark.parametrize("text", ["ddim(0.5)", "ddim(eta=", "a.b()", "ddim(eta=open('x'))", "1"])
+def test_what_is_not_a_solver_is_not_executed(text):
+    with pytest.raises(ValueError, match="a solver is written as name or name"):
+        made.parse(text)
+
+
+def test_commas_inside_parentheses_belong_to_a_solver():
+    assert made.split("heun, unipc(p=2,variant='bh1'),ddim") == [
+        "heun",
+        "unipc(p=2,variant='bh1')",
+        "ddim",
+    ]
+
+
+@pytest.mark.parametrize(("solver", "expected"), [("ddim", 9), ("heun", 4), ("rk4", 2)])
+def test_a_budget_pays_for_the_steps_and_the_last_evaluation(solver, expected):
+    assert steps(solver, nfe=(10,)) == [expected]
+
+
+def test_a_budget_too_small_says_the_least_that_a_solver_needs():
+    with pytest.raises(ValueError, match=r"'rk4' needs nfe of at least 5.*got 4"):
+        steps("rk4", nfe=(4,))
+
+
+def test_all_leaves_out_what_a_budget_does_not_pay_for():
+    labels = {c.label for c in made.candidates("all", (2,), ("log_snr",), sd.VP())}
+    assert "ddim" in labels
+    assert "rk4" not in labels
+
+
+def test_every_grid_is_taken_at_every_budget():
+    both = made.candidates("ddim", (5, 10), ("log_snr", "karras"), sd.VP())
+    assert [(c.budget, c.grid_name) for c in both] == [
+        (5, "log_snr"),
+        (5, "karras"),
+        (10, "log_snr"),
+        (10, "karras"),
+    ]
+
+
+def test_an_adaptive_solver_runs_at_each_tolerance():
+    runs = made.candidates("ode", (5, 10), ("log_snr",), sd.VP())
+    assert [c.solver.rtol for c in runs] == list(made.TOLERANCES)
+    assert all(c.budget is None for c in runs)
+
+
+def test_a_solver_with_times_of_its_own_runs_on_them_alone():
+    @dataclasses.dataclass(frozen=True)
+    class Own(samplers.DDIM):
+        times = (1.0, 0.5, 0.001)
+
+    (only,) = made.candidates([Own()], (5, 10), ("log_snr", "karras"), sd.VP())
+    np.testing.assert_allclose(only.times, Own.times)
+    assert only.budget == 3
+
+
+def test_a_solver_that_does_not_fit_the_sde_says_so():
+    with pytest.raises(ValueError, match="EulerMaruyama needs a finite diffusion"):
+        steps("euler_maruyama", sde=sd.Flow(), grid_names=("uniform",))
+
+
+def test_all_leaves_out_what_does_not_fit_the_sde_and_says_so(caplog):
+    with caplog.at_level(logging.WARNING, "sde_diffusion"):
+        fit = made.candidates("all", (10,), ("uniform",), sd.Flow())
+    assert "euler_maruyama" not in {c.label for c in fit}
+    assert "left out: EulerMaruyama needs" in caplog.text
+
+
+def test_a_budget_below_two_is_refused():
+    with pytest.raises(ValueError, match="at least 2"):
+        steps("ddim", nfe=(1,))

@@ -1,0 +1,235 @@
+"""compare(): its rows against closed forms, and that nothing is measured twice or lost."""
+
+import dataclasses
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sde_diffusion as sd
+from sde_diffusion import samplers
+from sde_diffusion.comparison import Problem, compare, exact_problem, measure
+from sde_diffusion.comparison.table import table
+
+NUM = 256
+SOLVERS = "ddim,dpmpp_2m,ddim(eta=1.0)"
+
+
+def gaussian(sde, variance=0.25, mean=(0.5, -0.3)):
+    exact = sd.analytic.Gaussian.of(jnp.array(mean), jnp.array(variance))
+    return exact_problem("gaussian", exact, sde)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("compare")
+
+
+@pytest.fixture(scope="module")
+def rows(folder):
+    return compare("gaussian", SOLVERS, (5, 11), num=NUM, out=folder)
+
+
+def row(rows, solver, budget):
+    (found,) = [r for r in rows if r["solver"] == solver and r["budget"] == budget]
+    return found
+
+
+def test_a_row_for_every_solver_and_budget(rows):
+    assert len(rows) == 6
+    assert row(rows, "dpmpp_2m", 11)["nfe"] == 11
+    assert row(rows, "ddim", 5)["nfe"] == 5
+
+
+def test_more_evaluations_of_a_better_solver_have_less_error(rows):
+    assert row(rows, "ddim", 11)["rms"] < row(rows, "ddim", 5)["rms"]
+    assert row(rows, "dpmpp_2m", 11)["rms"] < 0.5 * row(rows, "ddim", 11)["rms"]
+
+
+def test_the_rms_is_that_of_a_deterministic_solver_only(rows):
+    assert math.isnan(row(rows, "ddim(eta=1.0)", 5)["rms"])
+
+
+def test_the_reference_is_finer_than_what_is_measured(rows):
+    assert row(rows, "dpmpp_2m", 11)["reference_error"] < 1e-4
+
+
+def test_each_metric_has_an_interval_and_a_floor(rows):
+    for name in ("sliced_wasserstein", "wasserstein2", "mmd", "kl", "energy_distance"):
+        for found in rows:
+            assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"]
+            assert math.isfinite(found[f"{name}_floor"])
+
+
+def test_cost_is_told(rows):
+    for found in rows:
+        assert found["seconds"] > 0
+        assert found["compile_seconds"] > 0
+        assert found["memory_bytes"] > NUM * 2 * 4
+
+
+def test_the_same_samples_as_sample_makes():
+    problem, solver = gaussian(sd.VP()), samplers.DDIM()
+    grid = sd.grids.log_snr(problem.sde, 4)
+    candidate = compare_candidate("ddim", problem.sde)
+    made = measure.run(problem, candidate, jax.random.key(3), 10, batch=4)
+    expected = sd.sample(
+        jax.random.key(3), problem.model, problem.sde, (10, 2), solver=solver, grid=grid
+    )
+    np.testing.assert_allclose(made.x, expected.x, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(made.nfe, 5)
+
+
+def compare_candidate(solver, sde):
+    from sde_diffusion.comparison.candidates import candidates
+
+    (only,) = candidates(solver, (5,), ("log_snr",), sde)
+    return only
+
+
+def test_the_fine_solution_is_the_closed_form_of_a_gaussian():
+    # x_t = alpha m + sqrt((alpha^2 v + sigma^2) / (v_T)) (x_T - alpha_T m), then the denoiser
+    sde, mean, v = sd.VP(), np.array([0.5, -0.3]), 0.25
+    problem, key = gaussian(sde, v), jax.random.key(0)
+    z = np.asarray(
+        sd.noise.normal(sd.noise.fold_in(sd.noise.sample_keys(key, 8), 0), jnp.zeros((8, 2)))
+    )
+
+    def at(t):
+        alpha, sigma = float(sde.alpha(t)), float(sde.sigma(t))
+        return alpha, sigma, alpha**2 * v + sigma**2
+
+    (alpha_1, sigma_1, v_1), (alpha_0, _, v_0) = at(1.0), at(sde.t_min)
+    x = alpha_0 * mean + np.sqrt(v_0 / v_1) * (sigma_1 * z - alpha_1 * mean)
+    denoised = mean + alpha_0 * v / v_0 * (x - alpha_0 * mean)
+    np.testing.assert_allclose(measure.fine(problem, key, 8, 8), denoised, atol=1e-5)
+
+
+@pytest.mark.parametrize("sde", [sd.Flow(), sd.Cosine(), sd.EDM()], ids=lambda s: type(s).__name__)
+def test_the_fine_grid_spans_every_sde(sde):
+    grid = measure.fine_grid(sde, 100)
+    assert np.all(np.diff(grid) < 0)
+    np.testing.assert_allclose([grid[0], grid[-1]], [sde.t_max, sde.t_min], rtol=1e-5)
+
+
+def test_truncation_is_that_of_the_prior_in_closed_form():
+    # From N(0, s^2) in place of N(0, v + s^2) the flow ends narrower by s / sqrt(v + s^2).
+    v, s = 0.25, 1.0
+    problem = gaussian(sd.VE(sigma_min=0.01, sigma_max=s), v, mean=(0.0, 0.0))
+    (made,) = compare(problem, "heun", (21,), num=2000, metrics=["mean_error"])
+    expected = math.sqrt(v) * (1 - s / math.sqrt(v + s**2))
+    assert made["truncation"] == pytest.approx(expected, rel=0.1)
+    assert made["score_error"] == 0.0
+
+
+def test_the_score_error_is_that_of_a_network_in_closed_form():
+    # A model of data moved by d ends moved by d: sqrt(E cos^2) |d| by the sliced distance.
+    sde, moved = sd.VP(), jnp.array([0.3, 0.4])
+    truth = gaussian(sde)
+    wrong = dataclasses.replace(truth.exact, mean=truth.exact.mean + moved)
+    problem = dataclasses.replace(truth, model=wrong.model(sde))
+    (made,) = compare(problem, "heun", (21,), num=NUM, metrics=["mean_error"])
+    assert made["score_error"] == pytest.approx(0.5 / math.sqrt(2), rel=0.1)
+    assert made["discretization"] < 0.02
+
+
+def test_a_problem_without_an_exact_density_is_held_against_its_data():
+    sde, exact = sd.VP(), gaussian(sd.VP()).exact
+    problem = Problem("mine", sde, exact.model(sde), (2,), exact.sample)
+    (made,) = compare(problem, "heun", (11,), num=NUM, metrics=["wasserstein2"])
+    assert math.isnan(made["truncation"])
+    assert made["score_error"] > 0
+    with pytest.raises(ValueError, match="unknown metric 'kl'"):
+        compare(problem, "heun", (11,), num=NUM, metrics=["kl"])
+
+
+def test_each_sample_has_its_own_condition_in_every_batch():
+    sde = sd.VP()
+
+    def denoise(x, t, condition):
+        return jnp.broadcast_to(condition[:, None], x.shape).astype(x.dtype)
+
+    problem = Problem(
+        "labels",
+        sde,
+        sd.from_x0(sde, denoise),
+        (2,),
+        lambda key, num: jnp.zeros((num, 2)),
+        conditions=lambda rows: {"condition": jnp.asarray(rows)},
+    )
+    made = measure.run(problem, compare_candidate("ddim", sde), jax.random.key(0), 10, batch=4)
+    np.testing.assert_allclose(made.x[:, 0], np.arange(10), atol=1e-5)
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken(samplers.DDIM):
+    """DDIM that loses one sample."""
+
+    def step(self, *args):
+        state = super().step(*args)
+        return state._replace(x=state.x.at[0].set(jnp.nan))
+
+
+def test_a_row_that_is_not_finite_is_kept_and_marked(tmp_path):
+    made = compare("gaussian", [Broken(), samplers.DDIM()], (5,), num=NUM, out=tmp_path)
+    assert len(made) == 2
+    assert made[0]["finite"] == 1 - 1 / NUM
+    assert math.isnan(made[0]["wasserstein2"])
+    assert "some samples are not finite" in table(made, ["wasserstein2"])
+    assert json.loads((tmp_path / "results.json").read_text())["rows"][0]["wasserstein2"] is None
+    assert "class=&quot;broken&quot;" not in (tmp_path / "report.html").read_text()
+    assert 'class="broken"' in (tmp_path / "report.html").read_text()
+
+
+class TestFolder:
+    def test_holds_a_report_that_needs_nothing_else(self, rows, folder):
+        page = (folder / "report.html").read_text()
+        assert page.count("<svg") >= 4
+        assert "ddim(eta=1.0)" in page
+        assert 'src="' not in page
+        assert 'href="http' not in page.replace('xlink:href="#', "")
+
+    def test_holds_the_pictures_and_the_rows(self, rows, folder):
+        names = {path.name for path in folder.iterdir()}
+        wanted = {"rms.png", "sliced_wasserstein.png", "error_apart.png", "results.json"}
+        assert wanted <= names
+        lines = (folder / "results.csv").read_text().splitlines()
+        assert len(lines) == 1 + len(rows)
+
+    def test_rows_that_are_there_are_not_measured_again(self, rows, folder, monkeypatch):
+        monkeypatch.setattr(measure, "_run", None)
+        again = compare("gaussian", SOLVERS, (5, 11), num=NUM, out=folder)
+        assert [r["id"] for r in again] == [r["id"] for r in rows]
+        assert again[0]["rms"] == rows[0]["rms"]
+
+    def test_goes_on_where_it_was_interrupted(self, tmp_path):
+        seen = []
+
+        def interrupted(todo):
+            yield todo[0]
+            raise KeyboardInterrupt
+
+        def noted(todo):
+            seen.extend(c.label for c in todo)
+            return todo
+
+        arguments = ("gaussian", "ddim,heun", (5,))
+        with pytest.raises(KeyboardInterrupt):
+            compare(*arguments, num=NUM, out=tmp_path, progress=interrupted)
+        compare(*arguments, num=NUM, out=tmp_path, progress=noted)
+        assert seen == ["heun"]
+
+    def test_other_rows_are_kept(self, tmp_path):
+        for solvers in ("ddim", "heun"):
+            compare("gaussian", solvers, (5,), num=NUM, metrics=["mmd"], out=tmp_path)
+        kept = json.loads((tmp_path / "results.json").read_text())["rows"]
+        assert [r["solver"] for r in kept] == ["ddim", "heun"]
+
+    def test_a_file_that_is_not_ours_is_left_alone(self, tmp_path):
+        (tmp_path / "results.json").write_text("precious")
+        with pytest.raises(ValueError, match="not the results of a comparison"):
+            compare("gaussian", "ddim", (5,), num=NUM, out=tmp_path)
+        assert (tmp_path / "results.json").read_text() == "precious"
