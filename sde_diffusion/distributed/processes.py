@@ -27,6 +27,7 @@ from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from sde_diffusion.distributed.mesh import make_mesh
 from sde_diffusion.distributed.sharding import replicated, shard_samples
 
 FAILURES = "sde_diffusion/failure/"
@@ -94,15 +95,16 @@ def joined(
     jax.distributed.shutdown()
 
 
-def any_process(mesh: Mesh, flag: bool) -> Any:
+def any_process(flag: bool) -> Any:
     """Whether the flag is set on any process: a scalar of type bool, the same on all of them.
 
     All must ask the same number of times. It is not waited for until it is looked at.
     """
     if jax.process_count() == 1:
         return flag
+    mesh, any_of = _any_device()
     flags = np.full(jax.local_device_count(), flag)
-    return _any_on(mesh)(jax.make_array_from_process_local_data(shard_samples(mesh), flags))
+    return any_of(jax.make_array_from_process_local_data(shard_samples(mesh), flags))
 
 
 def is_first_process() -> bool:
@@ -123,8 +125,9 @@ def to_every_process(x: jax.Array) -> np.ndarray:
 
 
 @functools.cache
-def _any_on(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(jnp.any, out_shardings=replicated(mesh))
+def _any_device() -> tuple[Mesh, Callable[[jax.Array], jax.Array]]:
+    mesh = make_mesh()
+    return mesh, jax.jit(jnp.any, out_shardings=replicated(mesh))
 
 
 def _check(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:

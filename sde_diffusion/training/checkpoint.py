@@ -174,9 +174,9 @@ def checksums(tree: Any) -> jax.Array:
 def _restore_step(checkpoints: ocp.CheckpointManager, step: int, abstract: TrainState) -> Restored:
     where = f"{checkpoints.directory}/{step}"
     with _damage(where):
-        meta = checkpoints.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
-        body = meta["body"]
-        if _crc32(body) != meta["crc32"]:
+        body = _read_alone(ocp.JsonCheckpointHandler, f"{where}/meta", ocp.args.JsonRestore())
+        body, crc32 = body["body"], body["crc32"]
+        if _crc32(body) != crc32:
             raise ValueError("meta is not what was written")
         saved, sums, position = body["leaves"], body["checksums"], body["position"]
     wanted = _kinds(abstract)
@@ -189,11 +189,23 @@ def _restore_step(checkpoints: ocp.CheckpointManager, step: int, abstract: Train
     with _damage(where):
         _read_index(f"{where}/state/")
         args = ocp.args.StandardRestore(cast(Any, abstract))
-        state = checkpoints.restore(step, args=ocp.args.Composite(state=args)).state
+        state = _read_alone(ocp.StandardCheckpointHandler, f"{where}/state", args)
     for name, before, now in zip(wanted, sums, np.asarray(checksums(state)), strict=True):
         if before != now:
             raise DamagedCheckpoint(f"{where} is damaged: state{name} is not what was written")
     return Restored(state, step, position)
+
+
+def _read_alone(handler: Any, path: str, args: Any) -> Any:
+    # Without orbax's waiting for the other processes after a read: one that meets a damaged file
+    # would not come.
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(),
+        active_processes={jax.process_index()},
+        barrier_sync_key_prefix="alone",
+    )
+    reader = ocp.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone)
+    return reader.restore(path, args=args)
 
 
 def _check_room(folder: Path, state: TrainState) -> None:
@@ -228,12 +240,16 @@ def _kinds(state: TrainState) -> dict[str, str]:
 def _damage(where: str) -> Iterator[None]:
     # A damaged file makes orbax raise almost anything: ValueError, KeyError, JSONDecodeError,
     # FileNotFoundError, or Exception itself.
+    reason = None
     try:
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         _drop_unfinished_reads(error)
-        raise DamagedCheckpoint(f"{where} is damaged ({reason:.200})") from None
+    # Each process reads its own part, but all must take the same checkpoint.
+    if distributed.any_process(reason is not None):
+        reason = reason or "for another process"
+        raise DamagedCheckpoint(f"{where} is damaged ({reason:.200})")
 
 
 def _drop_unfinished_reads(error: Exception) -> None:

@@ -161,7 +161,7 @@ def train(
         unchecked: list[tuple[int, StepMetrics]] = []
         while True:
             # Before the step, so that the answer is there before the step's end.
-            noticed = distributed.any_process(mesh, notice.is_set())
+            noticed = distributed.any_process(notice.is_set())
             state, metrics = train_step(state, step_key, call.batches)
             step = call.end
             # While the devices work on this call, its successor's batches are made ready and the

@@ -145,6 +145,18 @@ def test_a_process_that_is_killed_ends_the_other_and_both_together_go_on(
     assert_same_numbers(tmp_path, alone)
 
 
+@pytest.mark.slow
+def test_a_checkpoint_that_one_process_cannot_read_is_passed_over_by_all(tmp_path, cache, alone):
+    finish(start_all(tmp_path, cache, fsdp=8))
+    newest = tmp_path / "checkpoints" / str(STEPS)
+    for data in newest.glob("state/ocdbt.process_1/d/*"):
+        os.truncate(data, data.stat().st_size // 2)
+    for code, _, err in finish(start_all(tmp_path, cache, fsdp=8)):
+        assert code == 0, err
+        assert f"checkpoints/{STEPS} is damaged" in err
+    assert_same_numbers(tmp_path, alone)
+
+
 JOIN = """
 import sys
 from sde_diffusion.distributed import joined
