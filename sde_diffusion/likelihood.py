@@ -354,8 +354,9 @@ def _check(solver: Solver, grid: Array, x: Array) -> None:
 def _check_start(sde: SDE, grid: Array) -> None:
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((grid, sde))):
         return
-    if not np.isclose(grid[0], sde.t_max):
+    start = np.asarray(grid)[0]  # by numpy, so that it is a number under the caller's jit too
+    if not np.isclose(start, sde.t_max):
         raise ValueError(
             f"the prior of {type(sde).__name__} is at t_max={sde.t_max:g}, but the grid starts at "
-            f"{grid[0]:g}: start it there, or give the log density at its start as prior"
+            f"{start:g}: start it there, or give the log density at its start as prior"
         )
