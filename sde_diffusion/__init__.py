@@ -6,6 +6,7 @@ sample, and a solver how noise becomes data. Importing this loads jax and numpy 
 
 from sde_diffusion import (
     analytic,
+    fitting,
     grids,
     likelihood,
     losses,
@@ -14,6 +15,7 @@ from sde_diffusion import (
     samplers,
     times,
 )
+from sde_diffusion.fitting import Fit, fit
 from sde_diffusion.prediction import (
     Prediction,
     from_eps,
@@ -33,12 +35,15 @@ __all__ = [
     "VE",
     "VP",
     "Cosine",
+    "Fit",
     "Flow",
     "Prediction",
     "Samples",
     "Solver",
     "SubVP",
     "analytic",
+    "fit",
+    "fitting",
     "from_eps",
     "from_network",
     "from_score",

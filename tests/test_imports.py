@@ -16,6 +16,7 @@ ALLOWED = {
     "analytic": CORE | {"analytic"},
     "samplers": CORE | {"samplers"},
     "likelihood": CORE | {"samplers"},
+    "fitting": CORE | {"samplers", "fitting"},
     "comparison": CORE | {"analytic", "samplers", "metrics", "comparison"},
     "networks": {"choices", "networks"},
     "data": {"choices", "sdes", "data"},

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from sde_diffusion.noise import Keys
 from sde_diffusion.samplers.solver import Model, Solver
 from sde_diffusion.sdes import SDE, Array
 
@@ -15,7 +16,7 @@ class FittedState(NamedTuple):
 
     x: Array
     past: Array
-    index: Array
+    done: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Fitted(Solver):
         return FittedState(x, jnp.zeros((len(self.a), *x.shape), x.dtype), jnp.zeros((), jnp.int32))
 
     def step(
-        self, key: Array, model: Model, sde: SDE, state: FittedState, t: Array, s: Array
+        self, key: Keys, model: Model, sde: SDE, state: FittedState, t: Array, s: Array
     ) -> FittedState:
         x, past, i = state
         past = past.at[i].set(model(x, t).x0)
@@ -87,5 +88,5 @@ class FittedGrid(Solver):
     def init(self, x: Array, grid: Array | None = None) -> Any:
         return self.solver.init(x, grid)
 
-    def step(self, key: Array, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
+    def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
         return self.solver.step(key, model, sde, state, t, s)

@@ -1,0 +1,118 @@
+"""What is fitted, as a vector: the times of any solver, or the times and coefficients of `Fitted`.
+
+Times are fitted by the shares that their steps have of the way in lambda = log(alpha / sigma).
+"""
+
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sde_diffusion.prediction import Prediction
+from sde_diffusion.samplers import Fitted, FittedGrid, Solver
+from sde_diffusion.samplers.solver import Model
+from sde_diffusion.sdes import SDE, Array
+
+# Where lambda at t_max is lower, or infinite, the second time is sought from here on.
+LOWEST = -8.0
+# The least share of a step in the start's times, which leaves the fit room on either side.
+LEAST = 2e-3
+
+Make = Callable[[SDE, Array], Solver]
+
+
+def ends(sde: SDE) -> tuple[Array, Array]:
+    return jnp.maximum(sde.log_snr(sde.t_max), LOWEST), sde.log_snr(sde.t_min)
+
+
+def times_of(sde: SDE, logits: Array) -> Array:
+    """n + 1 times from t_max for n steps whose shares are softmax(0, logits [n])[:-1].
+
+    The last share is what is left to t_min.
+    """
+    low, high = ends(sde)
+    shares = jax.nn.softmax(jnp.concatenate([jnp.zeros(1, logits.dtype), logits]))
+    inner = sde.t_of_log_snr(low + (high - low) * jnp.cumsum(shares)[:-1])
+    return jnp.concatenate([jnp.full(1, sde.t_max, logits.dtype), inner.astype(logits.dtype)])
+
+
+def logits_of(sde: SDE, times: Array) -> Array:
+    """The logits of times near to these: shares below LEAST are raised to it."""
+    low, high = ends(sde)
+    lambdas = jnp.concatenate([low[None], sde.log_snr(times[1:]), high[None]])
+    shares = jnp.maximum(jnp.diff(lambdas) / (high - low), LEAST)
+    return jnp.log(shares[1:] / shares[0])
+
+
+# One function for equal arguments: another one would be compiled again.
+@functools.cache
+def grid_of(solver: Solver) -> Make:
+    """theta [n] -> the solver on the times that it stands for."""
+
+    def make(sde: SDE, theta: Array) -> Solver:
+        return FittedGrid(solver, times_of(sde, theta))  # type: ignore[arg-type]
+
+    return make
+
+
+@functools.cache
+def multistep(nfe: int) -> Make:
+    """theta -> `Fitted` with so many steps: n - 1 logits, n factors a, and c below the diagonal.
+
+    The diagonal of c follows from the weights' sum.
+    """
+
+    def make(sde: SDE, theta: Array) -> Solver:
+        logits, a, below = jnp.split(theta, [nfe - 1, 2 * nfe - 1])
+        times = times_of(sde, logits)
+        # The last step goes to the denoised sample, of alpha = 1.
+        alpha = jnp.append(sde.alpha(times), 1.0)
+        c = jnp.zeros((nfe, nfe), theta.dtype).at[np.tril_indices(nfe, -1)].set(below)
+        c = c + jnp.diag(alpha[1:] - a * alpha[:-1] - jnp.sum(c, axis=1))
+        times = jnp.append(times, jnp.asarray(sde.t_min, times.dtype))
+        return Fitted(times, a, c)  # type: ignore[arg-type]
+
+    return make
+
+
+def as_multistep(solver: Solver, sde: SDE, times: Array) -> Array:
+    """The theta of `multistep` that makes the same steps as a solver, and denoises at the end.
+
+    For a deterministic solver whose steps are combinations of x and the x0 predicted so far, with
+    coefficients from the times alone: what it calls the model with is such a combination, and is
+    read off where x_T and the predictions are unit vectors.
+    """
+    times = times_of(sde, logits_of(sde, times))
+    nfe = (len(times) - 1) * solver.evaluations + 1
+    unit = jnp.eye(nfe + 1, dtype=times.dtype)
+    called: list[tuple[Array, Array]] = []
+
+    def model(x: Array, t: Any) -> Prediction:
+        called.append((x[0], jnp.asarray(t, x.dtype)))
+        return Prediction("x0", unit[len(called)][None], x, called[-1][1], sde)
+
+    state = solver.init(unit[:1], times)
+    for t, s in itertools.pairwise(times):
+        state = solver.step(jax.random.key(0)[None], Model(model), sde, state, t, s)
+    model(state.x, times[-1])
+    x = jnp.concatenate([jnp.stack([x for x, _ in called]), unit[-1:]])
+    at = jnp.stack([t for _, t in called])
+    a = jnp.append(sde.sigma(at[1:]) / sde.sigma(at[:-1]), 0.0)
+    c = (x[1:] - a[:, None] * x[:-1])[:, 1:]
+    below = c[np.tril_indices(nfe, -1)]
+    return jnp.concatenate([logits_of(sde, at), a, below])
+
+
+def settle(solver: Solver) -> Solver:
+    """The solver with plain numbers in place of arrays: a value that can be hashed and saved."""
+    times = tuple(np.asarray(solver.times, float).tolist())
+    if isinstance(solver, FittedGrid):
+        return FittedGrid(solver.solver, times)
+    assert isinstance(solver, Fitted)
+    c = np.asarray(solver.c, float)
+    rows = tuple(tuple(row[: i + 1].tolist()) for i, row in enumerate(c))
+    return Fitted(times, tuple(np.asarray(solver.a, float).tolist()), rows)

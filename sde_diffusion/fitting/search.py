@@ -1,0 +1,204 @@
+"""fit(): the solver that takes noise to where a fine solution takes it, in few evaluations."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from sde_diffusion import grids, noise
+from sde_diffusion.fitting import family, least_squares
+from sde_diffusion.fitting.least_squares import Starts
+from sde_diffusion.prediction import Prediction, with_condition
+from sde_diffusion.samplers import DDIM, DEIS, RK4, DPMSolverPP2M, Solver
+from sde_diffusion.sdes import SDE, Array
+
+# What the fit starts from: the best of these solvers on the best of these grids.
+SOLVERS: dict[str, Solver] = {"dpmpp_2m": DPMSolverPP2M(), "deis": DEIS(), "ddim": DDIM()}
+GRIDS = ("log_snr", "karras", "quadratic", "uniform", "cosine")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A fitted solver, and what came of the fit.
+
+    Errors are RMS distances, over starts that were not fitted to, of the samples to where a fine
+    solution takes the same starts: `start_error` that of the best standard solver, `start`, with
+    as many evaluations, and `error` that of `solver`, at most as large.
+    """
+
+    solver: Solver
+    nfe: int
+    error: float
+    start: str
+    start_error: float
+    seconds: float
+
+
+def fit(
+    key: Array,
+    model: Callable[..., Prediction],
+    sde: SDE,
+    shape: tuple[int, ...],
+    *,
+    nfe: int,
+    solver: Solver | None = None,
+    conditions: Callable[[np.ndarray], Mapping[str, Any]] | None = None,
+    seconds: float = 60.0,
+    held_out: int = 4096,
+    fine_steps: int = 60,
+    jacobian: int = 256,
+    batch: int = 256,
+    progress: Callable[[float, float], None] = lambda seconds, error: None,
+) -> Fit:
+    """Fit a solver to a model, so that `nfe` evaluations end where a fine solution does.
+
+    Without `solver`: times and coefficients of `Fitted`, from the best standard solver on. With a
+    deterministic one: its times alone, from its best standard grid on. The starts are `shape`
+    [N, *event], and `held_out` others, by which the result is chosen: it is never worse there than
+    what the fit started from. The fine solution is RK4's in `fine_steps` steps.
+
+    model(x, t), or model(x, t, **conditions(rows)) for the starts number `rows` [B]. The fit stops
+    after `seconds`, compilation included, at the step that it is at; before that it depends on the
+    key alone. `jacobian` starts give the curvature, `batch` go through the model at a time.
+    `progress` is called with the seconds since the start and the error so far.
+
+    Raises ValueError for nfe below 2, a stochastic solver, or nfe that are not whole steps of it.
+
+        fitted = sde_diffusion.fit(key, model, sde, (8192, 2), nfe=8)
+        sde_diffusion.sample(key, model, sde, (1000, 2), solver=fitted.solver)
+
+    Related: Shaul et al. 2024 (Bespoke Non-Stationary Solvers), Frankel et al. 2025 (S4S).
+    """
+    clock = time.monotonic()
+    if nfe < 2:
+        raise ValueError(f"nfe must be at least 2, got {nfe}")
+    if len(shape) < 2 or min(shape) < 1:
+        raise ValueError(f"shape must be [N, *event], got {shape}")
+    make, candidates = _candidates(sde, nfe, solver)
+    model = model if isinstance(model, Partial) else Partial(model)
+    batch = min(batch, shape[0])
+    num, others = (-(-n // batch) * batch for n in (shape[0], held_out))
+    starts = _starts(key, model, sde, (num + others, *shape[1:]), conditions, fine_steps, batch)
+    trained, held = _part(starts, slice(num)), _part(starts, slice(num, None))
+
+    def error(theta: Array, starts: Starts) -> float:
+        square = least_squares.squares(make, model, sde, theta, starts, size=batch)
+        return float(jnp.sqrt(jnp.mean(square)))
+
+    few = _part(trained, slice(min(num, 4 * batch)))
+    order = sorted(candidates, key=lambda name: _or_inf(error(candidates[name], few)))
+    start, best = order[0], candidates[order[0]]
+    start_error = least = error(best, held)
+    scale = error(best, trained)
+
+    def attempts() -> Iterator[Array]:
+        for i, name in enumerate(order[:2]):
+            theta = candidates[name]
+            # First without the samples far off, then the mean square itself.
+            for j, m in enumerate(((0.5 * scale) ** 2, (1000.0 * scale) ** 2)):
+                for better in least_squares.descend(
+                    jax.random.fold_in(key, 2 * i + j),
+                    make,
+                    model,
+                    sde,
+                    theta,
+                    trained,
+                    m=m,
+                    num=-(-min(jacobian, num) // batch) * batch,
+                    size=batch,
+                ):
+                    theta = better
+                    yield theta
+
+    for theta in attempts():
+        reached = error(theta, held)
+        if reached < least:
+            best, least = theta, reached
+        progress(time.monotonic() - clock, least)
+        if time.monotonic() - clock > seconds:
+            break
+    found = family.settle(make(sde, best))
+    return Fit(found, nfe, least, start, start_error, time.monotonic() - clock)
+
+
+def _candidates(sde: SDE, nfe: int, solver: Solver | None) -> tuple[family.Make, dict[str, Array]]:
+    """What theta stands for, and the thetas of standard solvers by name."""
+    finite = bool(jnp.isfinite(sde.log_snr(sde.t_max)))
+    names = [name for name in GRIDS if finite or name not in ("log_snr", "karras")]
+    if solver is None:
+        make = family.multistep(nfe)
+        made = {
+            f"{name} on {grid}": theta
+            for name, standard in SOLVERS.items()
+            for grid, theta in _as_multistep(standard, sde, nfe - 1, names).items()
+        }
+        return make, made
+    if solver.stochastic or solver.adaptive:
+        raise ValueError(
+            f"only a deterministic solver with steps of a grid can be fitted: {solver}"
+        )
+    steps, rest = divmod(nfe - 1, solver.evaluations)
+    if rest or not steps:
+        raise ValueError(
+            f"{type(solver).__name__} takes {solver.evaluations} evaluations a step and one to "
+            f"denoise, got nfe={nfe}"
+        )
+    logits = {name: family.logits_of(sde, grids.named(name, sde, steps)) for name in names}
+    return family.grid_of(solver), {f"its {name} grid": at for name, at in logits.items()}
+
+
+def _as_multistep(solver: Solver, sde: SDE, steps: int, names: list[str]) -> dict[str, Array]:
+    times = jnp.stack([grids.named(name, sde, steps) for name in names])
+    return dict(zip(names, _thetas(solver, sde, times), strict=True))
+
+
+@partial(jax.jit, static_argnames="solver")
+def _thetas(solver: Solver, sde: SDE, times: Array) -> Array:
+    return jax.vmap(lambda times: family.as_multistep(solver, sde, times))(times)
+
+
+def _starts(
+    key: Array,
+    model: Partial,
+    sde: SDE,
+    shape: tuple[int, ...],
+    conditions: Callable[[np.ndarray], Mapping[str, Any]] | None,
+    fine_steps: int,
+    batch: int,
+) -> Starts:
+    """The starts that `sample` draws by the key, and where the fine solution takes them."""
+    num, event = shape[0], shape[1:]
+    keys = noise.fold_in(noise.sample_keys(key, num), 0)
+    x = sde.sigma(sde.t_max) * noise.normal(keys, jnp.zeros((num, *event)))
+    told = conditions(np.arange(num)) if conditions else {}
+    starts = Starts(x, x, {name: jnp.asarray(value) for name, value in told.items()})
+    low, high = family.ends(sde)
+    inner = sde.t_of_log_snr(jnp.linspace(low, high, fine_steps + 1)[1:])
+    times = jnp.append(jnp.asarray(sde.t_max, inner.dtype), inner)
+
+    target = _fine(model, sde, starts, times, size=batch)
+    return starts._replace(target=target)
+
+
+@partial(jax.jit, static_argnames="size")
+def _fine(model: Partial, sde: SDE, starts: Starts, times: Array, *, size: int) -> Array:
+    def of(part: Starts) -> Array:
+        told = with_condition(model, **part.condition) if part.condition else model
+        keys = noise.sample_keys(jax.random.key(0), size)
+        return told(RK4().solve(keys, told, sde, part.x, times).x, times[-1]).x0
+
+    return jax.lax.map(of, starts.chunks(size)).reshape(starts.x.shape)
+
+
+def _part(starts: Starts, rows: slice) -> Starts:
+    return jax.tree.map(lambda leaf: leaf[rows], starts)
+
+
+def _or_inf(value: float) -> float:
+    return value if np.isfinite(value) else np.inf

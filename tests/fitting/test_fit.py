@@ -1,0 +1,150 @@
+"""fit(): what it reaches, what it guarantees, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sde_diffusion as sd
+from sde_diffusion import grids, samplers
+
+SDE = sd.VP()
+STD = 0.25
+GAUSSIAN = sd.analytic.Gaussian.of(jnp.array([0.5, -1.0]), STD**2)
+PAIR = sd.analytic.GaussianMixture.of(jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 0.1)
+SMALL = {"held_out": 128, "fine_steps": 40, "jacobian": 64, "batch": 64}
+
+
+def fitted(exact, num, *, key=0, nfe=3, **options):
+    model = exact.model(SDE)
+    return sd.fit(jax.random.key(key), model, SDE, (num, 2), nfe=nfe, **(SMALL | options))
+
+
+@pytest.fixture(scope="module")
+def of_gaussian():
+    return fitted(GAUSSIAN, 128)
+
+
+def rms(x, y):
+    return float(jnp.sqrt(jnp.mean(jnp.sum((x - y) ** 2, axis=-1))))
+
+
+def test_three_evaluations_reach_the_closed_form_of_a_gaussian(of_gaussian):
+    start = jax.random.normal(jax.random.key(9), (500, 2))
+
+    def spread(t):
+        return jnp.sqrt((SDE.alpha(t) * STD) ** 2 + SDE.sigma(t) ** 2)
+
+    z = (start - SDE.alpha(1.0) * GAUSSIAN.mean) / spread(1.0)
+    end = SDE.alpha(SDE.t_min) * GAUSSIAN.mean + spread(SDE.t_min) * z
+    denoised = GAUSSIAN.denoise(SDE, end, SDE.t_min)
+    made = sd.sample(
+        jax.random.key(0),
+        GAUSSIAN.model(SDE),
+        SDE,
+        (500, 2),
+        solver=of_gaussian.solver,
+        x_init=start,
+    )
+    assert int(made.nfe) == 3
+    assert rms(made.x, denoised) < 1e-3
+    assert of_gaussian.start_error > 0.01
+
+
+def test_the_errors_that_it_reports_are_those_of_starts_held_out(of_gaussian):
+    # the starts of `sample` by the same key, after the 128 that were fitted to
+    args = (jax.random.key(0), GAUSSIAN.model(SDE), SDE, (128, 2))
+    fine = sd.sample(*args, solver=samplers.RK4(), grid=grids.log_snr(SDE, 100), first=128)
+    made = sd.sample(*args, solver=of_gaussian.solver, first=128)
+    assert rms(made.x, fine.x) == pytest.approx(of_gaussian.error, abs=1e-4)
+
+
+def test_too_few_starts_never_make_it_worse_than_its_start_on_others():
+    for key in (0, 1):
+        result = fitted(PAIR, 2, key=key, batch=2, jacobian=2, seconds=10.0)
+        assert result.error <= result.start_error
+
+
+def test_with_no_time_left_it_keeps_what_it_has():
+    result = fitted(PAIR, 64, seconds=1e-3)
+    assert result.error <= result.start_error
+    assert isinstance(result.solver, samplers.Fitted)
+
+
+def test_it_depends_on_the_key_alone(of_gaussian):
+    assert fitted(GAUSSIAN, 128).solver == of_gaussian.solver
+
+
+def test_a_grid_alone_is_fitted_to_any_deterministic_solver():
+    result = fitted(PAIR, 128, nfe=7, solver=samplers.Heun())
+    assert result.solver.solver == samplers.Heun()
+    made = sd.sample(jax.random.key(5), PAIR.model(SDE), SDE, (256, 2), solver=result.solver)
+    assert int(made.nfe) == 7
+    standard = [grids.named(name, SDE, 3) for name in ("log_snr", "karras", "uniform")]
+    fine = sd.sample(
+        jax.random.key(5),
+        PAIR.model(SDE),
+        SDE,
+        (256, 2),
+        solver=samplers.RK4(),
+        grid=grids.log_snr(SDE, 100),
+    )
+    others = [
+        sd.sample(
+            jax.random.key(5), PAIR.model(SDE), SDE, (256, 2), solver=samplers.Heun(), grid=grid
+        ).x
+        for grid in standard
+    ]
+    assert rms(made.x, fine.x) < 0.8 * min(rms(x, fine.x) for x in others)
+
+
+def test_each_start_has_its_own_condition():
+    # Told the mean, the flow is that of one Gaussian about it; told another one, it is not.
+    means = jnp.array([[1.0, 0.0], [-1.0, 0.5]])
+
+    def denoise(x, t, *, label):
+        exact = sd.analytic.Gaussian.of(jnp.zeros(2), STD**2)
+        mean = means[label]
+        return mean + exact.denoise(SDE, x - SDE.alpha(t) * mean, t)
+
+    told = []
+
+    def conditions(rows):
+        told.append(rows)
+        return {"label": rows % 2}
+
+    result = sd.fit(
+        jax.random.key(0),
+        sd.from_x0(SDE, denoise),
+        SDE,
+        (128, 2),
+        nfe=3,
+        conditions=conditions,
+        **SMALL,
+    )
+    np.testing.assert_array_equal(np.concatenate(told), np.arange(256))
+    assert result.error < 1e-3
+
+
+@pytest.mark.slow
+def test_a_quarter_of_the_best_standard_error_on_25_modes():
+    modes = jnp.stack(jnp.meshgrid(*[0.5 * (jnp.arange(5) - 2.0)] * 2), axis=-1).reshape(-1, 2)
+    exact = sd.analytic.GaussianMixture.of(modes, 0.05)
+    model = exact.model(SDE)
+    result = sd.fit(jax.random.key(0), model, SDE, (1024, 2), nfe=5, held_out=1024, seconds=200.0)
+    args = (jax.random.key(1), model, SDE, (1024, 2))
+    fine = sd.sample(*args, solver=samplers.RK4(), grid=grids.log_snr(SDE, 100)).x
+    assert rms(sd.sample(*args, solver=result.solver).x, fine) < 0.25 * result.start_error
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"nfe": 1}, "nfe must be at least 2, got 1"),
+        ({"nfe": 6, "solver": samplers.Heun()}, "Heun takes 2 evaluations a step.*got nfe=6"),
+        ({"solver": samplers.EulerMaruyama()}, "only a deterministic solver"),
+    ],
+)
+def test_bad_arguments_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        fitted(GAUSSIAN, 4, **options)
