@@ -90,30 +90,33 @@ def normal(keys: Keys, like: Array) -> Array:
     On a path it is the step's, (1) over its standard deviation.
     """
     if isinstance(keys, PathStep):
-        return increment(keys, like, keys.start, keys.end)
+        return increments(keys, like, keys.start, keys.end)[0]
     return jax.vmap(lambda k: jax.random.normal(k, like.shape[1:], like.dtype))(keys)
 
 
 def normals(keys: Keys, like: Array, *log_snr: Array) -> list[Array]:
     """Noise as of `normal` for each part of a step, between one lambda and the next, rising."""
     if isinstance(keys, PathStep):
-        return [increment(keys, like, *ends) for ends in itertools.pairwise(log_snr)]
+        return increments(keys, like, *log_snr)
     return [normal(fold_in(keys, i), like) for i in range(len(log_snr) - 1)]
 
 
-def increment(keys: Keys, like: Array, start: Array, end: Array) -> Array:
-    """(V(end) - exp(-h) V(start)) / sqrt(1 - exp(-2 h)), h = end - start > 0, [] or [B].
+def increments(keys: Keys, like: Array, *log_snr: Array) -> list[Array]:
+    """(V(end) - exp(-h) V(start)) / sqrt(1 - exp(-2 h)), h = end - start > 0, from one to the next.
 
-    Of the path that the step is on; plain keys stand for a path of their own.
+    Each lambda is [] or [B]. V is that of the path which the step is on; plain keys stand for a
+    path of their own.
     """
+    values, made = _stationary(keys, log_snr, like), []
+    for i, (start, end) in enumerate(itertools.pairwise(log_snr)):
+        h = expand(end - start, like)
+        made.append((values[i + 1] - jnp.exp(-h) * values[i]) / jnp.sqrt(-jnp.expm1(-2.0 * h)))
+    return made
+
+
+def _stationary(keys: Keys, log_snr: tuple[Array, ...], like: Array) -> Array:
+    """V [k, B, *event] at each of the k lambdas, by (2) from the root of the tree down."""
     path = keys.path if isinstance(keys, PathStep) else keys
-    h = expand(end - start, like)
-    rest = jnp.exp(-h) * _stationary(path, start, like)
-    return (_stationary(path, end, like) - rest) / jnp.sqrt(-jnp.expm1(-2.0 * h))
-
-
-def _stationary(path: Array, log_snr: Array, like: Array) -> Array:
-    """V(lambda) [B, *event], by (2) from the root of the tree down."""
     shape, dtype = like.shape[1:], like.dtype
 
     def value(key: Array, place: Array) -> Array:
@@ -132,5 +135,7 @@ def _stationary(path: Array, log_snr: Array, like: Array) -> Array:
         low, high, _, place = jax.lax.fori_loop(0, _LEVELS, halve, carry)
         return low + place.astype(dtype) * (high - low)
 
-    place = (jnp.clip(log_snr, -_END, _END) + _END) / (2.0 * _END)
-    return jax.vmap(value)(path, jnp.broadcast_to(place, path.shape))
+    places = jnp.stack([jnp.broadcast_to(each, path.shape) for each in log_snr])
+    places = (jnp.clip(places, -_END, _END) + _END) / (2.0 * _END)
+    # All at once, as the tree takes longer to compile than to walk.
+    return jax.vmap(jax.vmap(value), (None, 0))(path, places)

@@ -19,7 +19,7 @@ KEYS = noise.sample_keys(jax.random.key(0), len(LIKE))
 
 @jax.jit
 def on_path(start, end):
-    return noise.increment(KEYS, LIKE, start, end)
+    return noise.increments(KEYS, LIKE, start, end)[0]
 
 
 def scale(h):

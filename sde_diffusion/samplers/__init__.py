@@ -6,7 +6,13 @@ from sde_diffusion.choices import build
 from sde_diffusion.samplers.adaptive import AdaptiveDPMSolver
 from sde_diffusion.samplers.ancestral import DDIM, Ancestral
 from sde_diffusion.samplers.blackbox import BlackBox
-from sde_diffusion.samplers.corrector import AnnealedLangevin, Langevin, PredictorCorrector
+from sde_diffusion.samplers.corrector import (
+    MALA,
+    ULA,
+    AnnealedLangevin,
+    Langevin,
+    PredictorCorrector,
+)
 from sde_diffusion.samplers.euler import Euler, EulerMaruyama, ReverseDiffusion
 from sde_diffusion.samplers.fitted import Fitted, FittedGrid
 from sde_diffusion.samplers.heun import EDMSampler, Heun
@@ -16,6 +22,14 @@ from sde_diffusion.samplers.runge_kutta import RK4, Midpoint
 from sde_diffusion.samplers.sample import check, sample
 from sde_diffusion.samplers.singlestep import RES2S, RES3S, DPMSolver2S, DPMSolver3S, DPMSolverPP2S
 from sde_diffusion.samplers.solver import Model, Samples, Solver, State
+from sde_diffusion.samplers.stochastic import (
+    SEEDS3,
+    SASolver,
+    SDEDPMSolverPP2M,
+    SDEDPMSolverPP2S,
+    SDEDPMSolverPP3M,
+)
+from sde_diffusion.samplers.stochastic_heun import GottaGoFast, StochasticHeun
 from sde_diffusion.samplers.unipc import UniPC
 
 SOLVERS: dict[str, type[Solver]] = {
@@ -38,6 +52,13 @@ SOLVERS: dict[str, type[Solver]] = {
     "unipc": UniPC,
     "res_2s": RES2S,
     "res_3s": RES3S,
+    "stochastic_heun": StochasticHeun,
+    "sde_dpmpp_2s": SDEDPMSolverPP2S,
+    "sde_dpmpp_2m": SDEDPMSolverPP2M,
+    "sde_dpmpp_3m": SDEDPMSolverPP3M,
+    "seeds_3": SEEDS3,
+    "sa_solver": SASolver,
+    "gotta_go_fast": GottaGoFast,
     "dpm_adaptive": AdaptiveDPMSolver,
     "ode": BlackBox,
 }
@@ -45,6 +66,7 @@ SOLVERS: dict[str, type[Solver]] = {
 CORRECTORS: dict[str, type[Solver]] = {
     "langevin": Langevin,
     "annealed_langevin": AnnealedLangevin,
+    "ula": ULA,
 }
 
 
@@ -58,10 +80,13 @@ __all__ = [
     "DDIM",
     "DEIS",
     "IPNDM",
+    "MALA",
     "RES2S",
     "RES3S",
     "RK4",
+    "SEEDS3",
     "SOLVERS",
+    "ULA",
     "AdaptiveDPMSolver",
     "Ancestral",
     "AnnealedLangevin",
@@ -76,6 +101,7 @@ __all__ = [
     "EulerMaruyama",
     "Fitted",
     "FittedGrid",
+    "GottaGoFast",
     "Heun",
     "Langevin",
     "Midpoint",
@@ -83,9 +109,14 @@ __all__ = [
     "ParaDiGMS",
     "PredictorCorrector",
     "ReverseDiffusion",
+    "SASolver",
+    "SDEDPMSolverPP2M",
+    "SDEDPMSolverPP2S",
+    "SDEDPMSolverPP3M",
     "Samples",
     "Solver",
     "State",
+    "StochasticHeun",
     "UniPC",
     "check",
     "named",

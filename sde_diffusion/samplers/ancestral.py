@@ -25,6 +25,7 @@ class Ancestral(Solver):
     """
 
     order = 1
+    strong_order = 1
     variance: str = "posterior"
 
     def __post_init__(self) -> None:
@@ -53,6 +54,7 @@ class DDIM(Solver):
     """
 
     order = 1
+    strong_order = 1
     eta: float = 0.0
 
     def __post_init__(self) -> None:

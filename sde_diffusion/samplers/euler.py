@@ -28,6 +28,7 @@ class EulerMaruyama(Solver):
     """
 
     order = 1
+    strong_order = 1
     reads_diffusion = True
 
     @property
@@ -50,6 +51,7 @@ class ReverseDiffusion(Solver):
     """
 
     order = 1
+    strong_order = 1
 
     @property
     def stochastic(self) -> bool:

@@ -6,6 +6,7 @@ import math
 import jax.numpy as jnp
 
 from sde_diffusion import noise
+from sde_diffusion.noise import Keys
 from sde_diffusion.samplers.exponential import Span, exponential_euler
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
@@ -21,7 +22,7 @@ class Heun(Solver):
     order = 2
     evaluations = 2
 
-    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         x = state.x
         slope = model(x, t).velocity
         euler = x + (s - t) * slope
@@ -57,7 +58,7 @@ class EDMSampler(Solver):
     def stochastic(self) -> bool:
         return self.churn > 0.0
 
-    def step(self, key: Array, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         x = state.x
         if self.stochastic:
             t, x = self._raise_noise(key, sde, x, t)
@@ -66,7 +67,7 @@ class EDMSampler(Solver):
         change = model(euler, s).eps - prediction.eps
         return State(euler + 0.5 * span.scale * span.h * change)
 
-    def _raise_noise(self, key: Array, sde: SDE, x: Array, t: Array) -> tuple[Array, Array]:
+    def _raise_noise(self, key: Keys, sde: SDE, x: Array, t: Array) -> tuple[Array, Array]:
         ratio = jnp.exp(-sde.log_snr(t))
         inside = (self.churn_min <= ratio) & (ratio <= self.churn_max)
         raised = sde.t_of_log_snr(sde.log_snr(t) - math.log1p(self.churn))

@@ -108,11 +108,6 @@ class MultistepState(NamedTuple):
 @dataclasses.dataclass(frozen=True)
 class _Multistep(Exponential):
     @property
-    def memory(self) -> int:
-        """How many values before this time a step uses."""
-        return self.order - 1
-
-    @property
     def kept(self) -> int:
         """Values that are kept of the steps before."""
         return self.order - 1

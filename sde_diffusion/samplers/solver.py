@@ -57,6 +57,8 @@ class Solver:
     """
 
     order: ClassVar[int]
+    # Of a stochastic solver, the order of its error along a Brownian path.
+    strong_order: ClassVar[int | None] = None
     evaluations: ClassVar[int] = 1
     # Euler-Maruyama reads g(t) itself, which Flow does not have at t = 1.
     reads_diffusion: ClassVar[bool] = False

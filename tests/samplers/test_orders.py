@@ -221,7 +221,7 @@ def test_ddim_takes_the_same_path_for_every_sde(name):
 
 
 @pytest.mark.parametrize("name", ["vp", "ve", "subvp"])
-@pytest.mark.parametrize("corrector", [None, *samplers.CORRECTORS])
+@pytest.mark.parametrize("corrector", [None, "langevin", "annealed_langevin"])
 @pytest.mark.parametrize(
     "predictor", ["euler", "euler_maruyama", "reverse_diffusion", "ancestral", "ddim", "heun"]
 )

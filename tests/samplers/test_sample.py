@@ -17,7 +17,11 @@ EXACT = sd.analytic.GaussianMixture.of(jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 0.3
 CORRECTED = samplers.PredictorCorrector(samplers.ReverseDiffusion(), samplers.Langevin())
 # A choice of steps turns rounding into a difference within the tolerance.
 TIGHT = {"rtol": 1e-5, "atol": 1e-5}
-SOLVERS = [make(**TIGHT) if make.adaptive else make() for make in samplers.SOLVERS.values()]
+SOLVERS = [make() for make in samplers.SOLVERS.values()]
+SOLVERS = [
+    type(solver)(**TIGHT) if solver.adaptive and not solver.stochastic else solver
+    for solver in SOLVERS
+]
 SOLVERS += [CORRECTED, samplers.EDMSampler(churn=0.1), samplers.DDIM(eta=1.0), samplers.Langevin()]
 FIXED = [solver for solver in SOLVERS if not solver.adaptive]
 SOLVERS += [samplers.ParaDiGMS(samplers.DPMSolverPP2M(), window=4)]
