@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", allow_abbrev=False, help="compare with the data")
     for command in (sample, evaluate):
         command.add_argument("--workdir", required=True, help="the folder of a trained run")
-        command.add_argument("--solver", help="a solver's name, instead of the config's")
+        command.add_argument("--solver", help="a solver's name, or a fitted one's .json")
         command.add_argument("--grid", help="a time grid's name, instead of the config's")
         command.add_argument("--steps", type=int, help="steps of the solver")
     for command in (train, sample, evaluate):
@@ -97,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.epilog = "--config.GROUP.FIELD=VALUE changes a field of the config."
     _add_compare(commands)
+    _add_fit(commands)
     return parser
 
 
@@ -115,6 +116,21 @@ def _add_compare(commands: Any) -> None:
     compare.add_argument("--num", type=int, default=1000, help="samples of each row (1000)")
     compare.add_argument("--seed", type=int, default=0)
     compare.add_argument("--out", required=True, help="the folder of the results; rows there stay")
+
+
+def _add_fit(commands: Any) -> None:
+    fit = commands.add_parser("fit", allow_abbrev=False, help="fit a solver to a model")
+    fit.set_defaults(module="fit")
+    given = fit.add_mutually_exclusive_group(required=True)
+    given.add_argument("--workdir", help="a trained run, whose network is fitted to")
+    given.add_argument("--problem", help="an exact problem: mixture2d, mixture64d, ...")
+    fit.add_argument("--sde", help="the exact problem's SDE (vp)")
+    fit.add_argument("--nfe", type=int, required=True, help="evaluations that a sample takes")
+    fit.add_argument("--solver", help="fit only the times of this solver, and no coefficients")
+    fit.add_argument("--seconds", type=float, default=90.0, help="the most it takes (90)")
+    fit.add_argument("--num", type=int, help="starts to fit on")
+    fit.add_argument("--seed", type=int, default=0)
+    fit.add_argument("--out", required=True, help="a .json file, for sample --solver")
 
 
 def _overrides(arguments: Sequence[str]) -> dict[str, str]:

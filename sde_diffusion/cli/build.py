@@ -16,6 +16,7 @@ from sde_diffusion import (
     choices,
     data,
     distributed,
+    fitting,
     grids,
     losses,
     networks,
@@ -172,7 +173,10 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
 def solver(config: ConfigDict) -> samplers.Solver:
     """The solver, with the corrector before each of its steps where there is one."""
     group, corrector = config.sampling.solver, config.sampling.corrector
-    predictor = samplers.named(group.name, **_fields(group))
+    if group.name == "fitted":
+        predictor = fitting.load(group.path, sde(config))
+    else:
+        predictor = samplers.named(group.name, **_fields(group))
     if corrector.name == "none":
         return predictor
     known = samplers.CORRECTORS
@@ -181,8 +185,10 @@ def solver(config: ConfigDict) -> samplers.Solver:
     )
 
 
-def grid(config: ConfigDict) -> Array:
-    """The time grid of config.sampling."""
+def grid(config: ConfigDict) -> Array | None:
+    """The time grid of config.sampling; None for a fitted solver, which brings its own."""
+    if config.sampling.solver.name == "fitted":
+        return None
     steps = config.sampling.steps
     if steps < 1:
         raise ValueError(f"config.sampling.steps (--steps) must be at least 1, got {steps}")

@@ -69,6 +69,7 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
         checkpoint_every=config.training.checkpoint_every,
         keep=config.training.keep,
         keep_every=config.training.keep_every,
+        keep_best=config.training.keep_best,
         log_every=config.training.log_every,
         sample_every=config.training.sample_every,
         sample_fn=pictures if draw.has_picture(source) else None,
@@ -159,6 +160,12 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
 
 def _sampling_options(args: Namespace) -> dict[str, str]:
     """--solver, --grid and --steps as what they are short for."""
+    if args.solver is not None and args.solver.endswith(".json"):
+        if args.grid is not None or args.steps is not None:
+            raise ValueError(
+                f"--solver {args.solver} brings its own grid: leave out --grid and --steps"
+            )
+        return {"sampling.solver.name": "fitted", "sampling.solver.path": args.solver}
     options = {
         "sampling.solver.name": args.solver,
         "sampling.grid.name": args.grid,

@@ -32,6 +32,10 @@ def _without_fields() -> None:
     """A choice that has no fields."""
 
 
+def _fitted(path: str = "") -> None:
+    """A solver from the file that `fit` wrote."""
+
+
 # What the names in a group stand for; the group's fields are the parameters of that callable.
 CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "sde": sdes.KINDS,
@@ -41,7 +45,7 @@ CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "loss.times": times.TIMES,
     "data.source": SOURCES,
     "sampling.grid": grids.GRIDS,
-    "sampling.solver": samplers.SOLVERS,
+    "sampling.solver": {"fitted": _fitted, **samplers.SOLVERS},
     "sampling.corrector": {"none": _without_fields, **samplers.CORRECTORS},
 }
 
@@ -111,6 +115,7 @@ def default() -> ConfigDict:
                 "checkpoint_every": 5000,
                 "keep": 3,  # newest checkpoints
                 "keep_every": None,  # steps; these checkpoints stay for good
+                "keep_best": None,  # checkpoints, by the mean loss since the one before
             },
             "sampling": {
                 "solver": choice("sampling.solver", "dpmpp_2m"),

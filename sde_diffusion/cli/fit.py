@@ -1,0 +1,74 @@
+"""The command that fits a solver to a trained network or to an exact problem."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from sde_diffusion import choices, fitting, samplers, sdes
+from sde_diffusion.cli import run
+from sde_diffusion.cli.compare import trained_problem
+from sde_diffusion.comparison import problems
+
+# A network costs more than an exact model: fewer starts, and a coarser fine solution.
+EXACT: dict[str, Any] = {"num": 8192, "fit": {}}
+NETWORK: dict[str, Any] = {
+    "num": 1024,
+    "fit": {"held_out": 512, "fine_steps": 32, "jacobian": 64, "batch": 64},
+}
+BAR = "{desc}: {n_fmt} of {total_fmt} s |{bar}| {postfix}"
+
+
+def fit(args: Namespace, overrides: dict[str, str]) -> None:
+    """Fit a solver in so many evaluations, and write it to a JSON file."""
+    out = Path(args.out)
+    if out.suffix != ".json":
+        raise ValueError(f"--out must end in .json, got {out}")
+    if args.nfe < 2:
+        raise ValueError(f"--nfe must be at least 2, got {args.nfe}")
+    if args.seconds <= 0:
+        raise ValueError(f"--seconds must be above 0, got {args.seconds:g}")
+    solver = None if args.solver is None else samplers.named(args.solver)
+    if args.num is not None and args.num < 1:
+        raise ValueError(f"--num must be at least 1, got {args.num}")
+    problem = _problem(args, overrides)
+    options = EXACT if problem.exact is not None else NETWORK
+    num = args.num or options["num"]
+    run.enable_cache()
+    with tqdm(total=args.seconds, unit="s", desc="fitting", bar_format=BAR) as bar:
+
+        def progress(seconds: float, error: float) -> None:
+            bar.set_postfix_str(f"error {error:.4g}", refresh=False)
+            bar.n = min(round(seconds, 1), args.seconds)
+            bar.refresh()
+
+        fitted = fitting.fit(
+            jax.random.key(args.seed),
+            problem.model,
+            problem.sde,
+            (num, *problem.event),
+            nfe=args.nfe,
+            solver=solver,
+            seconds=args.seconds,
+            conditions=problem.conditions,
+            progress=progress,
+            **options["fit"],
+        )
+    fitting.save(out, fitted, problem.sde, problem.name)
+    print(
+        f"RMS error of {args.nfe} evaluations, on starts held out: {fitted.start_error:.4g} by "
+        f"{fitted.start}, {fitted.error:.4g} fitted, in {fitted.seconds:.0f} s: {out}"
+    )
+
+
+def _problem(args: Namespace, overrides: dict[str, str]) -> problems.Problem:
+    if args.workdir is not None:
+        if args.sde is not None:
+            raise ValueError("--sde goes with --problem: a trained network has its own")
+        return trained_problem(Path(args.workdir), overrides)
+    if overrides:
+        raise ValueError(f"--config.{next(iter(overrides))} needs --workdir")
+    sde = choices.choose("sde", args.sde or "vp", sdes.KINDS)()
+    return problems.named(args.problem, sde)
