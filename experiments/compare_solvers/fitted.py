@@ -1,0 +1,118 @@
+"""Fitted solvers beside the best standard ones, on noise that was not fitted to.
+
+    python experiments/compare_solvers/fitted.py [--problems mixture2d,mixture64d] [--out DIR]
+    python experiments/compare_solvers/fitted.py --workdir runs/digits
+
+The error is the distance of a sample to where the probability flow takes its start, root mean
+square over samples, denoised there; every network evaluation counts. With `--diffusers FILE`, what
+diffusers_schedulers.py wrote, the fitted error is held against that of diffusers' best, too.
+"""
+
+import argparse
+import itertools
+import json
+from argparse import Namespace
+from pathlib import Path
+
+import jax
+import numpy as np
+
+import sde_diffusion as sd
+from sde_diffusion import grids, samplers
+from sde_diffusion.cli import fit as command
+from sde_diffusion.cli.compare import trained_problem
+from sde_diffusion.comparison import problems
+
+STANDARD = ("ddim", "dpmpp_2m", "dpmpp_3m", "deis", "unipc")
+GRIDS = ("log_snr", "karras", "quadratic", "uniform", "cosine")
+
+
+def study(problem: problems.Problem, nfe: int, args: Namespace) -> dict:
+    """A row: the error of the best standard solver and of the fitted one, on fresh noise."""
+    sizes = command.EXACT if problem.exact is not None else command.NETWORK
+    fitted = sd.fit(
+        jax.random.key(args.seed),
+        problem.model,
+        problem.sde,
+        (sizes["num"], *problem.event),
+        nfe=nfe,
+        seconds=args.seconds,
+        conditions=problem.conditions,
+        **sizes["fit"],
+    )
+    num = args.num or (8192 if problem.exact is not None else 1000)
+    model = problem.model
+    if problem.conditions:
+        model = sd.with_condition(model, **problem.conditions(np.arange(num)))
+
+    def end(solver: sd.Solver, grid: jax.Array | None = None) -> np.ndarray:
+        key, shape = jax.random.key(args.seed + 1), (num, *problem.event)
+        return np.asarray(
+            sd.sample(key, model, problem.sde, shape, solver=solver, grid=grid).x.reshape(num, -1)
+        )
+
+    fine = end(samplers.RK4(), grids.log_snr(problem.sde, 100))
+
+    def error(x: np.ndarray) -> float:
+        return float(np.sqrt(np.mean(np.sum((x - fine) ** 2, axis=-1))))
+
+    standard = {
+        f"{name}, {grid}": error(end(samplers.named(name), grids.named(grid, problem.sde, nfe - 1)))
+        for name, grid in itertools.product(STANDARD, GRIDS)
+    }
+    best = min(standard, key=lambda name: standard[name])
+    reached = error(end(fitted.solver))
+    return {
+        "problem": problem.name,
+        "nfe": nfe,
+        "standard": standard[best],
+        "by": best,
+        "fitted": reached,
+        "ratio": reached / standard[best],
+        "seconds": fitted.seconds,
+    }
+
+
+def table(rows: list[dict]) -> str:
+    lines = [list(rows[0]), ["---"] * len(rows[0])]
+    lines += [
+        [f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows
+    ]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--problems", default="mixture2d,mixture64d")
+    parser.add_argument("--workdir", type=Path, help="a trained run, in place of the problems")
+    parser.add_argument("--nfe", default="5,8,10")
+    parser.add_argument("--seconds", type=float, default=110.0, help="of each fit")
+    parser.add_argument("--num", type=int, help="starts to measure on")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--diffusers", type=Path, help="diffusers.json, for VP")
+    parser.add_argument("--out", type=Path, help="a folder for fitted.json and fitted.md")
+    args = parser.parse_args()
+    if args.workdir is not None:
+        studied = [trained_problem(args.workdir, {})]
+    else:
+        studied = [problems.named(name, sd.VP(t_min=1e-3)) for name in args.problems.split(",")]
+    theirs = {}
+    if args.diffusers is not None:
+        found = json.loads(args.diffusers.read_text())["best"]
+        theirs = {(r["problem"], r["nfe"]): r["diffusers"] for r in found if r["sde"] == "vp"}
+    rows = []
+    for problem, nfe in itertools.product(studied, map(int, args.nfe.split(","))):
+        row = study(problem, nfe, args)
+        if theirs:
+            row["of_diffusers"] = row["fitted"] / theirs[problem.name, nfe]
+        rows.append(row)
+        print(row, flush=True)
+    print(table(rows))
+    if args.out is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        (args.out / "fitted.json").write_text(json.dumps(rows, indent=1) + "\n")
+        (args.out / "fitted.md").write_text(table(rows))
+
+
+if __name__ == "__main__":
+    main()
