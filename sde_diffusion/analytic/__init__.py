@@ -1,6 +1,9 @@
 """Distributions whose score is known exactly at every t; they are models like any other."""
 
+from sde_diffusion.analytic.empirical import Empirical
+from sde_diffusion.analytic.exact import Exact
 from sde_diffusion.analytic.gaussian import Gaussian
-from sde_diffusion.analytic.mixture import GaussianMixture
+from sde_diffusion.analytic.mixture import GaussianMixture, Mixture
+from sde_diffusion.analytic.uniform import Uniform
 
-__all__ = ["Gaussian", "GaussianMixture"]
+__all__ = ["Empirical", "Exact", "Gaussian", "GaussianMixture", "Mixture", "Uniform"]

@@ -7,32 +7,35 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
-from sde_diffusion.analytic.model import exact_model
+from sde_diffusion.analytic.exact import Exact
 from sde_diffusion.sdes import SDE, Array, Time, expand
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Gaussian:
-    """x_0 ~ N(mean [D], basis diag(variances [D]) basis^T), with an orthogonal basis [D, D].
+class Gaussian(Exact):
+    """x_0 ~ N(mean [D], basis diag(variances) basis^T), with an orthogonal basis [D, D].
 
     Noise keeps the basis: x_t ~ N(alpha mean, basis diag(alpha^2 variances + sigma^2) basis^T).
+    The variances are [D], or [1] where all are equal; without a basis it is the identity.
     """
 
     mean: Array
     variances: Array
-    basis: Array
+    basis: Array | None = None
 
     @classmethod
-    def of(cls, mean: Array, covariance: Array) -> Gaussian:
-        """From a covariance: a scalar, a diagonal [D] or a matrix [D, D]."""
+    def of(cls, mean: Array, covariance: Array | float) -> Gaussian:
+        """From a covariance: a scalar, a diagonal [D] or a matrix [D, D].
+
+        `Gaussian.of(jnp.zeros(2), jnp.array([[0.5, 0.2], [0.2, 0.3]]))` is correlated.
+        """
         mean, covariance = jnp.asarray(mean), jnp.asarray(covariance)
         if covariance.ndim < 2:
-            return cls(mean, jnp.broadcast_to(covariance, mean.shape), jnp.eye(len(mean)))
+            return cls(mean, jnp.atleast_1d(covariance))
         variances, basis = jnp.linalg.eigh(covariance)
-        return cls(mean, variances, basis)
+        return cls(mean, jnp.maximum(variances, 0.0), basis)  # rounding leaves -1e-8 for zero
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -40,45 +43,45 @@ class Gaussian:
 
     @property
     def covariance(self) -> Array:
-        return (self.basis * self.variances) @ self.basis.T
+        basis = jnp.eye(len(self.mean)) if self.basis is None else self.basis
+        return (basis * self.variances) @ basis.T
 
     def sample(self, key: Array, num: int) -> Array:
-        """Exact samples x_0, [num, D]."""
-        z = jax.random.normal(key, (num, *self.event))
-        return self.mean + (z * jnp.sqrt(self.variances)) @ self.basis.T
+        z = jax.random.normal(key, (num, *self.event), self.mean.dtype)
+        return self.mean + self._out_of_basis(z * jnp.sqrt(self.variances))
+
+    def log_prob(self, sde: SDE, x: Array, t: Time) -> Array:
+        distance, variances = self._whiten(sde, x, t)
+        log_volume = jnp.mean(jnp.log(variances), axis=-1) + math.log(2.0 * math.pi)
+        return -0.5 * (jnp.sum(distance**2 / variances, axis=-1) + len(self.mean) * log_volume)
+
+    def score(self, sde: SDE, x: Array, t: Time) -> Array:
+        distance, variances = self._whiten(sde, x, t)
+        return -self._out_of_basis(distance / variances)
+
+    def denoise(self, sde: SDE, x: Array, t: Time) -> Array:
+        """mean + alpha C (alpha^2 C + sigma^2 I)^-1 (x - alpha mean), C the covariance, [B, D]."""
+        alpha = expand(sde.alpha(t), x)
+        distance, variances = self._whiten(sde, x, t)
+        return self.mean + self._out_of_basis(alpha * self.variances / variances * distance)
+
+    def noise_variance(self, sde: SDE, x: Array, t: Time) -> Array:
+        """The mean over the basis of alpha^2 v / (alpha^2 v + sigma^2), v the variances, [B]."""
+        return jnp.broadcast_to(self.loss(sde, t), x.shape[:1])
+
+    def loss(self, sde: SDE, t: Time, key: Array | None = None, num: int = 4096) -> Array:
+        """The mean over the basis of alpha^2 v / (alpha^2 v + sigma^2), v the variances."""
+        alpha, sigma = sde.alpha(jnp.asarray(t)), sde.sigma(jnp.asarray(t))
+        signal = alpha[..., None] ** 2 * self.variances
+        return jnp.mean(signal / (signal + sigma[..., None] ** 2), axis=-1)
 
     def _whiten(self, sde: SDE, x: Array, t: Time) -> tuple[Array, Array]:
         """The distance to the mean in the basis, [B, D], and the variances there at time t."""
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
-        return (x - alpha * self.mean) @ self.basis, alpha**2 * self.variances + sigma**2
+        distance = x - alpha * self.mean
+        if self.basis is not None:
+            distance = distance @ self.basis
+        return distance, alpha**2 * self.variances + sigma**2
 
-    def log_prob(self, sde: SDE, x: Array, t: Time) -> Array:
-        """log p_t(x) in nats, [B] for x [B, D]."""
-        distance, variances = self._whiten(sde, x, t)
-        return -0.5 * jnp.sum(
-            distance**2 / variances + jnp.log(variances) + math.log(2.0 * math.pi), axis=-1
-        )
-
-    def score(self, sde: SDE, x: Array, t: Time) -> Array:
-        """grad log p_t(x), [B, D]."""
-        distance, variances = self._whiten(sde, x, t)
-        return -(distance / variances) @ self.basis.T
-
-    def denoise(self, sde: SDE, x: Array, t: Time) -> Array:
-        """E[x_0 | x_t = x], [B, D]."""
-        alpha = expand(sde.alpha(t), x)
-        distance, variances = self._whiten(sde, x, t)
-        return self.mean + (alpha * self.variances / variances * distance) @ self.basis.T
-
-    def model(self, sde: SDE) -> Partial:
-        """The exact model(x, t) -> Prediction."""
-        return exact_model(self, sde)
-
-    def loss(self, sde: SDE, t: Time) -> Array:
-        """E ||eps - E[eps | x_t]||^2 / D, the least denoising loss, [] or [B] like t.
-
-        = mean over the basis of alpha^2 v / (alpha^2 v + sigma^2), v the variances.
-        """
-        alpha, sigma = sde.alpha(jnp.asarray(t)), sde.sigma(jnp.asarray(t))
-        signal = alpha[..., None] ** 2 * self.variances
-        return jnp.mean(signal / (signal + sigma[..., None] ** 2), axis=-1)
+    def _out_of_basis(self, x: Array) -> Array:
+        return x if self.basis is None else x @ self.basis.T

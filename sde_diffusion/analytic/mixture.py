@@ -1,76 +1,139 @@
-"""A mixture of isotropic Gaussians, whose score is known at every t."""
+"""Mixtures of exact distributions, which are exact themselves."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
-from sde_diffusion.analytic.model import exact_model
+from sde_diffusion.analytic.exact import Exact
+from sde_diffusion.analytic.gaussian import Gaussian
 from sde_diffusion.sdes import SDE, Array, Time, expand
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class GaussianMixture:
-    """x_0 ~ sum_k weights_k N(means_k, std^2 I): means [K, D], weights [K], std [] or [K]."""
+class Mixture(Exact):
+    """x_0 ~ sum_k weights_k p_k: components of one kind, each field stacked to [K, ...].
 
-    means: Array
-    std: Array
+    Noise mixes nothing: p_t is the mixture of the components' p_t, and every expectation given
+    x_t that of the components' by their posterior weights w_k = weights_k p_k,t(x) / p_t(x).
+    """
+
+    components: Exact
     weights: Array
 
     @classmethod
-    def of(cls, means: Array, std: Array | float, weights: Array | None = None) -> GaussianMixture:
-        means = jnp.asarray(means)
-        if weights is None:
-            weights = jnp.full(len(means), 1.0 / len(means))
-        return cls(means, jnp.broadcast_to(jnp.asarray(std), (len(means),)), jnp.asarray(weights))
+    def of(cls, components: Sequence[Exact], weights: Array | None = None) -> Mixture:
+        """From components of one kind and event; equal weights unless given, [K], summing to one.
+
+            checkers = Mixture.of([Uniform.of([0, 0], [1, 1]), Uniform.of([1, 1], [2, 2])])
+
+        Raises ValueError where the components differ in kind or shape, or the weights do not fit.
+        """
+        shapes = {
+            (jax.tree.structure(c), tuple(jnp.shape(leaf) for leaf in jax.tree.leaves(c)))
+            for c in components
+        }
+        if len(shapes) != 1:
+            kinds = ", ".join(f"{type(c).__name__}{list(c.event)}" for c in components)
+            raise ValueError(f"components must be of one kind and shape, got {kinds or 'none'}")
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *components)
+        return cls(stacked, _weights(weights, len(components)))
 
     @property
     def event(self) -> tuple[int, ...]:
-        return self.means.shape[1:]
+        return self.components.event[1:]
 
     def sample(self, key: Array, num: int) -> Array:
-        """Exact samples x_0, [num, D]."""
-        key_k, key_z = jax.random.split(key)
-        k = jax.random.choice(key_k, len(self.means), (num,), p=self.weights)
-        return self.means[k] + self.std[k, None] * jax.random.normal(key_z, (num, *self.event))
-
-    def _components(self, sde: SDE, x: Array, t: Time) -> tuple[Array, Array, Array]:
-        """Log joint density of (component, x) [B, K], distances [B, K, D], variances [B, K]."""
-        t = jnp.broadcast_to(jnp.asarray(t), x.shape[:1])
-        alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
-        distance = x[:, None, :] - alpha[..., None] * self.means
-        variance = (alpha * self.std) ** 2 + sigma**2
-        dimension = x.shape[-1]
-        log_density = (
-            jnp.log(self.weights)
-            - 0.5 * jnp.sum(distance**2, axis=-1) / variance
-            - 0.5 * dimension * jnp.log(2.0 * math.pi * variance)
-        )
-        return log_density, distance, variance
+        key_k, key_x = jax.random.split(key)
+        k = jax.random.choice(key_k, len(self.weights), (num,), p=self.weights)
+        drawn = jax.tree.map(lambda leaf: leaf[k], self.components)
+        return jax.vmap(lambda p, key: p.sample(key, 1)[0])(drawn, jax.random.split(key_x, num))
 
     def log_prob(self, sde: SDE, x: Array, t: Time) -> Array:
-        """log p_t(x) in nats, [B] for x [B, D]."""
-        return jax.nn.logsumexp(self._components(sde, x, t)[0], axis=-1)
+        return jax.nn.logsumexp(self._log_joint(sde, x, t), axis=0)
 
     def score(self, sde: SDE, x: Array, t: Time) -> Array:
-        """grad log p_t(x), [B, D]."""
-        log_density, distance, variance = self._components(sde, x, t)
-        posterior = jax.nn.softmax(log_density, axis=-1) / variance
-        return -jnp.einsum("bk,bkd->bd", posterior, distance)
+        """sum_k w_k score_k(x), [B, *event]."""
+        return _mean(self._posterior(sde, x, t), self._each(lambda p: p.score(sde, x, t)))
 
     def denoise(self, sde: SDE, x: Array, t: Time) -> Array:
-        """E[x_0 | x_t = x], [B, D]: the components' denoised samples by their posterior weight."""
-        log_density, distance, variance = self._components(sde, x, t)
-        alpha = expand(sde.alpha(jnp.broadcast_to(jnp.asarray(t), x.shape[:1])), x)
-        posterior = jax.nn.softmax(log_density, axis=-1)
-        shrunk = posterior * self.std**2 / variance
-        return posterior @ self.means + alpha * jnp.einsum("bk,bkd->bd", shrunk, distance)
+        """sum_k w_k denoise_k(x), [B, *event]."""
+        return _mean(self._posterior(sde, x, t), self._each(lambda p: p.denoise(sde, x, t)))
 
-    def model(self, sde: SDE) -> Partial:
-        """The exact model(x, t) -> Prediction."""
-        return exact_model(self, sde)
+    def noise_variance(self, sde: SDE, x: Array, t: Time) -> Array:
+        """sum_k w_k [noise_variance_k + ||eps_k - sum_j w_j eps_j||^2 / D], [B]."""
+        posterior = self._posterior(sde, x, t)
+        within = self._each(lambda p: p.noise_variance(sde, x, t))
+        score = self._each(lambda p: p.score(sde, x, t))
+        eps = -expand(sde.sigma(jnp.asarray(t)), x) * score
+        between = (eps - _mean(posterior, eps)) ** 2
+        return _mean(posterior, within + jnp.mean(between, axis=tuple(range(2, eps.ndim))))
+
+    def _each(self, function: Callable[[Exact], Array]) -> Array:
+        """What the function gives for each component, [K, B, ...]."""
+        return jax.vmap(function)(self.components)
+
+    def _log_joint(self, sde: SDE, x: Array, t: Time) -> Array:
+        """Log joint density of (component, x), [K, B]."""
+        return jnp.log(self.weights)[:, None] + self._each(lambda p: p.log_prob(sde, x, t))
+
+    def _posterior(self, sde: SDE, x: Array, t: Time) -> Array:
+        return jax.nn.softmax(self._log_joint(sde, x, t), axis=0)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class GaussianMixture(Mixture):
+    """x_0 ~ sum_k weights_k N(means_k, covariance_k), isotropic or with full covariances."""
+
+    components: Gaussian
+
+    @classmethod
+    def of(  # type: ignore[override]
+        cls, means: Array, std: Array | float, weights: Array | None = None
+    ) -> GaussianMixture:
+        """Isotropic Gaussians: means [K, D], standard deviations [] or [K], weights [K].
+
+        Raises ValueError where the shapes do not fit.
+        """
+        means, std = jnp.asarray(means), jnp.asarray(std)
+        if means.ndim != 2 or std.shape not in ((), means.shape[:1]):
+            raise ValueError(
+                f"means must be [K, D] and std [] or [K], got shapes {means.shape} and {std.shape}"
+            )
+        variances = jnp.broadcast_to(std**2, means.shape[:1])[:, None]
+        return cls(Gaussian(means, variances), _weights(weights, len(means)))
+
+    @classmethod
+    def full(
+        cls, means: Array, covariances: Array, weights: Array | None = None
+    ) -> GaussianMixture:
+        """Gaussians of any covariance: means [K, D], covariances [K, D, D], weights [K].
+
+        Raises ValueError where the shapes do not fit.
+        """
+        means, covariances = jnp.asarray(means), jnp.asarray(covariances)
+        if means.ndim != 2 or covariances.shape != (*means.shape, means.shape[-1]):
+            raise ValueError(
+                "means must be [K, D] and covariances [K, D, D], "
+                f"got shapes {means.shape} and {covariances.shape}"
+            )
+        return cls(jax.vmap(Gaussian.of)(means, covariances), _weights(weights, len(means)))
+
+
+def _weights(weights: Array | None, num: int) -> Array:
+    if weights is None:
+        return jnp.full(num, 1.0 / num)
+    weights = jnp.asarray(weights)
+    if weights.shape != (num,):
+        raise ValueError(f"weights must be [{num}], one a component, got shape {weights.shape}")
+    return weights
+
+
+def _mean(weights: Array, values: Array) -> Array:
+    """sum_k weights_k values_k, [B, ...] for weights [K, B] and values [K, B, ...]."""
+    return jnp.einsum("kb,kb...->b...", weights, values)
