@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from sde_diffusion import data, distributed, training
-from sde_diffusion.cli import build, draw, run
+from sde_diffusion.cli import bits, build, draw, run
 from sde_diffusion.cli import config as configs
 from sde_diffusion.training import TrainState
 
@@ -138,6 +138,8 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     start = time.perf_counter()
     x, nfe = draw.draw(config, params, source, num, seed=seed, y=y)
     seconds = time.perf_counter() - start
+    whole = source.x.dtype == np.uint8
+    told = bits.bits_per_dim(config, params, source, config.eval.bits, seed) if whole else {}
     if not distributed.is_first_process():
         return
     report = {
@@ -147,6 +149,7 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
         "evaluations": nfe,
         "sampling_seconds": seconds,
         **metrics.evaluate(x, y, source, seed),
+        **told,
     }
     (workdir / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
     width = max(len(name) for name in report)

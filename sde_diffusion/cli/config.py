@@ -124,7 +124,11 @@ def default() -> ConfigDict:
                 "steps": 20,  # of the solver; one more evaluation denoises the last sample
                 "batch_size": 1000,
             },
-            "eval": {"num": 1000, "seed": 0},
+            "eval": {
+                "num": 1000,  # samples
+                "bits": 256,  # data whose bits per dimension are measured
+                "seed": 0,
+            },
             "mesh": {  # its sizes multiply to all the devices of all hosts; -1 for the rest
                 "data": -1,  # copies of the state
                 "fsdp": 1,  # parts that each copy is split into

@@ -2,12 +2,15 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import sde_diffusion.cli.config as configs
-from sde_diffusion.cli import build, draw, run
+from sde_diffusion import EDM, from_x0
+from sde_diffusion.analytic import Gaussian
+from sde_diffusion.cli import bits, build, draw, run
 from sde_diffusion.data import Source
 
 
@@ -88,10 +91,29 @@ def test_evaluate_prints_and_writes_its_report(trained, call):
     code, printed, _ = call("evaluate", "--workdir", trained)
     assert code == 0
     report = json.loads((trained / "evaluation.json").read_text())
-    for name in ("agreement", "frechet", "frechet_halves", "precision", "recall"):
+    for name in ("agreement", "frechet", "frechet_halves", "precision", "recall", "bits_per_dim"):
         assert name in printed
         assert np.isfinite(report[name])
     assert report["evaluations"] == 4
+
+
+def test_bits_per_dim_are_those_of_a_gaussian_in_closed_form(trained, monkeypatch):
+    # With the model of data N(0, s^2 I) the density of x at t_min is that of N(0, s^2 + t_min^2).
+    config, std = run.read_config(trained, {"sde.name": "edm", "sde.t_min": "0.02"}), 0.7
+    source = build.source(config)
+    exact = Gaussian.of(jnp.zeros(64), jnp.array(std**2))
+
+    def predict(x, t):
+        return exact.denoise(EDM(), x.reshape(len(x), 64), t).reshape(x.shape)
+
+    monkeypatch.setattr(build, "model", lambda *_: from_x0(build.sde(config), predict))
+    told = bits.bits_per_dim(config, None, source, 500, seed=0)
+    # A bin of the 17 is 2 / 17 wide in [-1, 1], and a value's noise fills it.
+    variance = std**2 + 0.02**2
+    x = (np.asarray(source.x, float) + 0.5) * 2 / 17 - 1
+    squares = np.mean(x**2) + (2 / 17) ** 2 / 12
+    nats = 0.5 * np.log(2 * np.pi * variance) + 0.5 * squares / variance - np.log(2 / 17)
+    assert told["bits_per_dim"] == pytest.approx(nats / np.log(2), abs=0.02)
 
 
 def test_points_are_drawn_beside_the_data(tmp_path):

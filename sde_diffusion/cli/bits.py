@@ -1,0 +1,51 @@
+"""Bits per dimension of the data under a trained network."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from sde_diffusion import data, likelihood, noise, samplers
+from sde_diffusion.cli import build
+from sde_diffusion.comparison.measure import fine_grid
+
+STEPS = 20
+
+
+def bits_per_dim(
+    config: ConfigDict, params: Any, source: data.Source, num: int, seed: int
+) -> dict[str, float]:
+    """Bits/dim of `num` data by the probability flow, and the standard error of their mean.
+
+    For data in whole numbers only, which are dequantized with uniform noise, so that what comes
+    out bounds the bits/dim of the numbers themselves from above. RK4 in about STEPS steps,
+    Hutchinson's divergence with one Rademacher probe.
+    """
+    rows = np.random.default_rng(seed).permutation(len(source))[:num]
+    scaling, process = build.scaling(config, source), build.sde(config)
+    labels = None
+    if build.is_conditional(config) and source.y is not None:
+        labels = jnp.asarray(source.y[rows], jnp.int32)
+    key_noise, key_probes = jax.random.split(jax.random.key(seed))
+    keys = noise.sample_keys(key_noise, len(rows))
+    x = data.dequantize(keys, jnp.asarray(source.x[rows]), source.low, source.high)
+    made = likelihood.log_likelihood(
+        key_probes,
+        build.model(config, params, labels),
+        process,
+        scaling.scale(x),
+        solver=samplers.RK4(),
+        grid=fine_grid(process, STEPS),
+        divergence=likelihood.Hutchinson(),
+    )
+    dimension = int(np.prod(source.x.shape[1:]))
+    low, high = config.data.range
+    bits = likelihood.bits_per_dim(
+        made.log_prob, dimension, levels=int(source.high - source.low) + 1, scale=high - low
+    )
+    return {
+        "bits_per_dim": float(jnp.mean(bits)),
+        "bits_per_dim_standard_error": float(jnp.std(bits, ddof=1) / np.sqrt(len(rows))),
+    }
