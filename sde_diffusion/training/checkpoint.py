@@ -52,20 +52,27 @@ class Restored(NamedTuple):
 
 @contextmanager
 def open_checkpoints(
-    workdir: str | Path, *, keep: int = 3, keep_every: int | None = None
+    workdir: str | Path,
+    *,
+    keep: int = 3,
+    keep_every: int | None = None,
+    keep_best: int | None = None,
 ) -> Iterator[ocp.CheckpointManager]:
     """The checkpoints of a run that is about to train; what a killed run left half written goes.
 
-    The last `keep` are kept, and those whose step is a multiple of `keep_every`. Leaving waits for
-    the one being written.
+    The last `keep` are kept, those whose step is a multiple of `keep_every`, and the `keep_best`
+    that were saved with the lowest loss. Leaving waits for the one being written.
     """
-    if keep < 1:
-        raise ValueError(f"keep: {keep} is not at least 1")
-    if keep_every is not None and keep_every < 1:
-        raise ValueError(f"keep_every: {keep_every} is not at least 1")
+    for name, value in {"keep": keep, "keep_every": keep_every, "keep_best": keep_best}.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{name}: {value} is not at least 1")
     policies: list[Any] = [preservation_policy.LatestN(keep)]
     if keep_every is not None:
         policies.append(preservation_policy.EveryNSteps(keep_every))
+    if keep_best is not None:
+        policies.append(
+            preservation_policy.BestN(get_metric_fn=_loss_of, reverse=True, n=keep_best)
+        )
     folder = Path(workdir).absolute() / FOLDER
     _say_errors_once()
     with disk_errors(folder):
@@ -73,6 +80,7 @@ def open_checkpoints(
             folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
+                best_fn=_loss_of,  # without it orbax would not write the loss down
                 cleanup_tmp_directories=True,
             ),
         )
@@ -83,7 +91,13 @@ def open_checkpoints(
             checkpoints.close()
 
 
-def save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, position: Any) -> None:
+def save(
+    checkpoints: ocp.CheckpointManager,
+    step: int,
+    state: TrainState,
+    position: Any,
+    loss: float | None = None,
+) -> None:
     """Starts writing the state after `step` updates; `position` is any JSON value.
 
     The state is copied before this returns, so it may be donated; the files are written meanwhile
@@ -103,6 +117,7 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: TrainState, posit
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(cast(Any, state)), meta=ocp.args.JsonSave(meta)
             ),
+            metrics=None if loss is None else {"loss": loss},
             force=True,
         )
 
@@ -206,6 +221,10 @@ def _read_alone(handler: Any, path: str, args: Any) -> Any:
     )
     reader = ocp.Checkpointer(handler(multiprocessing_options=alone), multiprocessing_options=alone)
     return reader.restore(path, args=args)
+
+
+def _loss_of(metrics: Any) -> float:
+    return metrics["loss"]
 
 
 def _check_room(folder: Path, state: TrainState) -> None:

@@ -71,6 +71,7 @@ def train(
     checkpoint_every: int = 1000,
     keep: int = 3,
     keep_every: int | None = None,
+    keep_best: int | None = None,
     log_every: int = 100,
     sample_every: int = 1000,
     sample_fn: Callable[[TrainState, int], None] | None = None,
@@ -84,6 +85,8 @@ def train(
     The parameters after n updates are a function of the seed, the data and n alone: stopping,
     killing and resuming the run leave them the same bit for bit.
 
+    Of the checkpoints the last `keep` are kept, those whose step is a multiple of `keep_every`, and
+    the `keep_best` with the lowest mean loss since the one before.
     `sample_fn(state, step)` is called every `sample_every` steps. `learning_rate(n)` is written
     into the records. The state and the batches are spread over `mesh` (`distributed.make_mesh`), by
     default the first device alone; of each batch `data` gives this process's share.
@@ -117,7 +120,9 @@ def train(
     with ExitStack() as stack:
         notice = stack.enter_context(preemption_notice())
         checkpoints = stack.enter_context(
-            checkpoint.open_checkpoints(workdir, keep=keep, keep_every=keep_every)
+            checkpoint.open_checkpoints(
+                workdir, keep=keep, keep_every=keep_every, keep_best=keep_best
+            )
         )
         # A run resumes in this order:
         # 1. the newest checkpoint that is whole gives the state, straight onto its devices;
@@ -159,6 +164,7 @@ def train(
             stack.enter_context(closing(report))
 
         unchecked: list[tuple[int, StepMetrics]] = []
+        losses: list[float] = []  # since the last checkpoint
         while True:
             # Before the step, so that the answer is there before the step's end.
             noticed = distributed.any_process(notice.is_set())
@@ -167,16 +173,17 @@ def train(
             # While the devices work on this call, its successor's batches are made ready and the
             # losses of its predecessor looked at.
             following = next(calls, None)
-            _check_finite(unchecked, report)
+            losses += _check_finite(unchecked, report)
             unchecked.append((step, metrics))
 
             leaving = bool(noticed)
             if leaving or following is None or step % checkpoint_every == 0:
                 # Nothing is saved before its losses are known to be finite.
-                _check_finite(unchecked, report)
-                checkpoint.save(checkpoints, step, state, call.position)
+                losses += _check_finite(unchecked, report)
+                checkpoint.save(checkpoints, step, state, call.position, float(np.mean(losses)))
+                losses.clear()
             if sample_fn is not None and step % sample_every == 0:
-                _check_finite(unchecked, report)
+                losses += _check_finite(unchecked, report)
                 sample_fn(state, step)
             if leaving or following is None:
                 checkpoint.finish(checkpoints)
@@ -210,8 +217,9 @@ def _calls(
         step = end
 
 
-def _check_finite(unchecked: list[tuple[int, StepMetrics]], report: Report | None) -> None:
-    """Reports the steps and empties the list, or raises NonFiniteLoss for the first bad one."""
+def _check_finite(unchecked: list[tuple[int, StepMetrics]], report: Report | None) -> list[float]:
+    """Reports the steps, empties the list and gives their losses; NonFiniteLoss for a bad one."""
+    losses: list[float] = []
     for end, metrics in unchecked:
         loss, grad_norm = np.asarray(metrics.loss), np.asarray(metrics.grad_norm)
         # The square of a gradient overflows before its second moment in Adam does, so a finite norm
@@ -223,7 +231,9 @@ def _check_finite(unchecked: list[tuple[int, StepMetrics]], report: Report | Non
             report.add(first + good - 1, loss[:good], grad_norm[:good])
         if good < len(loss):
             raise NonFiniteLoss(first + good, float(loss[good]), float(grad_norm[good]))
+        losses += loss.tolist()
     unchecked.clear()
+    return losses
 
 
 def _say(aloud: bool, line: str) -> None:

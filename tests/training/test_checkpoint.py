@@ -99,6 +99,19 @@ def test_the_last_few_are_kept_and_every_nth(tmp_path):
     assert sorted(int(path.name) for path in folder.iterdir()) == [3, 6, 7]
 
 
+def test_the_ones_of_the_lowest_loss_are_kept(tmp_path):
+    with checkpoint.open_checkpoints(tmp_path, keep=1, keep_best=2) as checkpoints:
+        for step, loss in enumerate([0.5, 0.1, 0.4, 0.2, 0.3]):
+            checkpoint.save(checkpoints, step, state_at(step), None, loss)
+    folder = tmp_path / "checkpoints"
+    assert sorted(int(path.name) for path in folder.iterdir()) == [1, 3, 4]
+    # a run that goes on still knows them
+    with checkpoint.open_checkpoints(tmp_path, keep=1, keep_best=2) as checkpoints:
+        checkpoint.save(checkpoints, 5, state_at(5), None, 0.15)
+    assert sorted(int(path.name) for path in folder.iterdir()) == [1, 5]
+    assert restore_latest(tmp_path, ABSTRACT).step == 5
+
+
 def test_a_folder_without_a_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}: no checkpoint"):
         restore_latest(tmp_path, ABSTRACT)

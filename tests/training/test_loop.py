@@ -184,6 +184,12 @@ def test_the_records_hold_the_mean_of_the_losses_since_the_one_before(tmp_path):
     )
 
 
+def test_the_checkpoint_of_the_lowest_loss_since_the_one_before_is_kept(tmp_path):
+    run(tmp_path, 40, keep=1, keep_best=1, log_every=10)
+    records = losses(tmp_path)
+    assert checkpoints(tmp_path) == sorted({min(records, key=records.get), 40})
+
+
 def test_calls_end_at_the_same_steps_wherever_a_run_begins():
     cuts = [4, 10]
     ends = [next_cut(step, cuts) for step in range(20)]
