@@ -1,0 +1,99 @@
+"""The command on several processes of one machine: the first one writes, all work."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SCRIPT = str(Path(sys.executable).parent / "sde-diffusion")
+
+
+def together(*arguments, cache, num=2):
+    """[(exit code, standard output, standard error)] of a command on `num` processes."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        at = f"127.0.0.1:{listener.getsockname()[1]}"
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_NUM_CPU_DEVICES": "2",
+        "XDG_CACHE_HOME": str(cache),
+    }
+    processes = [
+        subprocess.Popen(
+            [
+                *(SCRIPT, *map(str, arguments), "--coordinator", at),
+                *("--num-processes", str(num), "--process-id", str(i)),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        for i in range(num)
+    ]
+    told = [process.communicate(timeout=300) for process in processes]
+    return [(process.returncode, *texts) for process, texts in zip(processes, told, strict=True)]
+
+
+def lines(text):
+    """What the command said; the library of CPU messages reports its connections."""
+    return [line for line in text.splitlines() if "[Gloo]" not in line]
+
+
+@pytest.mark.slow
+def test_two_processes_train_sample_and_evaluate_as_one_run(call, tiny, tmp_path):
+    workdir = tmp_path / "run"
+    train = ("train", "--config", tiny, "--workdir", workdir, "--config.mesh.fsdp=2")
+    first, second = together(*train, cache=tmp_path)
+    assert (first[0], second[0]) == (0, 0), first[2] + second[2]
+    assert "trained to step 8" in first[1]
+    assert lines(second[1]) == []
+    records = (workdir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(record)["step"] for record in records] == [2, 4, 6, 8]
+    assert (workdir / "samples" / "step_0000008.png").exists()
+
+    sample = ("sample", "--workdir", workdir, "--num", 30, "--out")
+    results = together(*sample, tmp_path / "two.npz", cache=tmp_path)
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert call(*sample, tmp_path / "one.npz")[0] == 0
+    with np.load(tmp_path / "two.npz") as two, np.load(tmp_path / "one.npz") as one:
+        np.testing.assert_allclose(two["x"], one["x"], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(two["y"], one["y"])
+
+    results = together("evaluate", "--workdir", workdir, cache=tmp_path)
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert json.loads((workdir / "evaluation.json").read_text())["samples"] == 40
+
+
+@pytest.mark.slow
+def test_bad_input_is_told_by_every_process_in_one_line(tiny, tmp_path):
+    train = ("train", "--config", tiny, "--workdir", tmp_path / "w")
+    for code, _, err in together(*train, "--config.mesh.fsdp=3", cache=tmp_path):
+        assert code == 2
+        (line,) = lines(err)
+        assert line.startswith("sde-diffusion: error: mesh.fsdp: 3 does not divide the 4 devices")
+
+
+def test_a_coordinator_without_a_process_is_refused(call, tiny, tmp_path):
+    run = ("train", "--config", tiny, "--workdir", tmp_path / "w", "--coordinator", "host:1234")
+    code, _, err = call(*run)
+    assert code == 2
+    assert err == (
+        "sde-diffusion: error: coordinator: num_processes and process_id are needed with it\n"
+    )
+
+
+def test_a_coordinator_that_does_not_answer_ends_the_command_in_the_stated_time(tiny, tmp_path):
+    run = ("train", "--config", str(tiny), "--workdir", str(tmp_path / "w"))
+    hosts = ("--coordinator", "127.0.0.1:1", "--num-processes", "2", "--process-id", "1")
+    told = subprocess.run(
+        [SCRIPT, *run, *hosts, "--join-timeout", "1"], capture_output=True, text=True, timeout=60
+    )
+    assert told.returncode == 2
+    line = "sde-diffusion: error: no coordinator answered at 127.0.0.1:1 within 1 s\n"
+    assert told.stderr == line
