@@ -128,7 +128,11 @@ def check(solver: Solver, sde: SDE, grid: Array) -> None:
         (solver.reads_diffusion, "diffusion g(t)", sde.diffusion),
         (solver.reads_log_snr, "log-SNR", sde.log_snr),
     ):
-        if needed and not np.isfinite(value(grid[0])):
+        if not needed:
+            continue
+        with jax.ensure_compile_time_eval():  # constants, under the caller's jit too
+            finite = np.isfinite(value(jnp.asarray(times[0])))
+        if not finite:
             raise ValueError(
                 f"{type(solver).__name__} needs a finite {name}, but {type(sde).__name__} has "
                 f"none at t = {times[0]:g}: start the grid later, for example with t_max=0.999"
