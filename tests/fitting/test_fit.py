@@ -12,7 +12,8 @@ SDE = sd.VP()
 STD = 0.25
 GAUSSIAN = sd.analytic.Gaussian.of(jnp.array([0.5, -1.0]), STD**2)
 PAIR = sd.analytic.GaussianMixture.of(jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 0.1)
-SMALL = {"held_out": 128, "fine_steps": 40, "jacobian": 64, "batch": 64}
+# Time enough: a fit that is cut short depends on how fast the machine is.
+SMALL = {"seconds": 600.0, "held_out": 128, "fine_steps": 40, "jacobian": 64, "batch": 64}
 
 
 def fitted(exact, num, *, key=0, nfe=3, **options):
@@ -61,7 +62,7 @@ def test_the_errors_that_it_reports_are_those_of_starts_held_out(of_gaussian):
 
 def test_too_few_starts_never_make_it_worse_than_its_start_on_others():
     for key in (0, 1):
-        result = fitted(PAIR, 2, key=key, batch=2, jacobian=2, seconds=10.0)
+        result = fitted(PAIR, 2, key=key, batch=2, jacobian=2)
         assert result.error <= result.start_error
 
 
@@ -131,7 +132,7 @@ def test_a_quarter_of_the_best_standard_error_on_25_modes():
     modes = jnp.stack(jnp.meshgrid(*[0.5 * (jnp.arange(5) - 2.0)] * 2), axis=-1).reshape(-1, 2)
     exact = sd.analytic.GaussianMixture.of(modes, 0.05)
     model = exact.model(SDE)
-    result = sd.fit(jax.random.key(0), model, SDE, (1024, 2), nfe=5, held_out=1024, seconds=200.0)
+    result = sd.fit(jax.random.key(0), model, SDE, (1024, 2), nfe=5, held_out=1024, seconds=600.0)
     args = (jax.random.key(1), model, SDE, (1024, 2))
     fine = sd.sample(*args, solver=samplers.RK4(), grid=grids.log_snr(SDE, 100)).x
     assert rms(sd.sample(*args, solver=result.solver).x, fine) < 0.25 * result.start_error
