@@ -6,6 +6,7 @@ sample, and a solver how noise becomes data. Importing this loads jax and numpy 
 
 from sde_diffusion import (
     analytic,
+    comparison,
     fitting,
     grids,
     likelihood,
@@ -15,6 +16,7 @@ from sde_diffusion import (
     samplers,
     times,
 )
+from sde_diffusion.comparison import compare
 from sde_diffusion.fitting import Fit, fit
 from sde_diffusion.prediction import (
     Prediction,
@@ -42,6 +44,8 @@ __all__ = [
     "Solver",
     "SubVP",
     "analytic",
+    "compare",
+    "comparison",
     "fit",
     "fitting",
     "from_eps",

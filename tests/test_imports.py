@@ -17,7 +17,7 @@ ALLOWED = {
     "samplers": CORE | {"samplers"},
     "likelihood": CORE | {"samplers"},
     "fitting": CORE | {"samplers", "fitting"},
-    "comparison": CORE | {"analytic", "samplers", "metrics", "comparison"},
+    "comparison": CORE | {"analytic", "samplers", "fitting", "metrics", "comparison"},
     "networks": {"choices", "networks"},
     "data": {"choices", "sdes", "data"},
     "metrics": {"data", "metrics"},

@@ -120,7 +120,7 @@ def main() -> None:
     args = parser.parse_args()
     sdes = args.sdes.split(",")
     known = {name: samplers.named(name) for name in samplers.SOLVERS}
-    known |= dict(map(parse, VARIANTS))
+    known |= dict(parse(text, sd.VP()) for text in VARIANTS)
     rows: dict[str, list[list[str]]] = {"deterministic": [], "stochastic": [], "adaptive": []}
     for label in (bar := tqdm(sorted(known))):
         bar.set_description(label)

@@ -4,12 +4,13 @@ import ast
 import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from sde_diffusion import grids, samplers
+from sde_diffusion import fitting, grids, samplers
 from sde_diffusion.choices import require_known
 from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import SDE, Array
@@ -39,11 +40,14 @@ class Candidate:
         return jnp.asarray(np.asarray(self.grid))
 
 
-def parse(text: str) -> tuple[str, Solver]:
-    """(label, solver) of "heun" or "ddim(eta=0.5)"; ValueError lists the choices.
+def parse(text: str, sde: SDE) -> tuple[str, Solver]:
+    """(label, solver) of "heun", "ddim(eta=0.5)" or "solver.json"; ValueError lists the choices.
 
-    Read as a name and literal values: nothing is executed.
+    Read as a name and literal values: nothing is executed. A file is one that `fit` wrote, for
+    this SDE.
     """
+    if text.endswith(".json"):
+        return Path(text).stem, fitting.load(text, sde)
     try:
         node: Any = ast.parse(text.strip(), mode="eval").body
         call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
@@ -93,7 +97,7 @@ def candidates(
         solvers = list(samplers.SOLVERS) if everything else split(solvers)
     made = []
     for item in solvers:
-        label, solver = parse(item) if isinstance(item, str) else (repr(item), item)
+        label, solver = parse(item, sde) if isinstance(item, str) else (repr(item), item)
         if solver.adaptive:
             made += _adaptive(label, solver, sde)
         elif solver.times is not None:

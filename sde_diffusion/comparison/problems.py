@@ -4,25 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import jax.numpy as jnp
 import numpy as np
 
-from sde_diffusion.analytic import Gaussian, GaussianMixture
+from sde_diffusion.analytic import Empirical, Exact, Gaussian, GaussianMixture, Mixture, Uniform
 from sde_diffusion.choices import choose
 from sde_diffusion.prediction import Prediction
-from sde_diffusion.sdes import EDM, SDE, Array, Time
-
-
-class Distribution(Protocol):
-    """A distribution of `sde_diffusion.analytic`, known exactly at every t."""
-
-    @property
-    def event(self) -> tuple[int, ...]: ...
-    def sample(self, key: Array, num: int) -> Array: ...
-    def log_prob(self, sde: SDE, x: Array, t: Time) -> Array: ...
-    def model(self, sde: SDE) -> Callable[..., Prediction]: ...
+from sde_diffusion.sdes import EDM, SDE, Array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,7 +31,7 @@ class Problem:
     model: Callable[..., Prediction]
     event: tuple[int, ...]
     data: Callable[[Array, int], Array]
-    exact: Distribution | None = None
+    exact: Exact | None = None
     conditions: Callable[[np.ndarray], Mapping[str, Array]] | None = None
 
     def log_prob(self, x: Array) -> Array:
@@ -53,7 +42,7 @@ class Problem:
         return self.exact.log_prob(EDM(), x, 0.0)
 
 
-def exact_problem(name: str, exact: Distribution, sde: SDE) -> Problem:
+def exact_problem(name: str, exact: Exact, sde: SDE) -> Problem:
     """The problem whose model is the exact one of a distribution."""
     return Problem(name, sde, exact.model(sde), exact.event, exact.sample, exact)
 
@@ -75,10 +64,42 @@ def mixture64d() -> GaussianMixture:
     return GaussianMixture.of(jnp.asarray(means), 0.2)
 
 
-PROBLEMS: dict[str, Callable[[], Distribution]] = {
+def crosses() -> Mixture:
+    """Four long and thin Gaussians across each other in the plane."""
+    angles = np.pi * np.arange(4) / 4
+    axes = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    across = np.stack([-axes[:, 1], axes[:, 0]], axis=-1)
+    covariances = [
+        0.5**2 * np.outer(a, a) + 0.03**2 * np.outer(b, b)
+        for a, b in zip(axes, across, strict=True)
+    ]
+    return Mixture.of(
+        [
+            Gaussian.of(0.6 * jnp.asarray(b), jnp.asarray(c))
+            for b, c in zip(across, covariances, strict=True)
+        ]
+    )
+
+
+def box() -> Uniform:
+    """The uniform distribution on a box of 2 by 1 in the plane, whose edges are sharp."""
+    return Uniform.of(np.array([-1.0, -0.5]), np.array([1.0, 0.5]))
+
+
+def digits() -> Empirical:
+    """The rows of scikit-learn's 1,797 digits in [-1, 1], known by heart; needs scikit-learn."""
+    from sklearn.datasets import load_digits
+
+    return Empirical(jnp.asarray(load_digits().images[..., None] / 8.0 - 1.0, jnp.float32))
+
+
+PROBLEMS: dict[str, Callable[[], Exact]] = {
     "gaussian": gaussian,
     "mixture2d": mixture2d,
     "mixture64d": mixture64d,
+    "crosses": crosses,
+    "box": box,
+    "digits": digits,
 }
 
 

@@ -16,15 +16,15 @@ def steps(text, nfe=(10,), sde=None, grid_names=("log_snr",)):
 
 
 def test_a_solver_is_a_name_with_or_without_fields():
-    assert made.parse("heun") == ("heun", samplers.Heun())
-    assert made.parse("ddim(eta=0.5)") == ("ddim(eta=0.5)", samplers.DDIM(eta=0.5))
-    assert made.parse("unipc(p=2, variant='bh1')")[1] == samplers.UniPC(p=2, variant="bh1")
+    assert made.parse("heun", sd.VP()) == ("heun", samplers.Heun())
+    assert made.parse("ddim(eta=0.5)", sd.VP()) == ("ddim(eta=0.5)", samplers.DDIM(eta=0.5))
+    assert made.parse("unipc(p=2, variant='bh1')", sd.VP())[1] == samplers.UniPC(p=2, variant="bh1")
 
 
 @pytest.mark.parametrize("text", ["ddim(0.5)", "ddim(eta=", "a.b()", "ddim(eta=open('x'))", "1"])
 def test_what_is_not_a_solver_is_not_executed(text):
     with pytest.raises(ValueError, match="a solver is written as name or name"):
-        made.parse(text)
+        made.parse(text, sd.VP())
 
 
 def test_commas_inside_parentheses_belong_to_a_solver():
