@@ -16,7 +16,7 @@ from sde_diffusion.training import TrainState
 
 def train(args: Namespace, overrides: dict[str, str]) -> None:
     """Train the network of a config in a folder, going on where a run in it was left."""
-    workdir = Path(args.workdir)
+    workdir = run.folder(args.workdir)
     config = configs.load(args.config, overrides)
     # All that can be wrong with the config is found out before the folder is touched.
     source = build.source(config)
@@ -92,7 +92,7 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
         raise ValueError(f"--out must end in .png or .npz, got {out}")
     if args.num < 1:
         raise ValueError(f"--num must be at least 1, got {args.num}")
-    workdir = Path(args.workdir)
+    workdir = run.folder(args.workdir)
     config = run.read_config(workdir, _sampling_options(args) | overrides)
     source = build.source(config)
     build.solver(config), build.grid(config), build.mesh(config)
@@ -125,7 +125,7 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     """Compare samples of a trained network with the data, and write evaluation.json."""
     from sde_diffusion import metrics
 
-    workdir = Path(args.workdir)
+    workdir = run.folder(args.workdir)
     config = run.read_config(workdir, _sampling_options(args) | overrides)
     source = build.source(config)
     build.solver(config), build.grid(config), build.mesh(config)

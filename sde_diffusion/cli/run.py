@@ -24,6 +24,16 @@ def enable_cache() -> None:
     training.enable_compilation_cache(Path(root) / "sde_diffusion" / "xla")
 
 
+def folder(workdir: str) -> Path:
+    """The folder of a run; ValueError for the address of a bucket."""
+    # As a path it would name a folder "gs:" right here.
+    if "://" in workdir:
+        raise ValueError(
+            f"--workdir {workdir}: mount the bucket (gcsfuse, mountpoint-s3) and name its folder"
+        )
+    return Path(workdir)
+
+
 def claim(workdir: Path, config: ConfigDict, *, overwrite: bool) -> None:
     """Make the folder that of this config; ValueError if it is another one's.
 

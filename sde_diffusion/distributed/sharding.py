@@ -22,8 +22,8 @@ from jax.tree_util import Partial
 
 from sde_diffusion.distributed.mesh import AXES, FSDP, check_batch_size
 
-# Elements: biases and norms stay whole. They are a thousandth of a network's bytes and most of its
-# leaves.
+# Elements. Of the leaves of NCSN++ for CIFAR-10 two thirds are smaller, biases and norms, and hold
+# 0.2 % of its elements.
 MIN_SIZE = 2**12
 
 
