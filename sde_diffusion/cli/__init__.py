@@ -49,7 +49,7 @@ def _say_warnings() -> None:
     logger.handlers, logger.propagate = [handler], False
 
 
-def _describe(error: Exception) -> tuple[int, str]:
+def _describe(error: BaseException) -> tuple[int, str]:
     """The exit code, and the line that says what is wrong."""
     line = f"sde-diffusion: error: {' '.join(str(error).split())}"
     if type(error).__name__ == "NonFiniteLoss":  # its module loads jax

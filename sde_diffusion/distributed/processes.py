@@ -33,10 +33,10 @@ from sde_diffusion.distributed.sharding import replicated, shard_samples
 FAILURES = "sde_diffusion/failure/"
 SECONDS_BETWEEN_LOOKS = 0.5
 
-Describe = Callable[[Exception], tuple[int, str]]
+Describe = Callable[[BaseException], tuple[int, str]]
 
 
-def describe_error(error: Exception) -> tuple[int, str]:
+def describe_error(error: BaseException) -> tuple[int, str]:
     """(exit code, one line) for an exception of any kind."""
     return 1, f"{type(error).__name__}: {' '.join(str(error).split())}"
 
@@ -55,7 +55,8 @@ def joined(
 
     TPU pods, SLURM and Open MPI are found by themselves. Elsewhere `coordinator` is HOST:PORT of
     process 0, the same for all, `num_processes` how many there are, and `process_id` which this one
-    is. Must be entered before JAX is used.
+    is. Under SLURM and Open MPI there is one process for each GPU, as JAX has it, on a TPU one for
+    each host. Must be entered before JAX is used.
 
     A process that does not join within `join_timeout` seconds ends the others, and so does an
     exception in the block of one of them: with the line on standard error and the exit code that
@@ -82,7 +83,7 @@ def joined(
     watcher.start()
     try:
         yield
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         code, line = describe(error)
         if code == 1:
             traceback.print_exc()
