@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from sde_diffusion import distributed, training
 from sde_diffusion.distributed import make_mesh
-from sde_diffusion.networks import MLP
+from sde_diffusion.networks import MLP, NCSNpp
 
 ADAM = optax.adam(1e-3)
 
@@ -53,26 +53,29 @@ def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
         distributed.place_batches(make_mesh(), {"x": np.zeros((1, 12, 2))})
 
 
-NETWORK = MLP(features=64, num_blocks=2)
+MLP_OF_POINTS = MLP(features=64, num_blocks=2), (16,)
+UNET_OF_IMAGES = NCSNpp(nf=16, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(8,)), (16, 16, 3)
 
 
-def init_params(key):
-    return NETWORK.init(key, jnp.zeros((1, 16)), jnp.zeros(1))["params"]
+def compiled_step(mesh, batch_size, problem=MLP_OF_POINTS):
+    """(abstract state, text of the compiled training step)."""
+    network, event = problem
 
+    def init_params(key):
+        return network.init(key, jnp.zeros((1, *event)), jnp.ones(1))["params"]
 
-def loss_fn(params, key, batch):
-    noise = jax.random.normal(key, batch["x"].shape)
-    told = NETWORK.apply({"params": params}, batch["x"] + noise, jnp.ones(len(noise)))
-    return jnp.sum((told - noise) ** 2, axis=-1)
+    def loss_fn(params, key, batch):
+        noise = jax.random.normal(key, batch["x"].shape)
+        told = network.apply({"params": params}, batch["x"] + noise, jnp.ones(len(noise)))
+        return jnp.sum((told - noise) ** 2, axis=tuple(range(1, noise.ndim)))
 
-
-def compiled_step(mesh, batch_size):
     rule = partial(distributed.state_shardings, mesh)
     state = training.abstract_state(init_params, ADAM, (0.99,), shardings=rule)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = training.make_step(loss_fn, ADAM, (0.99,), shardings=shardings)
-    batches = distributed.place_batches(mesh, {"x": np.zeros((1, batch_size, 16), np.float32)})
-    return state, step.lower(state, jax.random.key(0), batches).compile().as_text()
+    batches = np.zeros((1, batch_size, *event), np.float32)
+    placed = distributed.place_batches(mesh, {"x": batches})
+    return state, step.lower(state, jax.random.key(0), placed).compile().as_text()
 
 
 def sent(text):
@@ -101,3 +104,13 @@ def test_a_step_with_a_split_state_sends_nothing_that_grows_with_the_batch():
     totals = sent(text)
     assert totals["all-gather"] <= 2 * parameters  # forward, and again backward at most
     assert sent(compiled_step(make_mesh(fsdp=8), 512)[1]) == totals
+
+
+@pytest.mark.slow
+def test_a_data_parallel_step_of_a_u_net_sends_the_gradients_once_and_nothing_more():
+    mesh = make_mesh()
+    state, text = compiled_step(mesh, 8, UNET_OF_IMAGES)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    totals = sent(text)
+    assert 0.99 * parameters < totals["all-reduce"] <= parameters + 2
+    assert sent(compiled_step(mesh, 32, UNET_OF_IMAGES)[1]) == totals
