@@ -13,7 +13,7 @@ from sde_diffusion.cli.compare import trained_problem
 from sde_diffusion.comparison import problems
 
 # A network costs more than an exact model: fewer starts, and a coarser fine solution.
-EXACT: dict[str, Any] = {"num": 8192, "fit": {}}
+EXACT: dict[str, Any] = {"num": 32768, "fit": {"held_out": 8192}}
 NETWORK: dict[str, Any] = {
     "num": 1024,
     "fit": {"held_out": 512, "fine_steps": 32, "jacobian": 64, "batch": 64},

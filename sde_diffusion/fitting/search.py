@@ -97,18 +97,23 @@ def fit(
     start_error = least = error(best, held)
     scale = error(best, trained)
 
+    # First without the samples far off, on a part of the starts, then the mean square of all.
+    phases = (
+        ((0.5 * scale) ** 2, _part(trained, slice(-(-num // (4 * batch)) * batch))),
+        ((1000.0 * scale) ** 2, trained),
+    )
+
     def attempts() -> Iterator[Array]:
         for i, name in enumerate(order[:2]):
             theta = candidates[name]
-            # First without the samples far off, then the mean square itself.
-            for j, m in enumerate(((0.5 * scale) ** 2, (1000.0 * scale) ** 2)):
+            for j, (m, part) in enumerate(phases):
                 for better in least_squares.descend(
                     jax.random.fold_in(key, 2 * i + j),
                     make,
                     model,
                     sde,
                     theta,
-                    trained,
+                    part,
                     m=m,
                     num=-(-min(jacobian, num) // batch) * batch,
                     size=batch,
