@@ -28,10 +28,12 @@ import torch
 import sde_diffusion as sd
 from sde_diffusion import grids, samplers
 from sde_diffusion.comparison import problems
+from sde_diffusion.comparison.candidates import parse
 
 BUDGETS = (5, 8, 10, 15, 20)
 SDES = {"vp": sd.VP(t_min=1e-3), "edm": sd.EDM()}
 CHAIN = {"beta_start": 1e-4, "beta_end": 2e-2, "beta_schedule": "linear"}
+GRIDS = ("uniform", "trailing", "quadratic", "log_snr", "karras", "cosine", "beta")
 SPACINGS: dict[str, dict] = {
     "linspace": {"timestep_spacing": "linspace"},
     "leading": {"timestep_spacing": "leading"},
@@ -241,11 +243,11 @@ def study(name: str, label: str, num: int) -> tuple[list[dict], list[dict]]:
                     }
                 )
         for solver_name in STANDARD:
-            solver = samplers.named(solver_name)
+            _, solver = parse(solver_name, sde)
             steps = (budget - 1) // solver.evaluations
             if steps < 1:
                 continue
-            for grid in ("uniform", "quadratic", "log_snr", "karras", "cosine", "beta"):
+            for grid in GRIDS:
                 times = grids.named(grid, sde, steps)
                 mine.append(
                     (rms(ours(exact, sde, z, solver, times), end), f"{solver_name}, {grid}")
@@ -267,8 +269,14 @@ def study(name: str, label: str, num: int) -> tuple[list[dict], list[dict]]:
     return pairs, best
 
 
-STANDARD = tuple(
-    name for name, kind in samplers.SOLVERS.items() if not kind().stochastic and not kind.adaptive
+STANDARD = (
+    *(
+        name
+        for name, kind in samplers.SOLVERS.items()
+        if not kind().stochastic and not kind.adaptive
+    ),
+    "unipc(p=2)",
+    "deis(order=2)",
 )
 
 
