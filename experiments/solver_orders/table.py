@@ -5,6 +5,7 @@ python experiments/solver_orders/table.py [--out docs/solvers.md] [--sdes vp,edm
 
 import argparse
 import inspect
+import itertools
 import re
 from pathlib import Path
 
@@ -60,11 +61,16 @@ def name_of(solver: Solver) -> str:
 
 
 def source(solver: Solver) -> str:
-    """What the docstring ends with, from the first paper that it names."""
+    """The sentence of the docstring that names a paper, from the first author on."""
     text = " ".join((inspect.getdoc(type(solver)) or "").split())
-    author = r"[A-Z][\w\u00c0-\u017f-]+(?: & [A-Z][\w\u00c0-\u017f-]+| et al\.) (?:19|20)\d\d"
-    found = re.search(author, text)
-    return text[found.start() :].rstrip(".") if found else "textbook"
+    name = r"[A-Z][\w\u00c0-\u017f-]+"
+    found = re.search(rf"{name}(?: & {name}| et al\.)? (?:19|20)\d\d", text)
+    if not found:
+        return "k-diffusion" if "k-diffusion" in text else "textbook"
+    sentence = re.split(r"\. (?=[A-Z][a-z]+ )", text[found.start() :])[0].rstrip(".")
+    # Up to a parenthesis that was opened before.
+    depth = list(itertools.accumulate((c == "(") - (c == ")") for c in sentence))
+    return sentence[: depth.index(-1)] if -1 in depth else sentence
 
 
 def excluded(solver: Solver) -> str:

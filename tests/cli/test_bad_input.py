@@ -122,8 +122,8 @@ class TestSample:
         return call("sample", "--workdir", workdir, "--out", Path(workdir).parent / out, *options)
 
     def test_an_unknown_solver(self, call, trained):
-        result = self.sample(call, trained, "--solver", "dpmpp_9m")
-        assert_one_line(result, "'dpmpp_9m'", "did you mean 'dpmpp_2m'")
+        result = self.sample(call, trained, "--solver", "huen")
+        assert_one_line(result, "'huen'", "did you mean 'heun'")
 
     def test_no_steps(self, call, trained):
         assert_one_line(self.sample(call, trained, "--steps", "0"), "--steps", "at least 1, got 0")
