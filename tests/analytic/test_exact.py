@@ -138,7 +138,9 @@ class TestEveryProblem:
                     value = np.asarray(at_levels(problem, method)(*inputs), float)
                     values[method, double] = value.reshape(*x.shape[:2], -1)
         alpha, sigma = np.float64(levels.T).reshape(2, -1, 1, 1)
-        rounding, size = 3e-7, np.prod(x.shape[2:])
+        # Units in the last place: a distance sums up to 64 coordinates, whose roundings add up to
+        # about sqrt(64) of one.
+        rounding, size = 8 * 2.0**-23, np.prod(x.shape[2:])
         magnitude = np.abs(x.reshape(*x.shape[:2], -1)).max(axis=-1, keepdims=True)
         # How far rounding moves E[eps | x], whose derivative is (I - Cov[eps | x]) / sigma.
         condition = 1 + size * values["noise_variance", True][..., :1]
