@@ -29,7 +29,10 @@ def load(path: Path) -> list[Row]:
         raise ValueError(
             f"{path} is not the results of a comparison: choose another folder, or remove it"
         ) from None
-    return [{k: math.nan if v is None else v for k, v in row.items()} for row in rows]
+    # null stands for what is not a number; but an adaptive solver has no budget, which is None.
+    return [
+        {k: math.nan if v is None and k != "budget" else v for k, v in row.items()} for row in rows
+    ]
 
 
 def save(folder: Path, rows: Sequence[Row]) -> None:

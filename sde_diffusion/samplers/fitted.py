@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from sde_diffusion.noise import Keys
-from sde_diffusion.samplers.solver import Model, Solver
+from sde_diffusion.samplers.solver import Model, Solver, Wrapping
 from sde_diffusion.sdes import SDE, Array
 
 
@@ -63,30 +63,8 @@ def _square(rows: Any, dtype: Any) -> Array:
 
 
 @dataclasses.dataclass(frozen=True)
-class FittedGrid(Solver):
+class FittedGrid(Wrapping):
     """Any solver on the n + 1 times that were fitted to it; otherwise as `solver` is."""
 
     solver: Solver
     times: tuple[float, ...] = dataclasses.field()  # type: ignore[misc]
-
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        return self.solver.order
-
-    @property
-    def evaluations(self) -> int:  # type: ignore[override]
-        return self.solver.evaluations
-
-    @property
-    def reads_diffusion(self) -> bool:  # type: ignore[override]
-        return self.solver.reads_diffusion
-
-    @property
-    def stochastic(self) -> bool:
-        return self.solver.stochastic
-
-    def init(self, x: Array, grid: Array | None = None) -> Any:
-        return self.solver.init(x, grid)
-
-    def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
-        return self.solver.step(key, model, sde, state, t, s)

@@ -9,10 +9,9 @@ import jax
 import jax.numpy as jnp
 
 from sde_diffusion import noise
-from sde_diffusion.noise import Keys
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers.one import predict_one
-from sde_diffusion.samplers.solver import Model, Samples, Solver
+from sde_diffusion.samplers.solver import Model, Samples, Solver, Wrapping
 from sde_diffusion.sdes import SDE, Array
 
 
@@ -29,7 +28,7 @@ class _Window(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class ParaDiGMS(Solver):
+class ParaDiGMS(Wrapping):
     """What a deterministic `solver` gives, in rounds that take `window` of its steps in parallel.
 
         x_{i+1} <- x_a + sum_{j = a, ..., i} (step(x_j) - x_j),   i = a, ..., a + window - 1
@@ -62,20 +61,6 @@ class ParaDiGMS(Solver):
             raise ValueError(f"ParaDiGMS takes a window of at least 1, got {self.window}")
         if not self.tolerance >= 0.0:
             raise ValueError(f"ParaDiGMS takes a tolerance of at least 0, got {self.tolerance}")
-
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        return self.solver.order
-
-    @property
-    def evaluations(self) -> int:  # type: ignore[override]
-        return self.solver.evaluations
-
-    def init(self, x: Array, grid: Array | None = None) -> Any:
-        return self.solver.init(x, grid)
-
-    def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
-        return self.solver.step(key, model, sde, state, t, s)
 
     def solve(
         self,

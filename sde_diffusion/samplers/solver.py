@@ -117,3 +117,31 @@ class Solver:
         )
         xs = jnp.concatenate([x[None], xs]) if trajectory else None
         return Samples(state.x, jnp.sum(calls, axis=0), xs)
+
+
+class Wrapping(Solver):
+    """Base of the solvers that step as their field `solver` does."""
+
+    solver: Solver
+
+    @property
+    def order(self) -> int:  # type: ignore[override]
+        return self.solver.order
+
+    @property
+    def evaluations(self) -> int:  # type: ignore[override]
+        return self.solver.evaluations
+
+    @property
+    def reads_diffusion(self) -> bool:  # type: ignore[override]
+        return self.solver.reads_diffusion
+
+    @property
+    def stochastic(self) -> bool:
+        return self.solver.stochastic
+
+    def init(self, x: Array, grid: Array | None = None) -> Any:
+        return self.solver.init(x, grid)
+
+    def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
+        return self.solver.step(key, model, sde, state, t, s)

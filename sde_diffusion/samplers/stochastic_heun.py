@@ -75,8 +75,8 @@ class GottaGoFast(Solver):
     that of a Brownian path, the sample's own or the one that is given. h is rounded down to a power
     of 2^(1/4): a time that is off by rounding has noise that is off by the square root of it.
 
-    On mixtures in two dimensions Euler-Maruyama on an even grid is as near to the path with as many
-    evaluations, or nearer; the paper's gain is in the quality of images.
+    On mixtures in two dimensions Euler-Maruyama on an even grid is mostly nearer to the path with
+    as many evaluations; the paper's gain is in the quality of images.
 
     `first` is the first h as a part of t - s: `[t_max, t_min]` is the grid that leaves the steps
     to it. nfe is [B]; a sample that is not there after max_steps steps is NaN. As a loop of unknown

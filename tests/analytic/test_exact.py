@@ -138,13 +138,14 @@ class TestEveryProblem:
                     value = np.asarray(at_levels(problem, method)(*inputs), float)
                     values[method, double] = value.reshape(*x.shape[:2], -1)
         alpha, sigma = np.float64(levels.T).reshape(2, -1, 1, 1)
-        # Units in the last place: a distance sums up to 64 coordinates, whose roundings add up to
-        # about sqrt(64) of one.
-        rounding, size = 8 * 2.0**-23, np.prod(x.shape[2:])
-        magnitude = np.abs(x.reshape(*x.shape[:2], -1)).max(axis=-1, keepdims=True)
-        # How far rounding moves E[eps | x], whose derivative is (I - Cov[eps | x]) / sigma.
+        rounding, size = 3e-7, np.prod(x.shape[2:])
+        # The length of what rounding adds to x, alpha x_0 and sigma eps, coordinate by coordinate.
+        length = np.linalg.norm(np.float64(x.reshape(*x.shape[:2], -1)), axis=-1, keepdims=True)
+        length = length + np.sqrt(size) * (3 * alpha + sigma)
+        # How far that moves E[eps | x], whose derivative is (I - Cov[eps | x]) / sigma: the trace
+        # of the covariance bounds its effect on a length.
         condition = 1 + size * values["noise_variance", True][..., :1]
-        moved = rounding * condition * (magnitude + 3 * alpha + sigma) / sigma
+        moved = rounding * condition * length / sigma
         error = {m: np.abs(values[m, False] - values[m, True]) for m in ("score", "denoise")}
         assert np.all(sigma * error["score"] <= moved)
         assert np.all(error["denoise"] <= 3 * rounding + sigma / alpha * moved)

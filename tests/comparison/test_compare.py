@@ -11,7 +11,7 @@ import pytest
 
 import sde_diffusion as sd
 from sde_diffusion import samplers
-from sde_diffusion.comparison import Problem, compare, exact_problem, measure
+from sde_diffusion.comparison import Problem, compare, exact_problem, measure, store
 from sde_diffusion.comparison.table import table
 
 NUM = 256
@@ -221,6 +221,13 @@ class TestFolder:
             compare(*arguments, num=NUM, out=tmp_path, progress=interrupted)
         compare(*arguments, num=NUM, out=tmp_path, progress=noted)
         assert seen == ["heun"]
+
+    def test_rows_come_back_as_they_were(self, tmp_path):
+        store.save(tmp_path, [{"id": "a", "budget": None, "rms": math.nan, "nfe": 5.0}])
+        (back,) = store.load(tmp_path / "results.json")
+        assert back["budget"] is None
+        assert math.isnan(back["rms"])
+        assert back["nfe"] == 5.0
 
     def test_other_rows_are_kept(self, tmp_path):
         for solvers in ("ddim", "heun"):
