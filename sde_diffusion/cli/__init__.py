@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, rest = _parser().parse_known_args(argv)
     _say_warnings()
     try:
-        overrides = _overrides(rest)
+        overrides = read_overrides(rest)
         # After the arguments are known to be right: this loads jax.
         from sde_diffusion import distributed
 
@@ -133,7 +133,7 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument("--out", required=True, help="a .json file, for sample --solver")
 
 
-def _overrides(arguments: Sequence[str]) -> dict[str, str]:
+def read_overrides(arguments: Sequence[str]) -> dict[str, str]:
     """{"optim.lr": "3e-4"} from ["--config.optim.lr=3e-4"] or ["--config.optim.lr", "3e-4"]."""
     overrides, rest = {}, list(arguments)
     while rest:
