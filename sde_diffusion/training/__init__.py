@@ -8,7 +8,7 @@ from sde_diffusion.training.checkpoint import (
 )
 from sde_diffusion.training.compilation_cache import enable_compilation_cache
 from sde_diffusion.training.history import plot_loss
-from sde_diffusion.training.loop import NonFiniteLoss, Outcome, train
+from sde_diffusion.training.loop import NonFiniteLoss, Outcome, step_on_mesh, train
 from sde_diffusion.training.optim import make_optimizer, make_schedule
 from sde_diffusion.training.state import TrainState, abstract_state, init_state
 from sde_diffusion.training.step import make_step
@@ -28,5 +28,6 @@ __all__ = [
     "make_step",
     "plot_loss",
     "restore_latest",
+    "step_on_mesh",
     "train",
 ]

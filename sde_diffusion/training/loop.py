@@ -18,7 +18,7 @@ from sde_diffusion.training import checkpoint
 from sde_diffusion.training.preemption import preemption_notice
 from sde_diffusion.training.reporting import Report
 from sde_diffusion.training.state import InitFn, TrainState, abstract_state, init_state
-from sde_diffusion.training.step import LossFn, StepMetrics, make_step
+from sde_diffusion.training.step import LossFn, StepFn, StepMetrics, make_step
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -110,11 +110,13 @@ def train(
     init_key, step_key = jax.random.split(jax.random.key(seed))
     if mesh is None:
         mesh = distributed.make_mesh(devices=jax.local_devices()[:1])
-    rule = partial(distributed.state_shardings, mesh)
-    abstract = abstract_state(init_params, optimizer, ema_rates, shardings=rule)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    train_step = make_step(
-        loss_fn, optimizer, ema_rates, accumulate=accumulate, shardings=shardings
+    train_step, abstract = step_on_mesh(
+        mesh,
+        init_params=init_params,
+        loss_fn=loss_fn,
+        optimizer=optimizer,
+        ema_rates=ema_rates,
+        accumulate=accumulate,
     )
 
     with ExitStack() as stack:
@@ -135,6 +137,7 @@ def train(
             data.set_state(position)
             _say(progress, f"resuming at step {step} of {total_steps}")
         else:
+            rule = partial(distributed.state_shardings, mesh)
             state = init_state(init_params, optimizer, ema_rates, init_key, shardings=rule)
             step = 0
         if step >= total_steps:
@@ -189,6 +192,27 @@ def train(
                 checkpoint.finish(checkpoints)
                 return Outcome(state, preempted=following is not None)
             call = following
+
+
+def step_on_mesh(
+    mesh: Mesh,
+    *,
+    init_params: InitFn,
+    loss_fn: LossFn,
+    optimizer: optax.GradientTransformation,
+    ema_rates: Sequence[float],
+    accumulate: int = 1,
+) -> tuple[StepFn, TrainState]:
+    """The step that `train` makes on the mesh, and the shapes and shardings of its state.
+
+    Allocates nothing, so the devices may be ones that are not here: what is compiled for them ahead
+    of time is what `train` will run.
+    """
+    rule = partial(distributed.state_shardings, mesh)
+    abstract = abstract_state(init_params, optimizer, ema_rates, shardings=rule)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    step = make_step(loss_fn, optimizer, ema_rates, accumulate=accumulate, shardings=shardings)
+    return step, abstract
 
 
 def next_cut(step: int, cuts: Sequence[int]) -> int:
