@@ -3,7 +3,8 @@
 from sde_diffusion.analytic.empirical import Empirical
 from sde_diffusion.analytic.exact import Exact
 from sde_diffusion.analytic.gaussian import Gaussian
-from sde_diffusion.analytic.mixture import GaussianMixture, Mixture
+from sde_diffusion.analytic.gaussian_mixture import GaussianMixture
+from sde_diffusion.analytic.mixture import Mixture
 from sde_diffusion.analytic.uniform import Uniform
 
 __all__ = ["Empirical", "Exact", "Gaussian", "GaussianMixture", "Mixture", "Uniform"]

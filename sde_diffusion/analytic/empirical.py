@@ -67,7 +67,7 @@ class Empirical(Exact):
         """
 
         def one(given: _Given) -> Array:
-            total = jax.nn.softmax(given.log_weights) @ given.log_weights
+            total = jnp.sum(jax.nn.softmax(given.log_weights) * given.log_weights)
             variance = -2.0 * total - jnp.sum((given.residual / given.sigma) ** 2)
             return jnp.maximum(variance, 0.0) / given.x.size
 

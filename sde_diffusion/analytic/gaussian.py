@@ -80,8 +80,11 @@ class Gaussian(Exact):
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
         distance = x - alpha * self.mean
         if self.basis is not None:
-            distance = distance @ self.basis
+            distance = jnp.matmul(distance, self.basis, precision="highest")
         return distance, alpha**2 * self.variances + sigma**2
 
     def _out_of_basis(self, x: Array) -> Array:
-        return x if self.basis is None else x @ self.basis.T
+        if self.basis is None:
+            return x
+        # At the accelerators' own precision it would have three digits.
+        return jnp.matmul(x, self.basis.T, precision="highest")

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 
 from sde_diffusion.analytic.exact import Exact
-from sde_diffusion.analytic.gaussian import Gaussian
 from sde_diffusion.sdes import SDE, Array, Time, expand
 
 
@@ -41,7 +40,7 @@ class Mixture(Exact):
             kinds = ", ".join(f"{type(c).__name__}{list(c.event)}" for c in components)
             raise ValueError(f"components must be of one kind and shape, got {kinds or 'none'}")
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *components)
-        return cls(stacked, _weights(weights, len(components)))
+        return cls(stacked, weights_of(weights, len(components)))
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -85,47 +84,8 @@ class Mixture(Exact):
         return jax.nn.softmax(self._log_joint(sde, x, t), axis=0)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class GaussianMixture(Mixture):
-    """x_0 ~ sum_k weights_k N(means_k, covariance_k), isotropic or with full covariances."""
-
-    components: Gaussian
-
-    @classmethod
-    def of(  # type: ignore[override]
-        cls, means: Array, std: Array | float, weights: Array | None = None
-    ) -> GaussianMixture:
-        """Isotropic Gaussians: means [K, D], standard deviations [] or [K], weights [K].
-
-        Raises ValueError where the shapes do not fit.
-        """
-        means, std = jnp.asarray(means), jnp.asarray(std)
-        if means.ndim != 2 or std.shape not in ((), means.shape[:1]):
-            raise ValueError(
-                f"means must be [K, D] and std [] or [K], got shapes {means.shape} and {std.shape}"
-            )
-        variances = jnp.broadcast_to(std**2, means.shape[:1])[:, None]
-        return cls(Gaussian(means, variances), _weights(weights, len(means)))
-
-    @classmethod
-    def full(
-        cls, means: Array, covariances: Array, weights: Array | None = None
-    ) -> GaussianMixture:
-        """Gaussians of any covariance: means [K, D], covariances [K, D, D], weights [K].
-
-        Raises ValueError where the shapes do not fit.
-        """
-        means, covariances = jnp.asarray(means), jnp.asarray(covariances)
-        if means.ndim != 2 or covariances.shape != (*means.shape, means.shape[-1]):
-            raise ValueError(
-                "means must be [K, D] and covariances [K, D, D], "
-                f"got shapes {means.shape} and {covariances.shape}"
-            )
-        return cls(jax.vmap(Gaussian.of)(means, covariances), _weights(weights, len(means)))
-
-
-def _weights(weights: Array | None, num: int) -> Array:
+def weights_of(weights: Array | None, num: int) -> Array:
+    """The weights, [num], equal ones unless given; ValueError where they are not so many."""
     if weights is None:
         return jnp.full(num, 1.0 / num)
     weights = jnp.asarray(weights)
@@ -136,4 +96,4 @@ def _weights(weights: Array | None, num: int) -> Array:
 
 def _mean(weights: Array, values: Array) -> Array:
     """sum_k weights_k values_k, [B, ...] for weights [K, B] and values [K, B, ...]."""
-    return jnp.einsum("kb,kb...->b...", weights, values)
+    return jnp.einsum("kb,kb...->b...", weights, values, precision="highest")
