@@ -1,7 +1,7 @@
 """From a config to the values that it describes. Nothing below this file sees a config."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -150,6 +150,19 @@ def _loss(config: ConfigDict) -> Callable[..., Array]:
     )
 
 
+def training_step(
+    config: ConfigDict, event: tuple[int, ...], scaling: data.Scaling
+) -> dict[str, Any]:
+    """What a step of training is made of: arguments of `training.train` and of `step_on_mesh`."""
+    return {
+        "init_params": init_params(config, event),
+        "loss_fn": loss_fn(config, scaling),
+        "optimizer": optimizer(config),
+        "ema_rates": config.optim.ema_rates,
+        "accumulate": config.optim.accumulate,
+    }
+
+
 def learning_rate(config: ConfigDict) -> optax.Schedule:
     optim = config.optim
     return make_schedule(
@@ -196,6 +209,6 @@ def grid(config: ConfigDict) -> Array | None:
     return grids.named(group.name, sde(config), steps, **_fields(group))
 
 
-def mesh(config: ConfigDict) -> Mesh:
-    """All the devices of all hosts, as config.mesh divides them."""
-    return distributed.make_mesh(**config.mesh)
+def mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """All the devices of all hosts, or those that are given, as config.mesh divides them."""
+    return distributed.make_mesh(**config.mesh, devices=devices)

@@ -1,12 +1,13 @@
 """The commands: train, sample, evaluate."""
 
+import io
 import json
 import time
 from argparse import Namespace
-from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 
 from sde_diffusion import data, distributed, training
 from sde_diffusion.cli import bits, build, draw, run
@@ -21,8 +22,7 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     # All that can be wrong with the config is found out before the folder is touched.
     source = build.source(config)
     scaling = build.scaling(config, source)
-    init_params, optimizer = build.init_params(config, source.x.shape[1:]), build.optimizer(config)
-    loss_fn = build.loss_fn(config, scaling)
+    step = build.training_step(config, source.x.shape[1:], scaling)
     build.solver(config), build.grid(config)
     mesh = build.mesh(config)
     distributed.check_batch_size(mesh, config.training.batch_size)
@@ -33,7 +33,7 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    abstract = jax.eval_shape(init_params, jax.random.key(0))
+    abstract = jax.eval_shape(step["init_params"], jax.random.key(0))
     run.claim(workdir, config, overwrite=args.overwrite)
     run.enable_cache()
 
@@ -57,14 +57,10 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
 
     outcome = training.train(
         workdir=workdir,
-        init_params=init_params,
-        loss_fn=loss_fn,
-        optimizer=optimizer,
+        **step,
         data=batches,
         seed=config.seed,
         total_steps=config.training.steps,
-        ema_rates=config.optim.ema_rates,
-        accumulate=config.optim.accumulate,
         steps_per_call=config.training.steps_per_call,
         checkpoint_every=config.training.checkpoint_every,
         keep=config.training.keep,
@@ -78,16 +74,16 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     )
     if distributed.is_first_process():
         training.plot_loss(workdir)
-    step = int(outcome.state.step)
+    done = int(outcome.state.step)
     if outcome.preempted:
-        _say(f"stopped at step {step} of {config.training.steps}; the same command goes on")
+        _say(f"stopped at step {done} of {config.training.steps}; the same command goes on")
     else:
-        _say(f"trained to step {step}: {workdir}")
+        _say(f"trained to step {done}: {workdir}")
 
 
 def sample(args: Namespace, overrides: dict[str, str]) -> None:
     """Draw samples from a trained network into a picture or an array file."""
-    out = Path(args.out)
+    out = epath.Path(args.out)
     if out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out must end in .png or .npz, got {out}")
     if args.num < 1:
@@ -113,7 +109,9 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
         arrays = {"x": x} if y is None else {"x": x, "y": y}
-        np.savez(out, **arrays)  # type: ignore[arg-type]
+        file = io.BytesIO()
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+        out.write_bytes(file.getvalue())
     solver = config.sampling.solver.name
     print(
         f"{args.num} samples of step {step} by {solver}, {nfe} evaluations each, "

@@ -6,7 +6,10 @@ from sde_diffusion.training.checkpoint import (
     Restored,
     restore_latest,
 )
-from sde_diffusion.training.compilation_cache import enable_compilation_cache
+from sde_diffusion.training.compilation_cache import (
+    enable_compilation_cache,
+    without_compilation_cache,
+)
 from sde_diffusion.training.history import plot_loss
 from sde_diffusion.training.loop import NonFiniteLoss, Outcome, step_on_mesh, train
 from sde_diffusion.training.optim import make_optimizer, make_schedule
@@ -30,4 +33,5 @@ __all__ = [
     "restore_latest",
     "step_on_mesh",
     "train",
+    "without_compilation_cache",
 ]

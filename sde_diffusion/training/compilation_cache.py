@@ -2,6 +2,8 @@
 
 import hashlib
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import jax
@@ -24,6 +26,23 @@ def enable_compilation_cache(directory: str | Path) -> Path:
     # JAX looks at the directory once, when it compiles for the first time.
     compilation_cache.reset_cache()
     return folder
+
+
+@contextmanager
+def without_compilation_cache() -> Iterator[None]:
+    """In the block JAX compiles all anew, and keeps nothing.
+
+    For programs of devices that are not here: they cannot be loaded again, and how long they take
+    to compile is wanted.
+    """
+    before = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
 
 
 def _processor() -> str:
