@@ -132,6 +132,7 @@ def default() -> ConfigDict:
             "mesh": {  # its sizes multiply to all the devices of all hosts; -1 for the rest
                 "data": -1,  # copies of the state
                 "fsdp": 1,  # parts that each copy is split into
+                "slices": -1,  # of TPUs, joined by a slower network: no copy is split over two
             },
         }
     )

@@ -2,9 +2,14 @@
 
 A batch is split over both. Along `data` the parameters are repeated; along `fsdp` (fully sharded
 data parallelism) each device keeps a part of them, by the rule in `sharding`.
+
+Slices, the groups of devices that a fast network joins, are joined by a slow one. Between them go
+only the gradients: the copies along `fsdp` of one part of the batch lie within a slice.
 """
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,21 +19,44 @@ DATA, FSDP = AXES = ("data", "fsdp")
 
 
 def make_mesh(
-    data: int = -1, fsdp: int = 1, *, devices: Sequence[jax.Device] | None = None
+    data: int = -1,
+    fsdp: int = 1,
+    slices: int = -1,
+    *,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
     """A mesh of `data` x `fsdp` devices: all there are on all hosts, unless `devices` are given.
 
-    One of the sizes may be -1: as many as the other leaves. Raises ValueError when the mesh is not
-    all of the devices.
+    One of the sizes may be -1: as many as the other leaves. `slices` is how many there must be, by
+    what the devices say; with -1 as many as there are of TPUs, and one of other devices. Raises
+    ValueError when the mesh is not all of the devices, or `fsdp` does not divide a slice.
     """
     # Host by host, so that the h-th part of a batch belongs to host h; on a TPU the order of
-    # jax.devices() is that of the torus, in which hosts alternate.
+    # jax.devices() is that of the torus, in which hosts alternate. The hosts of a slice follow one
+    # another.
     ordered = sorted(
         jax.devices() if devices is None else devices,
-        key=lambda device: (device.process_index, device.id),
+        key=lambda device: (_slice(device), device.process_index, device.id),
     )
     sizes = _fill(data, fsdp, len(ordered))
+    if slices != -1 or ordered[0].platform == "tpu":
+        _check_slices(Counter(map(_slice, ordered)), sizes[1], slices)
     return Mesh(np.array(ordered).reshape(sizes), AXES)
+
+
+def _slice(device: Any) -> int:
+    return getattr(device, "slice_index", 0)
+
+
+def _check_slices(found: Counter[int], fsdp: int, slices: int) -> None:
+    """ValueError unless there are so many, and `fsdp` divides the devices of each."""
+    if slices not in (-1, len(found)):
+        raise ValueError(
+            f"mesh.slices: {slices}, but the devices are of {len(found)} (-1 for what there are)"
+        )
+    for size in found.values():
+        if size % fsdp:
+            raise ValueError(f"mesh.fsdp: {fsdp} does not divide the {size} devices of a slice")
 
 
 def _fill(data: int, fsdp: int, num: int) -> tuple[int, int]:

@@ -22,6 +22,8 @@ def test_the_axis_of_size_minus_1_takes_the_rest_of_the_devices(data, fsdp, shap
 class Device:
     id: int
     process_index: int
+    slice_index: int = 0
+    platform: str = "tpu"
 
 
 def test_the_devices_of_a_host_are_neighbours_wherever_they_lie_on_the_torus():
@@ -29,6 +31,55 @@ def test_the_devices_of_a_host_are_neighbours_wherever_they_lie_on_the_torus():
     torus = [Device(i, i % 4 // 2) for i in range(8)]
     hosts = [device.process_index for device in make_mesh(devices=torus).devices.flat]
     assert hosts == [0, 0, 0, 0, 1, 1, 1, 1]
+
+
+# two slices of two hosts with two chips each, in an order of the torus' own
+SLICES = [Device(i, process_index=i // 2, slice_index=i // 4) for i in (5, 0, 7, 2, 4, 1, 6, 3)]
+
+
+@pytest.mark.parametrize("slices", [-1, 2])
+@pytest.mark.parametrize("fsdp", [1, 2, 4])
+def test_a_copy_of_the_state_never_lies_on_two_slices(fsdp, slices):
+    mesh = make_mesh(fsdp=fsdp, slices=slices, devices=SLICES)
+    assert mesh.devices.shape == (8 // fsdp, fsdp)
+    for copy in mesh.devices:
+        assert len({device.slice_index for device in copy}) == 1
+    assert [device.id for device in mesh.devices.flat] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"fsdp": 8}, "mesh.fsdp: 8 does not divide the 4 devices of a slice"),
+        ({"fsdp": -1, "data": 1}, "mesh.fsdp: 8 does not divide the 4 devices of a slice"),
+        ({"slices": 4}, r"mesh.slices: 4, but the devices are of 2 \(-1 for what there are\)"),
+        ({"slices": 1}, "mesh.slices: 1, but the devices are of 2"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_slices_is_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(**sizes, devices=SLICES)
+
+
+def test_devices_other_than_tpus_are_of_one_slice_unless_it_is_asked_for():
+    nodes = [dataclasses.replace(device, platform="gpu") for device in SLICES]
+    assert make_mesh(fsdp=8, devices=nodes).devices.shape == (1, 8)
+    with pytest.raises(ValueError, match="does not divide the 4 devices of a slice"):
+        make_mesh(fsdp=8, slices=2, devices=nodes)
+
+
+@pytest.mark.slow  # loading the compiler
+def test_the_slices_are_those_of_the_tpu_compiler(monkeypatch):
+    pytest.importorskip("libtpu")
+    for variable in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+        monkeypatch.setenv(variable, "1")
+    from jax.experimental import topologies
+
+    two = topologies.get_topology_desc("v5e:2x2", "tpu", num_slices=2)
+    mesh = make_mesh(fsdp=4, slices=2, devices=two.devices)
+    assert [[d.slice_index for d in copy] for copy in mesh.devices] == [[0] * 4, [1] * 4]
+    with pytest.raises(ValueError, match="fsdp: 8 does not divide the 4 devices of a slice"):
+        make_mesh(fsdp=8, devices=two.devices)
 
 
 @pytest.mark.parametrize(
