@@ -23,6 +23,7 @@ ALLOWED = {
     "metrics": {"data", "metrics"},
     "distributed": {"choices", "distributed"},
     "training": {"choices", "distributed", "training"},
+    "planning": CORE | {"samplers", "distributed", "training", "planning"},
     "interop": {"choices", "networks", "interop"},
 }
 FILES = sorted(

@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         command.epilog = "--config.GROUP.FIELD=VALUE changes a field of the config."
     _add_compare(commands)
     _add_fit(commands)
+    _add_plan(commands)
     return parser
 
 
@@ -131,6 +132,21 @@ def _add_fit(commands: Any) -> None:
     fit.add_argument("--num", type=int, help="starts to fit on")
     fit.add_argument("--seed", type=int, default=0)
     fit.add_argument("--out", required=True, help="a .json file, for sample --solver")
+
+
+def _add_plan(commands: Any) -> None:
+    plan = commands.add_parser(
+        "plan", allow_abbrev=False, help="tell what a config costs on devices that are not here"
+    )
+    plan.set_defaults(module="plan")
+    plan.add_argument("--config", required=True, help="a Python file with get_config()")
+    plan.add_argument(
+        "--topology", required=True, help="v5e:4x4, v5p:4x4x4, v6e:..., v4:..., cpu:8, gpu"
+    )
+    plan.add_argument("--event", help="the shape of a sample, as in 64,64,3, to plan without data")
+    plan.add_argument("--search", action="store_true", help="try what takes less memory")
+    plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    plan.epilog = "--config.GROUP.FIELD=VALUE changes a field of the config."
 
 
 def read_overrides(arguments: Sequence[str]) -> dict[str, str]:

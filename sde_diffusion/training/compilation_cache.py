@@ -35,7 +35,7 @@ def without_compilation_cache() -> Iterator[None]:
     For programs of devices that are not here: they cannot be loaded again, and how long they take
     to compile is wanted.
     """
-    before = jax.config.jax_enable_compilation_cache
+    before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()
     try:

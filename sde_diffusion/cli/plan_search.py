@@ -1,0 +1,56 @@
+"""What to change in a config that does not fit its devices, tried out."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sde_diffusion.cli import config as configs
+from sde_diffusion.planning import Topology
+
+Changes = dict[str, str]
+
+
+def remedies(config: ConfigDict, devices: int) -> dict[str, Changes]:
+    """Changes of a config that need less memory, each by its own means, where it has them.
+
+    All but the last leave the experiment what it is, to the rounding of bfloat16.
+    """
+    fields, found = configs.flatten(config), {}
+    if fields.get("network.dtype") == "float32":
+        found["bfloat16"] = {"network.dtype": "bfloat16"}
+    if fields.get("network.remat") is False:
+        found["remat"] = {"network.remat": "True"}
+    if config.mesh.fsdp < devices:
+        found["fsdp"] = {"mesh.data": "1", "mesh.fsdp": str(devices)}
+    parts = 2 * config.optim.accumulate
+    if config.training.batch_size % (parts * devices) == 0:
+        found["accumulate"] = {"optim.accumulate": str(parts)}
+    if config.training.batch_size % (2 * devices) == 0:
+        found["half the batch"] = {"training.batch_size": str(config.training.batch_size // 2)}
+    return found
+
+
+def search(
+    config: ConfigDict, topology: Topology, plan: Callable[[ConfigDict], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The plans of the config with each remedy alone, then together, the fastest that fits first.
+
+    `plan(config)` gives `fits`, `peak` and `images_per_second`, as `plan.plan_training`.
+    """
+    tried = [
+        {"changes": changes, **plan(configs.override(config, changes))}
+        for changes in _candidates(remedies(config, len(topology.devices)))
+    ]
+    return sorted(tried, key=lambda row: (not row["fits"], -(row.get("images_per_second") or 0.0)))
+
+
+def _candidates(each: dict[str, Changes]) -> Iterator[Changes]:
+    yield from each.values()
+    together: Changes = {}
+    for name, changes in each.items():
+        together |= changes
+        if together != changes and name != "half the batch":
+            yield dict(together)
+    if "half the batch" in each and len(each) > 1:
+        yield together

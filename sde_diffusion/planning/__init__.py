@@ -1,0 +1,22 @@
+"""What a program costs on devices that need not be here: compiled ahead of time, and read."""
+
+from sde_diffusion.planning.chips import CHIPS, Chip
+from sde_diffusion.planning.programs import lower_sampler_step, lower_training_step
+from sde_diffusion.planning.read import Collective, DoesNotFit, Program, compile_program
+from sde_diffusion.planning.roofline import Time, estimate
+from sde_diffusion.planning.topology import Topology, named
+
+__all__ = [
+    "CHIPS",
+    "Chip",
+    "Collective",
+    "DoesNotFit",
+    "Program",
+    "Time",
+    "Topology",
+    "compile_program",
+    "estimate",
+    "lower_sampler_step",
+    "lower_training_step",
+    "named",
+]

@@ -1,0 +1,76 @@
+"""The programs that are planned: a step of training, and a step of sampling."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from sde_diffusion import distributed, noise, training
+from sde_diffusion.distributed.mesh import AXES
+from sde_diffusion.samplers import Solver
+from sde_diffusion.samplers.solver import Model
+from sde_diffusion.sdes import SDE, Array
+
+
+def lower_training_step(
+    mesh: Mesh, batch: dict[str, Any], **settings: Any
+) -> jax.stages.Lowered:
+    """One update as `training.train` makes it; nothing is allocated.
+
+    `batch` has the shapes [B, ...] of a global batch, `settings` are those of
+    `training.step_on_mesh`. Raises ValueError when B does not divide over the devices.
+    """
+    distributed.check_batch_size(mesh, jax.tree.leaves(batch)[0].shape[0])
+    step: Any  # what jax.jit made
+    step, state = training.step_on_mesh(mesh, **settings)
+    # One update a call: several would be a loop, whose body the compiler counts once.
+    by_sample = NamedSharding(mesh, P(None, AXES))
+    batches = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype, sharding=by_sample), batch
+    )
+    return step.lower(state, _key(), batches)
+
+
+def lower_sampler_step(
+    mesh: Mesh,
+    model: Callable[..., Any],
+    params: Any,
+    sde: SDE,
+    shape: tuple[int, ...],
+    *,
+    solver: Solver,
+    grid: Array | None,
+    labels: bool,
+) -> jax.stages.Lowered:
+    """One step of `solver` on samples of `shape` [B, *event]; nothing is allocated.
+
+    `model(params, y)` is the model with these parameters, on labels y [B] or None. Parameters are
+    whole on every device and samples spread over all, as `sde-diffusion sample` has them. An
+    adaptive solver's step is a loop, of which one round counts.
+
+    Raises ValueError when B does not divide over the devices.
+    """
+    distributed.check_batch_size(mesh, shape[0])
+    whole, by_sample = distributed.replicated(mesh), distributed.shard_samples(mesh)
+    times = jnp.asarray(solver.times) if grid is None else grid
+
+    def step(key: Array, params: Any, x: Array, y: Array | None, t: Array, s: Array) -> Any:
+        spread = distributed.spread(model(params, y), mesh)
+        keys = noise.fold_in(noise.sample_keys(key, shape[0]), 1)
+        return solver.step(keys, Model(spread), sde, solver.init(x, times), t, s).x
+
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), params
+    )
+    x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=by_sample)
+    y = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=by_sample) if labels else None
+    time = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
+    return jax.jit(step, out_shardings=by_sample).lower(_key(), placed, x, y, time, time)
+
+
+def _key() -> jax.ShapeDtypeStruct:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.ShapeDtypeStruct(key.shape, key.dtype)

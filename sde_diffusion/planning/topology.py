@@ -1,0 +1,123 @@
+"""Topologies by name, such as "v5e:4x4": devices to compile for, whether or not they are here."""
+
+import contextlib
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+
+import jax
+
+from sde_diffusion.choices import choose
+from sde_diffusion.planning.chips import CHIPS, Chip
+
+# Slices of a 16 x 16 torus (https://cloud.google.com/tpu/docs/v5e, v6e). Those of v4 and v5p are
+# cubes of 4 x 4 x 4 side by side, or a part of one (https://cloud.google.com/tpu/docs/v5p).
+FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
+PARTS_OF_A_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
+LONGEST = 32  # chips along an axis of a v5p slice: the largest is 16x16x24
+
+FORMS = "v5e:4x4, v5p:4x4x4, cpu:8, gpu or gpu:8"
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Devices of one kind, in one slice."""
+
+    name: str
+    chip: Chip
+    devices: tuple[jax.Device, ...]
+
+
+def named(name: str) -> Topology:
+    """The topology of a name: v4, v5e, v5p or v6e with its shape, or cpu:N, gpu and gpu:N.
+
+    A TPU's devices are the compiler's alone: nothing runs on them. The CPU's are made here, which
+    must be before JAX is used; a GPU's must be here.
+
+    Raises ValueError for a name, a shape or a number that is none, ImportError where a TPU's
+    compiler is not installed.
+    """
+    kind, colon, size = name.partition(":")
+    # Another device is neither waited for nor taken; a TPU that is here least of all.
+    jax.config.update("jax_platforms", "gpu,cpu" if kind == "gpu" else "cpu")
+    if kind in CHIPS:
+        return Topology(name, CHIPS[kind], _tpu(name, kind, size))
+    if kind not in ("cpu", "gpu"):
+        choose("topology", kind, dict.fromkeys([*CHIPS, "cpu", "gpu"]))
+    if (colon or kind == "cpu") and not re.fullmatch(r"[1-9]\d*", size):
+        raise ValueError(f"topology {name!r}: {kind} takes a number of devices, as in {FORMS}")
+    if kind == "cpu":
+        return Topology(name, Chip("CPU"), _cpu(int(size)))
+    devices = _gpu(name, int(size) if colon else None)
+    return Topology(name, Chip(devices[0].device_kind), devices)
+
+
+def _cpu(num: int) -> tuple[jax.Device, ...]:
+    with contextlib.suppress(RuntimeError):  # JAX is in use already, with as many as it has
+        jax.config.update("jax_num_cpu_devices", num)
+    devices = jax.devices("cpu")
+    if len(devices) < num:
+        raise ValueError(
+            f"topology 'cpu:{num}': JAX was started with {len(devices)} CPU devices already"
+        )
+    return tuple(devices[:num])
+
+
+def _gpu(name: str, num: int | None) -> tuple[jax.Device, ...]:
+    try:
+        devices = jax.devices("gpu")
+    except RuntimeError as error:
+        raise ValueError(f"topology {name!r}: there is no GPU here to compile for") from error
+    if num is not None and num > len(devices):
+        raise ValueError(f"topology {name!r}: there are {len(devices)} GPUs here")
+    return tuple(devices[:num])
+
+
+def _tpu(name: str, kind: str, shape: str) -> tuple[jax.Device, ...]:
+    _check_shape(name, kind, shape)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ImportError(
+            f"topology {name!r} needs a TPU's compiler: pip install 'sde-diffusion[tpu]' "
+            "(any machine will do)"
+        )
+    # What libtpu would otherwise ask a cloud machine for, and wait; it does not matter here, nor
+    # does another process that has loaded the library: no TPU is touched.
+    for variable, value in {
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    }.items():
+        os.environ.setdefault(variable, value)
+    from jax.experimental import topologies
+
+    sizes = [int(size) for size in shape.split("x")]
+    flat = len(sizes) == 2
+    # A torus closes along the axes that are whole: of 16 chips, or of whole cubes.
+    closed = [size == 16 for size in sizes] if flat else [_cubes(sizes)] * 3
+    described = topologies.get_topology_desc(
+        topology_name=name,
+        platform="tpu",
+        # The two cores of a chip are one device to JAX; on v5p that is the default.
+        chip_config_name="megacore" if kind == "v4" else "default",
+        wrap=(*closed, False)[:3],
+    )
+    return tuple(described.devices)
+
+
+def _check_shape(name: str, kind: str, shape: str) -> None:
+    flat = kind in ("v5e", "v6e")
+    if shape in (FLAT if flat else PARTS_OF_A_CUBE):
+        return
+    if not flat and re.fullmatch(r"\d+x\d+x\d+", shape):
+        sizes = [int(size) for size in shape.split("x")]
+        if _cubes(sizes) and max(sizes) <= LONGEST:
+            return
+    choices = ", ".join(f"{kind}:{each}" for each in (FLAT if flat else PARTS_OF_A_CUBE))
+    cubes = "" if flat else f", {kind}:4x4x4 and other multiples of four"
+    raise ValueError(f"unknown topology {name!r} (choices: {choices}{cubes})")
+
+
+def _cubes(sizes: list[int]) -> bool:
+    return all(size > 0 and size % 4 == 0 for size in sizes)

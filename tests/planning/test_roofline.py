@@ -1,0 +1,54 @@
+"""Time from costs: arithmetic."""
+
+import dataclasses
+
+import pytest
+
+from sde_diffusion.planning import CHIPS, Chip, Collective, Program, estimate
+
+CHIP = Chip("toy", flops=100.0, memory=1e9, bandwidth=10.0, links=1.0, clock=5.0)
+PROGRAM = Program(
+    devices=2,
+    compile_seconds=0.0,
+    arguments=0,
+    outputs=0,
+    temporaries=0,
+    peak=0,
+    flops=300.0,
+    bytes_accessed=0.0,
+    bytes_moved=20.0,
+    collectives=(Collective("all-reduce", 1, 1.0, 1.0), Collective("all-gather", 2, 3.0, 1.5)),
+    cycles=25,
+    loops=0,
+)
+
+
+def test_the_floor_is_the_slowest_of_computing_moving_and_sending():
+    time = estimate(PROGRAM, CHIP)
+    assert (time.compute, time.memory, time.network) == (3.0, 2.0, 2.5)
+    assert time.floor == 3.0
+
+
+def test_the_estimate_is_the_cycles_and_then_the_messages():
+    assert estimate(PROGRAM, CHIP).estimate == 25 / 5 + 2.5
+
+
+def test_the_estimate_is_not_below_the_floor():
+    few = dataclasses.replace(PROGRAM, cycles=1)
+    assert estimate(few, CHIP).estimate == 3.0
+
+
+@pytest.mark.parametrize("chip", [Chip("no figures"), dataclasses.replace(CHIP, clock=None)])
+def test_what_is_not_known_gives_no_estimate(chip):
+    assert estimate(PROGRAM, chip).estimate is None
+
+
+def test_without_cycles_there_is_a_floor_and_no_estimate():
+    time = estimate(dataclasses.replace(PROGRAM, cycles=None), CHIP)
+    assert (time.floor, time.estimate) == (3.0, None)
+
+
+@pytest.mark.parametrize("chip", CHIPS.values(), ids=CHIPS)
+def test_every_chip_has_all_figures_and_their_source(chip):
+    assert None not in dataclasses.astuple(chip)
+    assert chip.source.startswith("https://")
