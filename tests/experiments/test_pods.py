@@ -1,0 +1,248 @@
+"""The launch files of experiments/pods, against stand-ins for what is not here."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sde_diffusion import cli
+
+PODS = Path(__file__).parents[2] / "experiments" / "pods"
+ROOT = PODS.parents[1]
+
+
+def program(folder, name, text):
+    """An executable shell script of this name in the folder."""
+    path = folder / name
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(0o755)
+
+
+def call(script, *arguments, path, **environment):
+    environment = os.environ | environment | {"PATH": f"{path}:{os.environ['PATH']}"}
+    return subprocess.run(
+        ["bash", str(PODS / script), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        timeout=300,
+    )
+
+
+def understood(arguments):
+    """The arguments of a train command, as the command line takes them."""
+    args, rest = cli._parser().parse_known_args(["train", *arguments])
+    cli.read_overrides(rest)
+    assert (ROOT / args.config).is_file()
+    return args
+
+
+class TestCloudTPU:
+    """tpu.sh, with a gcloud that writes down what it is called with."""
+
+    @pytest.fixture
+    def tpu(self, tmp_path):
+        log, states = tmp_path / "calls", tmp_path / "states"
+        keep = f"printf '%s\\0' \"$@\" end >> {log}"
+        tell = f"case $* in *describe*) head -n 1 {states}; sed -i 1d {states} ;; esac"
+        program(tmp_path, "gcloud", f"{keep}\n{tell}")
+
+        def run(*arguments, said=(), **environment):
+            log.write_text("")
+            states.write_text("".join(f"{state}\n" for state in said))
+            environment |= {"SECONDS_BETWEEN_LOOKS": "0"}
+            done = call("cloud_tpu/tpu.sh", *arguments, path=tmp_path, **environment)
+            calls = log.read_text().split("\0end\0")[:-1]
+            return done, [each.split("\0") for each in calls]
+
+        return run
+
+    def test_a_spot_tpu_is_asked_for(self, tpu):
+        done, [asked] = tpu("create", NAME="mine", ZONE="us-west4-a", TYPE="v5litepod-16")
+        assert done.returncode == 0, done.stderr
+        assert asked[:5] == ["compute", "tpus", "queued-resources", "create", "mine"]
+        flags = "--zone=us-west4-a --accelerator-type=v5litepod-16 --node-id=mine --spot"
+        assert set(flags.split()) <= set(asked)
+
+    def test_of_several_slices_each_is_a_node(self, tpu):
+        _, [asked] = tpu("create", NAME="mine", SLICES="2")
+        assert {"--node-count=2", "--node-prefix=mine"} <= set(asked)
+        assert "--node-id=mine" not in asked
+
+    @pytest.mark.parametrize(("last", "code"), [("ACTIVE", 0), ("FAILED", 1), ("SUSPENDED", 1)])
+    def test_waiting_ends_when_the_tpu_is_there_or_will_not_come(self, tpu, last, code):
+        done, asked = tpu("wait", said=["WAITING_FOR_RESOURCES", "PROVISIONING", last, "ACTIVE"])
+        assert done.returncode == code
+        assert len(asked) == 3
+
+    def test_the_commit_and_the_data_go_to_every_host(self, tpu):
+        done, [copy, install] = tpu("install", DATA="gs://bucket/data")
+        assert done.returncode == 0, done.stderr
+        assert "scp" in copy
+        assert {"--node=all", "--worker=all"} <= set(copy) & set(install)
+        (command,) = [each for each in install if each.startswith("--command=")]
+        assert "gcloud storage cp --recursive 'gs://bucket/data' ." in command
+
+    def test_every_host_trains_with_flags_that_the_command_line_knows(self, tpu):
+        arguments = ("train", "--config.mesh.fsdp=4", "--config.mesh.slices=2")
+        done, [asked] = tpu(*arguments, WORKDIR="gs://bucket/run")
+        assert done.returncode == 0, done.stderr
+        assert {"ssh", "--node=all", "--worker=all"} <= set(asked)
+        (command,) = [each for each in asked if each.startswith("--command=")]
+        words = shlex.split(command.partition(".venv/bin/sde-diffusion train")[2])
+        args = understood(words[: words.index(">")])
+        assert args.workdir == "gs://bucket/run"
+
+    @pytest.mark.parametrize(("verb", "missing"), [("train", "WORKDIR"), ("install", "DATA")])
+    def test_what_is_not_given_is_named_before_anything_is_done(self, tpu, verb, missing):
+        done, asked = tpu(verb, **{missing: ""})
+        assert done.returncode != 0
+        assert missing in done.stderr.splitlines()[-1]
+        assert not asked
+
+    def test_the_queued_resource_goes_with_its_tpu(self, tpu):
+        _, [asked] = tpu("delete", NAME="mine")
+        assert asked[3:5] == ["delete", "mine"]
+        assert {"--force", "--quiet"} <= set(asked)
+
+    def test_an_unknown_verb_tells_the_verbs(self, tpu):
+        done, asked = tpu("start")
+        assert done.returncode == 2
+        assert "create | wait | install | train | log | delete" in done.stderr
+        assert not asked
+
+
+# Fields and their types, of those of https://jobset.sigs.k8s.io/docs/reference that we use.
+JOBSET = {"failurePolicy": dict, "replicatedJobs": list, "ttlSecondsAfterFinished": int}
+REPLICATED_JOB = {"name": str, "replicas": int, "template": dict}
+JOB = {"parallelism": int, "completions": int, "backoffLimit": int, "template": dict}
+
+
+class TestGKE:
+    @pytest.fixture
+    def jobset(self):
+        return yaml.safe_load((PODS / "gke" / "jobset.yaml").read_text())
+
+    def test_the_file_is_a_jobset(self, jobset):
+        assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2"
+        assert jobset["kind"] == "JobSet"
+        (replicated,) = jobset["spec"]["replicatedJobs"]
+        for part, fields in (
+            (jobset["spec"], JOBSET),
+            (replicated, REPLICATED_JOB),
+            (replicated["template"]["spec"], JOB),
+        ):
+            assert {name: type(value) for name, value in part.items()} == fields
+        assert jobset["spec"]["failurePolicy"].keys() == {"maxRestarts"}
+
+    def test_there_is_a_pod_for_each_host_of_the_slice(self, jobset):
+        job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+        pod = job["template"]["spec"]
+        rows, columns = map(
+            int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x")
+        )
+        chips = pod["containers"][0]["resources"]["limits"]["google.com/tpu"]
+        assert job["parallelism"] == job["completions"] == rows * columns // chips
+        # A failed Pod fails the Job at once, and with it the JobSet starts anew.
+        assert (pod["restartPolicy"], job["backoffLimit"]) == ("Never", 0)
+
+    def test_its_command_is_one_that_the_command_line_knows(self, jobset):
+        pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+        script, *arguments = pod["containers"][0]["command"]
+        assert f"gke/{script} " in (PODS / "gke" / "Dockerfile").read_text()
+        assert understood(arguments).workdir.startswith("gs://")
+
+    @pytest.mark.parametrize("code", [0, 3])
+    def test_a_pod_ends_as_the_training_does(self, tmp_path, code):
+        program(tmp_path, "sde-diffusion", f"echo $@; exit {code}")
+        done = call("gke/train.sh", "--config", "a b", path=tmp_path)
+        assert (done.returncode, done.stdout) == (code, "train --config a b\n")
+
+    def test_a_pod_that_is_told_to_go_lets_the_training_save_and_has_failed(self, tmp_path):
+        program(
+            tmp_path,
+            "sde-diffusion",
+            "trap 'sleep 1; echo saved; exit 0' TERM\necho ready; while :; do sleep 0.1; done",
+        )
+        environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        pod = subprocess.Popen(
+            ["bash", str(PODS / "gke" / "train.sh")],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert pod.stdout.readline() == "ready\n"
+        pod.send_signal(signal.SIGTERM)
+        assert pod.communicate(timeout=30) == ("saved\n", None)
+        assert pod.returncode == 143
+
+
+class TestSlurm:
+    SRUN = """
+        while [[ $1 == --* ]]; do shift; done
+        export SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2
+        SLURM_PROCID=0 SLURM_LOCALID=0 "$@" & first=$!
+        SLURM_PROCID=1 SLURM_LOCALID=1 "$@" & second=$!
+        wait $first && wait $second
+    """
+
+    @pytest.mark.slow
+    def test_its_tasks_train_together(self, tmp_path):
+        program(tmp_path, "srun", self.SRUN)
+        workdir = tmp_path / "run"
+        size = ("batch_size=32", "steps=2", "steps_per_call=1", "log_every=1")
+        done = call(
+            "slurm/train.sbatch",
+            "--config.network.features=16",
+            "--config.network.num_blocks=1",
+            "--config.mesh.data=2",
+            "--config.optim.warmup=1",
+            *(f"--config.training.{each}" for each in size),
+            path=f"{tmp_path}:{Path(sys.executable).parent}",
+            CONFIG="configs/digits.py",
+            WORKDIR=str(workdir),
+            SLURM_JOB_ID=str(_job_of_a_free_port()),
+            JAX_PLATFORMS="cpu",
+            JAX_NUM_CPU_DEVICES="1",
+            XDG_CACHE_HOME=str(tmp_path),
+        )
+        assert done.returncode == 0, done.stderr
+        assert "2 cpu device" in done.stdout
+        assert done.stdout.count("trained to step 2") == 1
+        records = (workdir / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(record)["step"] for record in records] == [1, 2]
+
+    def test_without_a_folder_it_ends_before_anything_starts(self, tmp_path):
+        program(tmp_path, "srun", "echo started")
+        done = call("slurm/train.sbatch", path=tmp_path, CONFIG="configs/digits.py", WORKDIR="")
+        assert done.returncode != 0
+        assert "WORKDIR: the folder of the run" in done.stderr
+        assert done.stdout == ""
+
+    def test_it_asks_for_a_task_a_gpu_and_for_sigterm_before_the_end(self):
+        text = (PODS / "slurm" / "train.sbatch").read_text()
+        asked = dict(
+            line.removeprefix("#SBATCH --").partition("=")[::2]
+            for line in text.splitlines()
+            if line.startswith("#SBATCH")
+        )
+        assert asked["gpus-per-node"] == asked["ntasks-per-node"]
+        assert asked["signal"] == "TERM@120"
+
+
+def _job_of_a_free_port():
+    # JAX's coordinator listens at 61440 + the job's number, modulo 4096.
+    while True:
+        job = time.monotonic_ns() % 4096
+        with socket.socket() as listener:
+            if listener.connect_ex(("127.0.0.1", 61440 + job)):
+                return job
