@@ -19,8 +19,8 @@ from sde_diffusion.sdes import SDE, Array
 
 # Where lambda at t_max is lower, or infinite, the second time is sought from here on.
 LOWEST = -8.0
-# The least share of a step in the start's times, which leaves the fit room on either side.
-LEAST = 2e-3
+# The least share of a step, so that times do not meet in float32.
+LEAST = 1e-3
 
 Make = Callable[[SDE, Array], Solver]
 
@@ -30,22 +30,30 @@ def ends(sde: SDE) -> tuple[Array, Array]:
 
 
 def times_of(sde: SDE, logits: Array) -> Array:
-    """n + 1 times from t_max for n steps whose shares are softmax(0, logits [n])[:-1].
+    """n times, whose shares of the way from t_max to t_min are softmax(0, logits [n])[:-1].
 
-    The last share is what is left to t_min.
+    The last share is what is left to t_min. The first time is free as well: near t_max every
+    prediction is about the data's mean, which is not worth an evaluation when they are few.
     """
     low, high = ends(sde)
+    least = _least(len(logits))
     shares = jax.nn.softmax(jnp.concatenate([jnp.zeros(1, logits.dtype), logits]))
-    inner = sde.t_of_log_snr(low + (high - low) * jnp.cumsum(shares)[:-1])
-    return jnp.concatenate([jnp.full(1, sde.t_max, logits.dtype), inner.astype(logits.dtype)])
+    shares = least + (1.0 - least * len(shares)) * shares
+    times = sde.t_of_log_snr(low + (high - low) * jnp.cumsum(shares)[:-1])
+    return times.astype(logits.dtype)
 
 
 def logits_of(sde: SDE, times: Array) -> Array:
-    """The logits of times near to these: shares below LEAST are raised to it."""
+    """The logits [n] of times [n] near to these: shares below twice the least are raised to it."""
     low, high = ends(sde)
-    lambdas = jnp.concatenate([low[None], sde.log_snr(times[1:]), high[None]])
-    shares = jnp.maximum(jnp.diff(lambdas) / (high - low), LEAST)
+    lambdas = jnp.concatenate([low[None], jnp.maximum(sde.log_snr(times), low), high[None]])
+    least = _least(len(times))
+    shares = jnp.maximum(jnp.diff(lambdas) / (high - low), 2.0 * least) - least
     return jnp.log(shares[1:] / shares[0])
+
+
+def _least(times: int) -> float:
+    return min(LEAST, 0.1 / (times + 1))
 
 
 # One function for equal arguments: another one would be compiled again.
@@ -61,18 +69,19 @@ def grid_of(solver: Solver) -> Make:
 
 @functools.cache
 def multistep(nfe: int) -> Make:
-    """theta -> `Fitted` with so many steps: n - 1 logits, n factors a, and c below the diagonal.
+    """theta -> `Fitted` with so many steps: n logits, n factors a, c below the diagonal, n sums.
 
-    The diagonal of c follows from the weights' sum.
+    The diagonal of c follows from the sums of its rows, told as what they are beyond the one that
+    leaves a constant prediction where it is: so a move of a time alone keeps the solver consistent.
     """
 
     def make(sde: SDE, theta: Array) -> Solver:
-        logits, a, below = jnp.split(theta, [nfe - 1, 2 * nfe - 1])
+        logits, a, beyond, below = jnp.split(theta, [nfe, 2 * nfe, 3 * nfe])
         times = times_of(sde, logits)
         # The last step goes to the denoised sample, of alpha = 1.
         alpha = jnp.append(sde.alpha(times), 1.0)
         c = jnp.zeros((nfe, nfe), theta.dtype).at[np.tril_indices(nfe, -1)].set(below)
-        c = c + jnp.diag(alpha[1:] - a * alpha[:-1] - jnp.sum(c, axis=1))
+        c = c + jnp.diag(beyond + alpha[1:] - a * alpha[:-1] - jnp.sum(c, axis=1))
         times = jnp.append(times, jnp.asarray(sde.t_min, times.dtype))
         return Fitted(times, a, c)  # type: ignore[arg-type]
 
@@ -104,7 +113,7 @@ def as_multistep(solver: Solver, sde: SDE, times: Array) -> Array:
     a = jnp.append(sde.sigma(at[1:]) / sde.sigma(at[:-1]), 0.0)
     c = (x[1:] - a[:, None] * x[:-1])[:, 1:]
     below = c[np.tril_indices(nfe, -1)]
-    return jnp.concatenate([logits_of(sde, at), a, below])
+    return jnp.concatenate([logits_of(sde, at), a, jnp.zeros_like(a), below])
 
 
 def settle(solver: Solver) -> Solver:

@@ -37,10 +37,12 @@ class Starts(NamedTuple):
 
 def end(make: Make, model: Model, sde: SDE, theta: Array, starts: Starts) -> Array:
     """The samples [N, *event] that the solver of theta makes."""
-    solver, x = make(sde, theta), starts.x
+    solver = make(sde, theta)
     if starts.condition:
         model = with_condition(model, **starts.condition)
     times = jnp.asarray(solver.times)
+    # As `sample` starts it, with the noise of its own first time.
+    x = starts.x * (sde.sigma(times[0]) / sde.sigma(sde.t_max))
     # The keys are the contract's; what is fitted draws no noise.
     keys = noise.sample_keys(jax.random.key(0), len(x))
     # Recomputing a step costs less than its insides do in memory: 2 to 6 times on exact mixtures.

@@ -23,16 +23,17 @@ class FittedState(NamedTuple):
 class Fitted(Solver):
     """A non-stationary multistep solver, a combination of its own at each of n steps:
 
-        x_{i+1} = a_i x_i + b_i sum_{j <= i} w_ij x0_j,     b_i = alpha_{i+1} - a_i alpha_i
-        sum_j w_ij = 1,     x0_j the x0 predicted at times[j]
+        x_{i+1} = a_i x_i + sum_{j <= i} c_ij x0_j,     x0_j the x0 predicted at times[j]
 
-    `times` are the n + 1 times, a the n factors of x_i, and c the n rows b_i w_ij, row i of i + 1
-    numbers. With a_i = sigma_{i+1} / sigma_i it is an exponential integrator; every other a_i is
-    as exact where the prediction does not change. The last step goes to alpha = 1 and sigma = 0,
-    the denoised sample: `sample()` adds no evaluation, and n is what a sample takes.
+    `times` are the n + 1 times, a the n factors of x_i, and c the n rows c_ij, row i of i + 1
+    numbers. With a_i = sigma_{i+1} / sigma_i and sum_j c_ij = alpha_{i+1} - a_i alpha_i it is an
+    exponential integrator, exact where the prediction does not change; with few steps other sums
+    are better. It starts from x ~ N(0, sigma(times[0])^2 I), wherever that time is. The last step
+    goes to alpha = 1 and sigma = 0, the denoised sample: `sample()` adds no evaluation, and n is
+    what a sample takes.
 
     `sde_diffusion.fit` finds the numbers. The family is that of Shaul et al. 2024 (Bespoke
-    Non-Stationary Solvers), for predictions of x0 and with weights that sum to one.
+    Non-Stationary Solvers), for predictions of x0.
     """
 
     times: tuple[float, ...] = dataclasses.field()  # type: ignore[misc]

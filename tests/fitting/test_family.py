@@ -16,12 +16,12 @@ SDES = [sd.VP(), sd.SubVP(), sd.VE(), sd.Cosine(), sd.EDM(), sd.Flow()]
 
 
 @pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
-@given(logits=st.lists(st.floats(-3.0, 3.0), min_size=4, max_size=4))
+@given(logits=st.lists(st.floats(-30.0, 30.0), min_size=4, max_size=4))
 def test_any_logits_are_decreasing_times_within_the_process(sde, logits):
     times = np.asarray(family.times_of(sde, jnp.asarray(logits)))
-    assert times[0] == np.float32(sde.t_max)
+    assert sde.t_max > times[0]
     assert np.all(np.diff(times) < 0)
-    assert times[-1] >= 0.999 * sde.t_min
+    assert times[-1] > sde.t_min
 
 
 @pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
@@ -48,9 +48,10 @@ def test_a_standard_solver_is_one_of_the_family(sde, solver):
     np.testing.assert_allclose(made.x, expected.x, atol=2e-3)
 
 
-def test_the_weights_of_every_step_sum_to_one():
+def test_without_sums_beyond_a_constant_prediction_stays_where_it_is():
     sde = sd.VP()
-    solver = family.settle(family.multistep(4)(sde, jax.random.normal(jax.random.key(0), (13,))))
+    theta = jax.random.normal(jax.random.key(0), (18,)).at[8:12].set(0.0)
+    solver = family.settle(family.multistep(4)(sde, theta))
     alpha = [*np.asarray(sde.alpha(np.asarray(solver.times[:-1]))), 1.0]
     for i, (a, row) in enumerate(zip(solver.a, solver.c, strict=True)):
         assert sum(row) == pytest.approx(alpha[i + 1] - a * alpha[i], abs=1e-5)

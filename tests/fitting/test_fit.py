@@ -39,13 +39,14 @@ def test_three_evaluations_reach_the_closed_form_of_a_gaussian(of_gaussian):
     z = (start - SDE.alpha(1.0) * GAUSSIAN.mean) / spread(1.0)
     end = SDE.alpha(SDE.t_min) * GAUSSIAN.mean + spread(SDE.t_min) * z
     denoised = GAUSSIAN.denoise(SDE, end, SDE.t_min)
+    solver = of_gaussian.solver
     made = sd.sample(
         jax.random.key(0),
         GAUSSIAN.model(SDE),
         SDE,
         (500, 2),
-        solver=of_gaussian.solver,
-        x_init=start,
+        solver=solver,
+        x_init=SDE.sigma(solver.times[0]) / SDE.sigma(1.0) * start,
     )
     assert int(made.nfe) == 3
     assert rms(made.x, denoised) < 1e-3
