@@ -2,11 +2,11 @@
 
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from sde_diffusion import analytic, choices, comparison, sdes
@@ -32,7 +32,7 @@ def compare(args: Namespace, overrides: dict[str, str]) -> None:
     else:
         if args.sde is not None:
             raise ValueError("--sde goes with --problem: a trained network has its own")
-        problem = trained_problem(Path(args.workdir), overrides)
+        problem = trained_problem(run.folder(args.workdir), overrides)
 
     def progress(todo: Sequence[Candidate]) -> Iterable[Candidate]:
         bar = tqdm(todo, unit="row")
@@ -56,7 +56,7 @@ def compare(args: Namespace, overrides: dict[str, str]) -> None:
     print(f"{len(rows)} rows: {args.out}/report.html, results.csv, results.json, pictures")
 
 
-def trained_problem(workdir: Path, overrides: dict[str, str]) -> problems.Problem:
+def trained_problem(workdir: epath.Path, overrides: dict[str, str]) -> problems.Problem:
     """The network of a run against the data that it was trained on, in the model's own range."""
     config = run.read_config(workdir, overrides)
     source = build.source(config)

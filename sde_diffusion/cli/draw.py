@@ -1,11 +1,12 @@
 """Samples from a trained network, in the data's own range, and pictures of them."""
 
-from pathlib import Path
+import io
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -69,18 +70,21 @@ def draw(
     return x, nfe
 
 
-def picture(path: Path, x: np.ndarray, source: data.Source, columns: int | None = None) -> None:
+def picture(
+    path: epath.Path, x: np.ndarray, source: data.Source, columns: int | None = None
+) -> None:
     """Images x [N, H, W, C] as a grid, or points x [N, 2] beside the data's, as a PNG.
 
     Other events have no picture: ValueError.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if x.ndim == 4 and x.shape[-1] in (1, 3):
-        _image_grid(path, x, source, columns or int(np.ceil(np.sqrt(len(x)))))
+        png = _image_grid(x, source, columns or int(np.ceil(np.sqrt(len(x)))))
     elif x.ndim == 2 and x.shape[1] == 2:
-        _scatter(path, x, source)
+        png = _scatter(x, source)
     else:
         raise ValueError(f"{path}: no picture for samples of shape {x.shape[1:]}; use .npz")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png)
 
 
 def has_picture(source: data.Source) -> bool:
@@ -88,7 +92,7 @@ def has_picture(source: data.Source) -> bool:
     return event == (2,) or (len(event) == 3 and event[-1] in (1, 3))
 
 
-def _image_grid(path: Path, x: np.ndarray, source: data.Source, columns: int) -> None:
+def _image_grid(x: np.ndarray, source: data.Source, columns: int) -> bytes:
     from PIL import Image
 
     unit = (x - source.low) / (source.high - source.low)
@@ -102,10 +106,12 @@ def _image_grid(path: Path, x: np.ndarray, source: data.Source, columns: int) ->
     for i, image in enumerate(pixels):
         top, left = GAP + i // columns * tall, GAP + i % columns * wide
         canvas[top : top + height, left : left + width] = image
-    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(path, format="PNG")
+    png = io.BytesIO()
+    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(png, format="PNG")
+    return png.getvalue()
 
 
-def _scatter(path: Path, x: np.ndarray, source: data.Source) -> None:
+def _scatter(x: np.ndarray, source: data.Source) -> bytes:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4), layout="constrained")
@@ -113,4 +119,6 @@ def _scatter(path: Path, x: np.ndarray, source: data.Source) -> None:
     for axis, points, title in zip(axes, (source.x[: len(x)], x), ("data", "samples"), strict=True):
         axis.scatter(points[:, 0], points[:, 1], s=2, alpha=0.5, linewidths=0)
         axis.set(title=title, aspect="equal")
-    figure.savefig(path, dpi=120)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    return png.getvalue()

@@ -67,7 +67,7 @@ def _problem(args: Namespace, overrides: dict[str, str]) -> problems.Problem:
     if args.workdir is not None:
         if args.sde is not None:
             raise ValueError("--sde goes with --problem: a trained network has its own")
-        return trained_problem(Path(args.workdir), overrides)
+        return trained_problem(run.folder(args.workdir), overrides)
     if overrides:
         raise ValueError(f"--config.{next(iter(overrides))} needs --workdir")
     sde = choices.choose("sde", args.sde or "vp", sdes.KINDS)()

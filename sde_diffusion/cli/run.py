@@ -1,11 +1,12 @@
 """A run's folder: the config that it belongs to, and the network that was trained in it."""
 
+import importlib.util
 import os
-import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from sde_diffusion import distributed, training
@@ -15,7 +16,10 @@ from sde_diffusion.data import Source
 
 CONFIG = "config.json"
 # What a run writes; --overwrite removes these and nothing else.
-OWN = ("checkpoints", "samples", "tensorboard", "metrics.jsonl", "loss.png", "samples.png", CONFIG)
+OWN = (
+    *("checkpoints", "samples", "tensorboard", "metrics.jsonl", "loss.png", "samples.png"),
+    *("evaluation.json", CONFIG),
+)
 
 
 def enable_cache() -> None:
@@ -24,17 +28,23 @@ def enable_cache() -> None:
     training.enable_compilation_cache(Path(root) / "sde_diffusion" / "xla")
 
 
-def folder(workdir: str) -> Path:
-    """The folder of a run; ValueError for the address of a bucket."""
-    # As a path it would name a folder "gs:" right here.
-    if "://" in workdir:
+def folder(workdir: str) -> epath.Path:
+    """The folder of a run, here or at gs://; ValueError for another kind of address."""
+    scheme, address, _ = workdir.partition("://")
+    if address and scheme != "gs":
+        # orbax would take the address for a path that is not absolute.
         raise ValueError(
-            f"--workdir {workdir}: mount the bucket (gcsfuse, mountpoint-s3) and name its folder"
+            f"--workdir {workdir}: of buckets only gs:// can be written to; mount this one "
+            "(mountpoint-s3, for example) and name its folder"
         )
-    return Path(workdir)
+    if address and importlib.util.find_spec("gcsfs") is None:
+        raise ImportError(
+            f"--workdir {workdir}: gs:// needs gcsfs: pip install 'sde-diffusion[gcs]'"
+        )
+    return epath.Path(workdir)
 
 
-def claim(workdir: Path, config: ConfigDict, *, overwrite: bool) -> None:
+def claim(workdir: epath.Path, config: ConfigDict, *, overwrite: bool) -> None:
     """Make the folder that of this config; ValueError if it is another one's.
 
     With `overwrite` what another run left there is removed. Of several processes the first one does
@@ -45,13 +55,13 @@ def claim(workdir: Path, config: ConfigDict, *, overwrite: bool) -> None:
     distributed.wait_for_all("the folder is claimed")
 
 
-def _claim(workdir: Path, config: ConfigDict, overwrite: bool) -> None:
+def _claim(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     path = workdir / CONFIG
     if path.exists() and overwrite:
         for name in OWN:
             target = workdir / name
             if target.is_dir():
-                shutil.rmtree(target)
+                target.rmtree()
             else:
                 target.unlink(missing_ok=True)
     if path.exists():
@@ -70,14 +80,10 @@ def _claim(workdir: Path, config: ConfigDict, overwrite: bool) -> None:
         raise ValueError(
             f"workdir {workdir} has checkpoints but no {CONFIG}: choose another folder"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    # In one move, so that a kill leaves either no config or a whole one.
-    half = path.with_suffix(".tmp")
-    half.write_text(configs.to_json(config))
-    os.replace(half, path)
+    training.write_whole(path, configs.to_json(config))
 
 
-def read_config(workdir: Path, overrides: dict[str, str]) -> ConfigDict:
+def read_config(workdir: epath.Path, overrides: dict[str, str]) -> ConfigDict:
     """The config of a run; FileNotFoundError that names the folder if there is none.
 
     The mesh is not the run's but the default: the devices here may be others.
@@ -90,7 +96,7 @@ def read_config(workdir: Path, overrides: dict[str, str]) -> ConfigDict:
     return configs.override(config.lock(), overrides)
 
 
-def restore_params(workdir: Path, config: ConfigDict, source: Source) -> tuple[Any, int]:
+def restore_params(workdir: epath.Path, config: ConfigDict, source: Source) -> tuple[Any, int]:
     """(parameters that sample, step) of the newest checkpoint."""
     abstract = training.abstract_state(
         build.init_params(config, source.x.shape[1:]),

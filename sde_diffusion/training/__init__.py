@@ -10,6 +10,7 @@ from sde_diffusion.training.compilation_cache import (
     enable_compilation_cache,
     without_compilation_cache,
 )
+from sde_diffusion.training.disk import write_whole
 from sde_diffusion.training.history import plot_loss
 from sde_diffusion.training.loop import NonFiniteLoss, Outcome, step_on_mesh, train
 from sde_diffusion.training.optim import make_optimizer, make_schedule
@@ -33,5 +34,6 @@ __all__ = [
     "restore_latest",
     "step_on_mesh",
     "train",
+    "write_whole",
     "without_compilation_cache",
 ]

@@ -9,13 +9,13 @@ import errno
 import gc
 import json
 import logging
+import os
 import shutil
 import sys
 import traceback
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -23,11 +23,12 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import tensorstore
+from etils import epath
 from jax import lax
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from sde_diffusion import distributed
-from sde_diffusion.training.disk import disk_errors
+from sde_diffusion.training.disk import absolute, disk_errors, in_bucket
 from sde_diffusion.training.state import TrainState
 
 FOLDER = "checkpoints"
@@ -52,7 +53,7 @@ class Restored(NamedTuple):
 
 @contextmanager
 def open_checkpoints(
-    workdir: str | Path,
+    workdir: str | os.PathLike[str],
     *,
     keep: int = 3,
     keep_every: int | None = None,
@@ -73,7 +74,7 @@ def open_checkpoints(
         policies.append(
             preservation_policy.BestN(get_metric_fn=_loss_of, reverse=True, n=keep_best)
         )
-    folder = Path(workdir).absolute() / FOLDER
+    folder = absolute(workdir) / FOLDER
     _say_errors_once()
     with disk_errors(folder):
         checkpoints = ocp.CheckpointManager(
@@ -104,7 +105,7 @@ def save(
     and a failure is raised by the next `save` or `finish`. Raises OSError when the disk is full.
     """
     finish(checkpoints)
-    _check_room(Path(checkpoints.directory), state)
+    _check_room(checkpoints.directory, state)
     body = {
         "position": position,
         "leaves": _kinds(state),
@@ -136,7 +137,7 @@ def restore(checkpoints: ocp.CheckpointManager, abstract: TrainState) -> Restore
     """
     steps = sorted(checkpoints.all_steps(), reverse=True)
     if not steps:
-        raise FileNotFoundError(f"{Path(checkpoints.directory).parent}: no checkpoint here")
+        raise FileNotFoundError(f"{checkpoints.directory.parent}: no checkpoint here")
     for step in steps[:-1]:
         try:
             return _restore_step(checkpoints, step, abstract)
@@ -145,9 +146,9 @@ def restore(checkpoints: ocp.CheckpointManager, abstract: TrainState) -> Restore
     return _restore_step(checkpoints, steps[-1], abstract)
 
 
-def restore_latest(workdir: str | Path, abstract: TrainState) -> Restored:
+def restore_latest(workdir: str | os.PathLike[str], abstract: TrainState) -> Restored:
     """`restore` for a reader: nothing in `workdir` is made, changed or removed."""
-    folder = Path(workdir).absolute() / FOLDER
+    folder = absolute(workdir) / FOLDER
     if not folder.is_dir():
         raise FileNotFoundError(f"{workdir}: no checkpoint here")
     _say_errors_once()
@@ -160,10 +161,10 @@ def restore_latest(workdir: str | Path, abstract: TrainState) -> Restored:
 
 def set_aside_newer(checkpoints: ocp.CheckpointManager, step: int) -> None:
     """Renames the checkpoints after `step` to `damaged-*`, so that the run can write them anew."""
-    folder = Path(checkpoints.directory)
+    folder = checkpoints.directory
     if distributed.is_first_process():
         for newer in [other for other in checkpoints.all_steps() if other > step]:
-            shutil.rmtree(folder / f"damaged-{newer}", ignore_errors=True)
+            (folder / f"damaged-{newer}").rmtree(missing_ok=True)
             (folder / str(newer)).rename(folder / f"damaged-{newer}")
     distributed.wait_for_all("damaged checkpoints are set aside")
     checkpoints.reload()
@@ -227,7 +228,9 @@ def _loss_of(metrics: Any) -> float:
     return metrics["loss"]
 
 
-def _check_room(folder: Path, state: TrainState) -> None:
+def _check_room(folder: epath.Path, state: TrainState) -> None:
+    if in_bucket(folder):
+        return
     # Asked first because a write that fails half way leaves threads complaining for a while.
     # The tenth and the megabyte are for the index beside the data.
     needed = int(1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))) + 2**20
@@ -244,7 +247,8 @@ def _crc32(value: Any) -> int:
 def _read_index(folder: str) -> None:
     # Asked first because, when it is damaged, the reads that orbax has started for every array fill
     # standard error with stack traces from the threads of tensorstore.
-    index = tensorstore.KvStore.open({"driver": "ocdbt", "base": f"file://{folder}"}).result()
+    base = folder if in_bucket(folder) else f"file://{folder}"
+    index = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     if not index.list().result():
         raise ValueError(f"{folder}: the index is empty")
 

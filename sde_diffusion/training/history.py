@@ -1,11 +1,16 @@
 """The picture of a run's loss."""
 
-from pathlib import Path
+import io
+import os
+
+from etils import epath
 
 from sde_diffusion.training.reporting import read_metrics
 
 
-def plot_loss(workdir: str | Path, out: str | Path | None = None) -> Path:
+def plot_loss(
+    workdir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
+) -> epath.Path:
     """Draws the loss over the steps of `workdir`'s metrics.jsonl; returns where (loss.png there).
 
     Raises ValueError when nothing was recorded.
@@ -15,7 +20,7 @@ def plot_loss(workdir: str | Path, out: str | Path | None = None) -> Path:
     records = read_metrics(workdir)
     if not records:
         raise ValueError(f"{workdir}: no loss recorded in metrics.jsonl")
-    out = Path(workdir) / "loss.png" if out is None else Path(out)
+    picture = epath.Path(workdir) / "loss.png" if out is None else epath.Path(out)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel="step", ylabel="loss")
     losses = [record["loss"] for record in records]
@@ -23,5 +28,7 @@ def plot_loss(workdir: str | Path, out: str | Path | None = None) -> Path:
     if min(losses) > 0:
         axes.set_yscale("log")
     axes.grid(visible=True, alpha=0.3)
-    figure.savefig(out, dpi=120)
-    return out
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    picture.write_bytes(png.getvalue())
+    return picture

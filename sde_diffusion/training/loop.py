@@ -1,11 +1,11 @@
 """The training loop, from top to bottom."""
 
 import itertools
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -58,7 +58,7 @@ class Call(NamedTuple):
 
 def train(
     *,
-    workdir: str | Path,
+    workdir: str | os.PathLike[str],
     init_params: InitFn,
     loss_fn: LossFn,
     optimizer: optax.GradientTransformation,
@@ -180,13 +180,17 @@ def train(
             unchecked.append((step, metrics))
 
             leaving = bool(noticed)
-            if leaving or following is None or step % checkpoint_every == 0:
-                # Nothing is saved before its losses are known to be finite.
+            saves = leaving or following is None or step % checkpoint_every == 0
+            draws = sample_fn is not None and step % sample_every == 0
+            if saves or draws:
+                # Nothing is saved before its losses are known to be finite, and written down.
                 losses += _check_finite(unchecked, report)
+                if report is not None:
+                    report.flush()
+            if saves:
                 checkpoint.save(checkpoints, step, state, call.position, float(np.mean(losses)))
                 losses.clear()
-            if sample_fn is not None and step % sample_every == 0:
-                losses += _check_finite(unchecked, report)
+            if sample_fn is not None and draws:
                 sample_fn(state, step)
             if leaving or following is None:
                 checkpoint.finish(checkpoints)

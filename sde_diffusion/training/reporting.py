@@ -1,25 +1,26 @@
 """What a run tells: metrics.jsonl, TensorBoard events, and a progress bar."""
 
+import io
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
-from sde_diffusion.training.disk import disk_errors
+from sde_diffusion.training.disk import disk_errors, in_bucket, write_whole
 
 FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, float]]:
     """The records of metrics.jsonl, in order; a last line that a kill cut short is left out."""
-    path = Path(workdir) / FILE
+    path = epath.Path(workdir) / FILE
     records = []
     for line in path.read_text().splitlines() if path.exists() else []:
         try:
@@ -29,14 +30,33 @@ def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
     return records
 
 
-def forget_after(workdir: str | Path, step: int) -> None:
+def forget_after(workdir: str | os.PathLike[str], step: int) -> None:
     """Drops the records past `step`, so that a resumed run's file reads as one run."""
-    path = Path(workdir) / FILE
+    path = epath.Path(workdir) / FILE
     kept = [record for record in read_metrics(workdir) if record["step"] <= step]
-    rewritten = path.with_suffix(".tmp")
     with disk_errors(path):
-        rewritten.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(rewritten, path)
+        write_whole(path, "".join(json.dumps(record) + "\n" for record in kept))
+
+
+class _Object(io.StringIO):
+    """A file of a bucket, where none can be appended to: `flush` writes it anew, as a whole."""
+
+    def __init__(self, path: epath.Path):
+        super().__init__()
+        self.write(path.read_text())
+        self.path = path
+
+    def flush(self) -> None:
+        self.path.write_text(self.getvalue())
+
+    def close(self) -> None:
+        if not self.closed:
+            self.flush()
+        super().close()
+
+
+def _appended(path: epath.Path) -> TextIO:
+    return _Object(path) if in_bucket(path) else open(path, "a", buffering=1)
 
 
 class Report:
@@ -44,11 +64,12 @@ class Report:
 
     A record has the step, the mean loss and gradient norm since the record before (or since the
     run was resumed), the learning rate of the step, steps and images a second, and the Unix time.
+    In a folder it is there at once; in a bucket after `flush` or `close`.
     """
 
     def __init__(
         self,
-        workdir: str | Path,
+        workdir: str | os.PathLike[str],
         *,
         step: int,
         total_steps: int,
@@ -61,10 +82,11 @@ class Report:
         from tensorboardX import SummaryWriter
 
         forget_after(workdir, step)
-        self.file = (Path(workdir) / FILE).open("a", buffering=1)
+        self.path = epath.Path(workdir) / FILE
+        self.file = _appended(self.path)
         # The queue holds more than a record, so that a full disk, which ends the writer's thread,
         # is told by the file above and not by a wait for that thread.
-        events = str(Path(workdir) / "tensorboard")
+        events = str(epath.Path(workdir) / "tensorboard")
         self.tensorboard = SummaryWriter(events, purge_step=step + 1, max_queue=1000)
         live = progress and sys.stderr.isatty()
         self.bar = tqdm(total=total_steps, initial=step, unit=" steps", disable=not live)
@@ -82,10 +104,15 @@ class Report:
                 self._record(this)
         self.bar.update(len(loss))
 
+    def flush(self) -> None:
+        """Whoever reads the records now finds all that there are."""
+        with disk_errors(self.path):
+            self.file.flush()
+
     def close(self) -> None:
         self.bar.close()
         self.tensorboard.close()
-        with disk_errors(self.file.name):
+        with disk_errors(self.path):
             self.file.close()
 
     def _record(self, step: int) -> None:
@@ -99,7 +126,7 @@ class Report:
             # The step's update was made at the rate of the updates before it.
             values["learning_rate"] = float(self.learning_rate(step - 1))
         values |= {"steps_per_second": speed, "images_per_second": images}
-        with disk_errors(self.file.name):
+        with disk_errors(self.path):
             self.file.write(json.dumps({"step": step, **values, "time": time.time()}) + "\n")
         for name, value in values.items():
             self.tensorboard.add_scalar(name, value, step)

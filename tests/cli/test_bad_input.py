@@ -164,14 +164,6 @@ class TestWorkdir:
         assert_one_line(result, "optim.lr", "0.5", "0.001", "--overwrite")
         assert tree(trained) == before
 
-    def test_of_a_bucket_is_refused_and_no_folder_of_that_name_is_made(
-        self, call, tiny, tmp_path, monkeypatch
-    ):
-        monkeypatch.chdir(tmp_path)
-        result = call("train", "--config", tiny, "--workdir", "gs://bucket/run")
-        assert_one_line(result, "gs://bucket/run", "mount")
-        assert sorted(tmp_path.iterdir()) == [tiny]
-
     def test_overwrite_starts_anew(self, call, tiny, trained, tmp_path):
         shutil.copytree(trained, tmp_path / "run")
         (tmp_path / "run" / "notes.txt").write_text("mine")
