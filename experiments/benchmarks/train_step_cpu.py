@@ -5,7 +5,7 @@
 
 vp/ddpm/cifar10_continuous: 35.2 M parameters, 32x32 images, batch 8, dropout 0.1; loss, gradient
 and its norm, Adam and EMA. PyTorch's network is diffusers' UNet2DModel with our parameters, whose
-output is compared with ours first. Ours makes several steps in a compiled call, as training does.
+output is compared with ours first. Ours is the step of `train_step.py`, several in a compiled call.
 The two are timed in turn, in the same run, after compilation; the ratio is that of the medians,
 and the least times, which a busy machine disturbs less, are given beside it. Aim: at most 1.
 """
@@ -19,45 +19,25 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import torch
 import torch_ddpm
+import train_step
 
-from sde_diffusion import losses, networks, prediction, sdes
-from sde_diffusion.training import init_state, make_optimizer, make_step
+from sde_diffusion.cli import build
+from sde_diffusion.cli import config as configs
 
-BATCH, STEPS, RATE, EMA = 8, 4, 2e-4, 0.9999
-NETWORK = networks.DDPM(num_res_blocks=2, dropout=0.1)
-
-
-def our_step():
-    """A function that makes STEPS training steps, and the parameters that it starts from."""
-    sde, images = sdes.VP(), np.random.default_rng(0).standard_normal((STEPS, BATCH, 32, 32, 3))
-
-    def loss(params, key, batch):
-        key_dropout, key_loss = jax.random.split(key)
-
-        def apply(variables, x, label):
-            return NETWORK.apply(variables, x, label, train=True, rngs={"dropout": key_dropout})
-
-        model = prediction.from_network(sde, apply, {"params": params}, "ddpm")
-        return losses.denoising_loss(key_loss, model, sde, batch["x"])
-
-    def init(key):
-        return NETWORK.init(key, jnp.zeros((1, 32, 32, 3)), jnp.zeros(1))["params"]
-
-    optimizer = make_optimizer("adam", learning_rate=RATE)
-    state = init_state(init, optimizer, (EMA,), jax.random.key(0))
-    start = jax.tree.map(np.array, state.params)
-    step, batch = make_step(loss, optimizer, (EMA,)), {"x": jnp.asarray(images, jnp.float32)}
-
-    def run() -> None:
-        nonlocal state
-        state, _ = step(state, jax.random.key(1), batch)
-        jax.block_until_ready(state)
-
-    return run, start
+BATCH, STEPS, RATE, EMA, EVENT = 8, 4, 2e-4, 0.9999, (32, 32, 3)
+CONFIG = configs.load(
+    Path(__file__).parents[2] / "configs/vp/ddpm/cifar10_continuous.py",
+    {
+        "training.batch_size": f"{BATCH}",
+        "training.steps_per_call": f"{STEPS}",
+        # What PyTorch's step below does not do either.
+        "data.flip": "False",
+        "optim.clip_norm": "None",
+    },
+)
 
 
 def torch_step(start):
@@ -98,7 +78,7 @@ def check(network, params) -> None:
     torch_ddpm.load(network, params)
     x = rng.standard_normal((2, 32, 32, 3), np.float32)
     t = np.array([100.0, 900.0], np.float32)
-    ours = np.asarray(jax.jit(NETWORK.apply)({"params": params}, x, t))
+    ours = np.asarray(jax.jit(build.network(CONFIG).apply)({"params": params}, x, t))
     with torch.no_grad():
         theirs = network.eval()(torch.tensor(x.transpose(0, 3, 1, 2)), torch.tensor(t)).sample
     theirs = theirs.numpy().transpose(0, 2, 3, 1)
@@ -121,9 +101,11 @@ def main() -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     versions = f"jax {jax.__version__}, torch {torch.__version__}"
     print(f"{platform.machine()}, {os.cpu_count()} cores, {versions}", flush=True)
-    ours, start = our_step()
-    print(f"compilation and first steps: {STEPS * seconds(ours):.0f} s", flush=True)
-    theirs = torch_step(start)
+    step = train_step.prepare(CONFIG, train_step.random_source(CONFIG, EVENT))
+    print(f"compilation: {step.compile_seconds:.0f} s", flush=True)
+    ours = step.call
+    ours()
+    theirs = torch_step(jax.jit(build.init_params(CONFIG, EVENT))(jax.random.key(0)))
     theirs()
     times = [(seconds(ours), seconds(theirs)) for _ in range(args.repeats)]
     ours_times, torch_times = zip(*times, strict=True)
