@@ -34,6 +34,6 @@ __all__ = [
     "restore_latest",
     "step_on_mesh",
     "train",
-    "write_whole",
     "without_compilation_cache",
+    "write_whole",
 ]
