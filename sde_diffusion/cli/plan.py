@@ -27,28 +27,26 @@ EVENTS = {"cifar10": (32, 32, 3)}
 def plan(args: Namespace, overrides: dict[str, str]) -> None:
     """Compile the training step and a step of the sampler for a topology, and print their costs."""
     config = configs.load(args.config, overrides)
-    event = None if args.event is None else _event(args.event)
+    source = source_of(config, None if args.event is None else _event(args.event))
     topology = planning.named(args.topology)
-    found = plan_config(config, topology, event)
+    found = plan_config(config, topology, source)
     if args.search:
-        found["search"] = plan_search.search(
-            config, topology, lambda changed: plan_training(changed, topology, event)
+        tried = plan_search.search(
+            config, topology, lambda changed: plan_training(changed, topology, source)
         )
+        found["search"] = plan_search.fastest_first([{"changes": {}, **found["training"]}, *tried])
     if args.json:
         print(json.dumps({"config": args.config} | found, indent=2))
     else:
         print(plan_table.table(args.config, found))
 
 
-def plan_config(
-    config: ConfigDict, topology: Topology, event: tuple[int, ...] | None = None
-) -> dict[str, Any]:
+def plan_config(config: ConfigDict, topology: Topology, source: data.Source) -> dict[str, Any]:
     """What the programs of a config cost on a topology, in plain values.
 
     Nothing is computed and no array of the network's allocated. Raises ValueError for what is wrong
     with the config, its mesh or its batches on these devices.
     """
-    source = _source(config, event)
     mesh = build.mesh(config, topology.devices)
     abstract = jax.eval_shape(build.init_params(config, source.x.shape[1:]), jax.random.key(0))
     chip = topology.chip
@@ -58,16 +56,13 @@ def plan_config(
         "mesh": dict(mesh.shape),
         "chip": {"name": chip.name, "memory": chip.memory, "source": chip.source},
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
-        "training": plan_training(config, topology, event),
-        "sampling": _plan_sampling(config, topology, source, abstract),
+        "training": plan_training(config, topology, source),
+        "sampling": plan_sampling(config, topology, source),
     }
 
 
-def plan_training(
-    config: ConfigDict, topology: Topology, event: tuple[int, ...] | None = None
-) -> dict[str, Any]:
+def plan_training(config: ConfigDict, topology: Topology, source: data.Source) -> dict[str, Any]:
     """The costs of one update of `train`."""
-    source = _source(config, event)
     mesh, size = build.mesh(config, topology.devices), config.training.batch_size
     step = build.training_step(config, source.x.shape[1:], build.scaling(config, source))
     batch = {"x": jax.ShapeDtypeStruct((size, *source.x.shape[1:]), source.x.dtype)}
@@ -75,7 +70,7 @@ def plan_training(
         batch["y"] = jax.ShapeDtypeStruct((size,), jnp.int32)
     with _progress(f"compiling the training step for {topology.name}"):
         lowered = planning.lower_training_step(mesh, batch, **step)
-        costs = _costs(lowered, topology, mesh.size, times=config.optim.accumulate)
+        costs = _costs(lowered, topology, times=config.optim.accumulate)
     seconds = costs.get("estimate_seconds")
     return {
         "batch_size": size,
@@ -85,49 +80,50 @@ def plan_training(
     }
 
 
-def _plan_sampling(
-    config: ConfigDict, topology: Topology, source: data.Source, params: Any
-) -> dict[str, Any]:
-    mesh, solver, grid = (
-        build.mesh(config, topology.devices),
-        build.solver(config),
-        build.grid(config),
-    )
+def plan_sampling(config: ConfigDict, topology: Topology, source: data.Source) -> dict[str, Any]:
+    """The costs of one step of the solver of `sample`, and how fast whole samples are."""
+    mesh, event = build.mesh(config, topology.devices), source.x.shape[1:]
+    solver, grid = build.solver(config), build.grid(config)
     # As `sample` does: as many on each device.
     size = -(-config.sampling.batch_size // mesh.size) * mesh.size
-    times = solver.times if grid is None else grid
-    assert times is not None
-    steps = len(times) - 1
     with _progress(f"compiling a step of the sampler for {topology.name}"):
         lowered = planning.lower_sampler_step(
             mesh,
             lambda params, y: build.model(config, params, y),
-            params,
+            jax.eval_shape(build.init_params(config, event), jax.random.key(0)),
             build.sde(config),
-            (size, *source.x.shape[1:]),
+            (size, *event),
             solver=solver,
             grid=grid,
             labels=build.is_conditional(config),
         )
-        costs = _costs(lowered, topology, mesh.size)
-    seconds = costs.get("estimate_seconds")
-    evaluations = steps * solver.evaluations + (not solver.denoises)
-    whole = None if seconds is None else seconds * evaluations / solver.evaluations
-    return {
+        costs = _costs(lowered, topology)
+    corrector = config.sampling.corrector.name
+    told = {
         "batch_size": size,
-        "solver": config.sampling.solver.name,
-        "steps": steps,
+        "solver": config.sampling.solver.name + (f" + {corrector}" if corrector != "none" else ""),
         "evaluations_a_step": solver.evaluations,
-        "evaluations": None if solver.adaptive else evaluations,
         **costs,
-        "images_per_second": None if whole is None or solver.adaptive else size / whole,
+    }
+    if solver.adaptive:  # nobody knows how many steps it takes
+        return told | {"steps": None, "evaluations": None, "images_per_second": None}
+    times = solver.times if grid is None else grid
+    assert times is not None  # a solver without a grid of its own has the config's
+    steps = len(times) - 1
+    evaluations = steps * solver.evaluations + (not solver.denoises)
+    seconds = costs.get("estimate_seconds")
+    whole = None if seconds is None else seconds * evaluations / solver.evaluations
+    return told | {
+        "steps": steps,
+        "evaluations": evaluations,
+        "images_per_second": None if whole is None else size / whole,
     }
 
 
-def _costs(lowered: Any, topology: Topology, devices: int, times: int = 1) -> dict[str, Any]:
-    """The program's costs and times, of `times` runs, and whether it fits."""
+def _costs(lowered: Any, topology: Topology, times: int = 1) -> dict[str, Any]:
+    """The program's costs, the times of `times` runs, and whether it fits."""
     try:
-        program = planning.compile_program(lowered, devices)
+        program = planning.compile_program(lowered, len(topology.devices))
     except planning.DoesNotFit as error:
         return {"fits": False, "told": str(error)}
     memory = topology.chip.memory
@@ -143,9 +139,12 @@ def _costs(lowered: Any, topology: Topology, devices: int, times: int = 1) -> di
     }
 
 
-def _source(config: ConfigDict, event: tuple[int, ...] | None) -> data.Source:
-    """The data, or a source without rows where their shape is known otherwise."""
-    name = config.data.source.name
+def source_of(config: ConfigDict, event: tuple[int, ...] | None = None) -> data.Source:
+    """The data; where the shape of a sample is known, a source of images without rows.
+
+    Raises ValueError where the data are not here and the shape is not known.
+    """
+    name, classes = config.data.source.name, config.network.get("num_classes")
     event = event or EVENTS.get(name)
     if event is None:
         try:
@@ -154,11 +153,8 @@ def _source(config: ConfigDict, event: tuple[int, ...] | None) -> data.Source:
             raise ValueError(
                 f"{error}; to plan without the data, give the shape of a sample: --event 64,64,3"
             ) from error
-    x = np.zeros((0, *event), np.uint8)
-    if not build.is_conditional(config):
-        return data.Source(name, x, None, 0, 255)
-    classes = config.network.num_classes
-    return data.Source(name, x, np.zeros(0, np.int32), 0, 255, classes)
+    y = None if classes is None else np.zeros(0, np.int32)
+    return data.Source(name, np.zeros((0, *event), np.uint8), y, 0, 255, classes or 0)
 
 
 def _event(text: str) -> tuple[int, ...]:

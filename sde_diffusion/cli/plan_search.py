@@ -34,23 +34,25 @@ def remedies(config: ConfigDict, devices: int) -> dict[str, Changes]:
 def search(
     config: ConfigDict, topology: Topology, plan: Callable[[ConfigDict], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The plans of the config with each remedy alone, then together, the fastest that fits first.
+    """The plans of the config with each remedy alone, and with one after another added.
 
     `plan(config)` gives `fits`, `peak` and `images_per_second`, as `plan.plan_training`.
     """
-    tried = [
+    return [
         {"changes": changes, **plan(configs.override(config, changes))}
         for changes in _candidates(remedies(config, len(topology.devices)))
     ]
-    return sorted(tried, key=lambda row: (not row["fits"], -(row.get("images_per_second") or 0.0)))
+
+
+def fastest_first(tried: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those that fit, the fastest first, then the others."""
+    return sorted(tried, key=lambda row: (not row["fits"], -(row["images_per_second"] or 0.0)))
 
 
 def _candidates(each: dict[str, Changes]) -> Iterator[Changes]:
     yield from each.values()
     together: Changes = {}
-    for name, changes in each.items():
-        together |= changes
-        if together != changes and name != "half the batch":
-            yield dict(together)
-    if "half the batch" in each and len(each) > 1:
-        yield together
+    for number, changes in enumerate(each.values()):
+        together = together | changes
+        if number > 0:
+            yield together

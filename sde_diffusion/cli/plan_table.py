@@ -85,32 +85,30 @@ def _notes(found: dict[str, Any]) -> list[str]:
             f"The training step is {found['training']['accumulate']} parts in a loop: its costs "
             "are of one part and the update, its times of as many of these."
         )
-    whole = "an unknown number of evaluations"
-    if sampling["evaluations"] is not None:
-        whole = f"{sampling['steps']} steps, {sampling['evaluations']} evaluations of the network"
-    lines.append(
-        f"A sample takes {whole}; a step, {sampling['evaluations_a_step']}. Its images a second "
-        "are whole samples."
-    )
+    if sampling["steps"] is None:
+        lines.append("The solver chooses its steps: what is told of a step is one that it tries.")
+    else:
+        lines.append(
+            f"A sample takes {sampling['steps']} steps, {sampling['evaluations']} evaluations of "
+            f"the network, {sampling['evaluations_a_step']} a step; images a second are whole ones."
+        )
     return lines
 
 
 def _search(found: dict[str, Any]) -> list[str]:
-    rows = [("changes", "fits", "peak", "estimated time", "images a second")]
+    rows = [("fits", "peak", "estimated time", "images a second", "with")]
     for each in found["search"]:
+        fields = [f"--config.{field}={value}" for field, value in each["changes"].items()]
         rows.append(
             (
-                " ".join(f"--config.{field}={value}" for field, value in each["changes"].items()),
                 {True: "yes", False: "no", None: "not known"}[each["fits"]],
                 _bytes(each["peak"]) if "peak" in each else "-",
                 _seconds(each["estimate_seconds"]) if "peak" in each else "-",
-                _number(each["images_per_second"]),
+                _number(each["images_per_second"]) if "peak" in each else "-",
+                " ".join(fields) or "(as it is)",
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(5)]
-    return [
-        "  ".join(f"{cell:<{widths[i]}}" for i, cell in enumerate(row)).rstrip() for row in rows
-    ]
+    return _aligned(rows, "<>>><")
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], sides: str) -> list[str]:

@@ -15,9 +15,7 @@ from sde_diffusion.samplers.solver import Model
 from sde_diffusion.sdes import SDE, Array
 
 
-def lower_training_step(
-    mesh: Mesh, batch: dict[str, Any], **settings: Any
-) -> jax.stages.Lowered:
+def lower_training_step(mesh: Mesh, batch: dict[str, Any], **settings: Any) -> jax.stages.Lowered:
     """One update as `training.train` makes it; nothing is allocated.
 
     `batch` has the shapes [B, ...] of a global batch, `settings` are those of

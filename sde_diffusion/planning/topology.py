@@ -50,12 +50,14 @@ def named(name: str) -> Topology:
     if kind == "cpu":
         return Topology(name, Chip("CPU"), _cpu(int(size)))
     devices = _gpu(name, int(size) if colon else None)
-    return Topology(name, Chip(devices[0].device_kind), devices)
+    memory = (devices[0].memory_stats() or {}).get("bytes_limit")
+    return Topology(name, Chip(devices[0].device_kind, memory=memory), devices)
 
 
 def _cpu(num: int) -> tuple[jax.Device, ...]:
-    with contextlib.suppress(RuntimeError):  # JAX is in use already, with as many as it has
-        jax.config.update("jax_num_cpu_devices", num)
+    if num > jax.config.values["jax_num_cpu_devices"]:
+        with contextlib.suppress(RuntimeError):  # JAX is in use already, with as many as it has
+            jax.config.update("jax_num_cpu_devices", num)
     devices = jax.devices("cpu")
     if len(devices) < num:
         raise ValueError(

@@ -1,0 +1,157 @@
+"""sde-diffusion plan, from the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sde_diffusion.cli import config as configs
+from sde_diffusion.cli import plan, plan_search, plan_table
+from sde_diffusion.planning import Chip, Topology, named
+
+VE = Path(__file__).parents[2] / "configs" / "ve"
+COSTS = {
+    "arguments",
+    "temporaries",
+    "peak",
+    "flops",
+    "bytes_accessed",
+    "bytes_moved",
+    "collectives",
+    "cycles",
+    "floor_seconds",
+    "estimate_seconds",
+    "images_per_second",
+    "compile_seconds",
+    "fits",
+}
+
+
+def test_the_costs_of_both_programs_are_printed(call, tiny):
+    code, out, err = call("plan", "--config", tiny, "--topology", "cpu:8")
+    assert code == 0, err
+    assert "8 x CPU (data 8, fsdp 1), " in out.splitlines()[0]
+    assert "training step" in out
+    assert "dpmpp_2m step" in out
+    assert "all-reduce" in out
+    assert "not told by this compiler" in out
+    assert "3 steps, 4 evaluations of the network, 1 a step" in out
+    assert "the compiler's estimates" in out
+    assert "compiling the training step for cpu:8" in err
+
+
+def test_as_json_it_is_the_same_in_plain_values(call, tiny):
+    code, out, err = call("plan", "--config", tiny, "--topology", "cpu:4", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["devices"] == 4
+    for program in ("training", "sampling"):
+        assert found[program].keys() >= COSTS
+    (gradients,) = found["training"]["collectives"]
+    assert gradients["kind"] == "all-reduce"
+    assert gradients["bytes"] == pytest.approx(4 * found["parameters"], abs=8)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--topology", "v5e:5x5"), ("unknown topology", "v5e:4x4")),
+        (("--topology", "m1"), ("unknown topology", "v5e", "cpu")),
+        (("--topology", "cpu:8", "--event", "0,x"), ("--event", "64,64,3")),
+        (("--topology", "cpu:8", "--config.mesh.fsdp=3"), ("mesh.fsdp", "3")),
+        (("--topology", "cpu:8", "--config.training.batch_size=12"), ("batch_size", "12", "8")),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(call, tiny, arguments, words):
+    code, _, err = call("plan", "--config", tiny, *arguments)
+    assert code == 2
+    line = err.splitlines()[-1]
+    assert line.startswith("sde-diffusion: error: ")
+    assert all(word in line for word in words), line
+
+
+def test_data_of_known_shape_need_not_be_here():
+    config = configs.load(VE / "cifar10_ncsnpp_continuous.py")
+    assert plan.source_of(config).x.shape == (0, 32, 32, 3)
+
+
+def test_other_data_need_not_be_here_where_their_shape_is_told():
+    config = configs.load(VE / "church_ncsnpp_continuous.py")
+    with pytest.raises(ValueError, match="--event 64,64,3"):
+        plan.source_of(config)
+    assert plan.source_of(config, (256, 256, 3)).x.shape == (0, 256, 256, 3)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Eight devices of a chip that holds next to nothing."""
+    chip = Chip("toy", flops=1e9, memory=1000, bandwidth=1e9, links=1e9, clock=1e9, source="none")
+    return Topology("toy", chip, named("cpu:8").devices)
+
+
+@pytest.fixture(scope="module")
+def too_large(small):
+    """A plan that does not fit."""
+    config = configs.default()
+    config.network = configs.choice("network", "mlp", features=16, num_blocks=1)
+    config.training.batch_size = 32
+    return plan.plan_config(config, small, plan.source_of(config))
+
+
+def test_what_does_not_fit_is_told_with_what_takes_less_memory(too_large):
+    assert too_large["training"]["fits"] is False
+    text = plan_table.table("tiny.py", too_large)
+    assert "DOES NOT FIT: training" in text
+    assert "DOES NOT FIT: sampling" in text
+    for remedy in ("fsdp=8", "remat", "bfloat16", "batch_size", "--search"):
+        assert remedy in text
+
+
+def test_remedies_are_those_that_the_config_has(tiny):
+    found = plan_search.remedies(configs.load(tiny), 8)
+    assert found == {
+        "bfloat16": {"network.dtype": "bfloat16"},
+        "fsdp": {"mesh.data": "1", "mesh.fsdp": "8"},
+        "accumulate": {"optim.accumulate": "2"},
+        "half the batch": {"training.batch_size": "16"},
+    }
+    used = {
+        "network.dtype": "bfloat16",
+        "mesh.fsdp": "8",
+        "training.batch_size": "8",
+    }
+    assert plan_search.remedies(configs.load(tiny, used), 8) == {}
+
+
+def test_a_u_net_can_compute_its_blocks_again():
+    config = configs.load(VE / "cifar10_ncsnpp_continuous.py")
+    assert plan_search.remedies(config, 16)["remat"] == {"network.remat": "True"}
+
+
+def test_a_search_tries_each_remedy_and_all_together_and_the_fastest_that_fits_is_first(
+    tiny, small
+):
+    def costs(config):  # as if only parts fitted, the more the slower
+        parts = config.mesh.fsdp
+        speed = config.training.batch_size * (2 if config.network.dtype == "bfloat16" else 1)
+        return {"fits": parts == 8, "peak": 1000 // parts, "images_per_second": speed}
+
+    tried = plan_search.fastest_first(plan_search.search(configs.load(tiny), small, costs))
+    assert len(tried) == 4 + 3
+    assert tried[0]["changes"] == {
+        "network.dtype": "bfloat16",
+        "mesh.data": "1",
+        "mesh.fsdp": "8",
+    }
+    assert [row["fits"] for row in tried] == [True] * 4 + [False] * 3
+
+
+def test_a_search_is_printed_in_its_order(too_large):
+    costs = {"estimate_seconds": 0.5, "peak": 10**9, "images_per_second": 64.0}
+    tried = [
+        {"changes": {"mesh.fsdp": "8"}, "fits": True, **costs},
+        {"changes": {}, "fits": False, "told": "no", "images_per_second": None},
+    ]
+    lines = plan_table.table("tiny.py", too_large | {"search": tried}).splitlines()
+    assert lines[-2].split() == ["yes", "1", "GB", "500", "ms", "64", "--config.mesh.fsdp=8"]
+    assert lines[-1].split() == ["no", "-", "-", "-", "(as", "it", "is)"]
