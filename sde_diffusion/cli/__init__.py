@@ -1,4 +1,4 @@
-"""The command line: sde-diffusion train, sample, evaluate, compare."""
+"""The command line: sde-diffusion train, sample, evaluate, compare, fit, plan."""
 
 import argparse
 import importlib
