@@ -1,10 +1,11 @@
 """Fitted solvers beside the best standard ones, on noise that was not fitted to.
 
-    python experiments/compare_solvers/fitted.py [--problems mixture2d,mixture64d] [--out DIR]
+    python experiments/compare_solvers/fitted.py [--problems mixture2d,mixture64d] [--sdes vp,edm]
+        [--diffusers FILE,FILE] [--out DIR]
     python experiments/compare_solvers/fitted.py --workdir runs/digits
 
 The error is the distance of a sample to where the probability flow takes its start, root mean
-square over samples, denoised there; every network evaluation counts. With `--diffusers FILE`, what
+square over samples, denoised there; every network evaluation counts. With `--diffusers`, files that
 diffusers_schedulers.py wrote, the fitted error is held against that of diffusers' best, too.
 """
 
@@ -23,6 +24,7 @@ from sde_diffusion.cli import fit as command
 from sde_diffusion.cli.compare import trained_problem
 from sde_diffusion.comparison import problems
 
+SDES = {"vp": sd.VP(t_min=1e-3), "edm": sd.EDM()}
 STANDARD = ("ddim", "dpmpp_2m", "dpmpp_3m", "deis", "unipc")
 GRIDS = ("log_snr", "karras", "quadratic", "uniform", "cosine")
 
@@ -64,6 +66,7 @@ def study(problem: problems.Problem, nfe: int, args: Namespace) -> dict:
     reached = error(end(fitted.solver))
     return {
         "problem": problem.name,
+        "sde": type(problem.sde).__name__.lower(),
         "nfe": nfe,
         "standard": standard[best],
         "by": best,
@@ -84,27 +87,29 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", default="mixture2d,mixture64d")
+    parser.add_argument("--sdes", default="vp,edm")
     parser.add_argument("--workdir", type=Path, help="a trained run, in place of the problems")
     parser.add_argument("--nfe", default="5,8,10")
     parser.add_argument("--seconds", type=float, default=110.0, help="of each fit")
     parser.add_argument("--num", type=int, help="starts to measure on")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--diffusers", type=Path, help="diffusers.json, for VP")
+    parser.add_argument("--diffusers", help="diffusers.json, one or more between commas")
     parser.add_argument("--out", type=Path, help="a folder for fitted.json and fitted.md")
     args = parser.parse_args()
     if args.workdir is not None:
         studied = [trained_problem(args.workdir, {})]
     else:
-        studied = [problems.named(name, sd.VP(t_min=1e-3)) for name in args.problems.split(",")]
+        names = itertools.product(args.problems.split(","), args.sdes.split(","))
+        studied = [problems.named(name, SDES[sde]) for name, sde in names]
     theirs = {}
-    if args.diffusers is not None:
-        found = json.loads(args.diffusers.read_text())["best"]
-        theirs = {(r["problem"], r["nfe"]): r["diffusers"] for r in found if r["sde"] == "vp"}
+    for file in filter(None, (args.diffusers or "").split(",")):
+        for row in json.loads(Path(file).read_text())["best"]:
+            theirs[row["problem"], row["sde"], row["nfe"]] = row["diffusers"]
     rows = []
     for problem, nfe in itertools.product(studied, map(int, args.nfe.split(","))):
         row = study(problem, nfe, args)
         if theirs:
-            row["of_diffusers"] = row["fitted"] / theirs[problem.name, nfe]
+            row["of_diffusers"] = row["fitted"] / theirs[problem.name, row["sde"], nfe]
         rows.append(row)
         print(row, flush=True)
     print(table(rows))
