@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sde_diffusion.networks.layers import NIN, Array, Conv, add_skip, dense, group_norm
+from sde_diffusion.networks.dropout import dropout
+from sde_diffusion.networks.layers import NIN, Array, Conv, add_skip, dense
+from sde_diffusion.networks.normalization import group_norm
 
 
 class ResnetBlock(nn.Module):
@@ -28,14 +30,17 @@ class ResnetBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array | None) -> Array:
-        h = self.act(group_norm(x, self.min_group_size))
+        h = self.act(group_norm(x, self.min_group_size)).astype(x.dtype)
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
-        h = Conv(self.features)(h)
+        h, shift = Conv(self.features).apart(h)
         if embedding is not None:
-            h += dense(embedding, self.features)[:, None, None]
-        h = self.act(group_norm(h, self.min_group_size))
-        h = nn.Dropout(self.dropout)(h, deterministic=not self.train)
+            shift = dense(embedding, self.features) + shift
+        shift = jnp.broadcast_to(shift, (len(h), self.features))
+        h = self.act(group_norm(h, self.min_group_size, shift))
+        if self.train and self.dropout > 0:
+            h = dropout(self.make_rng("dropout"), h, self.dropout)
+        h = h.astype(x.dtype)
         h = Conv(self.features, init_scale=self.init_scale)(h)
         if x.shape[-1] != self.features or self.resample is not None:
             project = NIN(self.features) if self.nin_shortcut else Conv(self.features, 1)
@@ -53,7 +58,8 @@ class AttnBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
-        h = group_norm(x, self.min_group_size).reshape(batch, height * width, 1, channels)
+        h = group_norm(x, self.min_group_size).astype(x.dtype)
+        h = h.reshape(batch, height * width, 1, channels)
         query, key, value = NIN(channels)(h), NIN(channels)(h), NIN(channels)(h)
         h = jax.nn.dot_product_attention(query, key, value)
         h = NIN(channels, self.init_scale)(h).reshape(x.shape)

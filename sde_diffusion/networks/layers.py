@@ -1,14 +1,15 @@
 """The layers that the score networks share.
 
 A layer computes in the dtype of its input, with float32 parameters: the network casts its input
-once and everything follows. Normalizations and softmax are in float32 whatever that dtype is.
+once and everything follows. Normalizations and softmax are in float32 whatever that dtype is, and
+so are sums with a bias: products are accumulated in float32, so a bias that is added before they
+are rounded needs no pass of its own, and its gradient is summed without rounding.
 """
 
 from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from sde_diffusion.networks.conv import conv2d, upsample_conv2d
@@ -29,7 +30,10 @@ def default_init(scale: float = 1.0) -> nn.initializers.Initializer:
 
 
 class Conv(nn.Module):
-    """Convolution with bias, [B, H, W, C] -> [B, H', W', features]."""
+    """Convolution with bias, [B, H, W, C] -> [B, H', W', features].
+
+    `apart` gives its two terms, for a bias that joins others before it is added.
+    """
 
     features: int
     kernel_size: int = 3
@@ -39,12 +43,15 @@ class Conv(nn.Module):
 
     kernel_name = "kernel"
 
-    @nn.compact
     def __call__(self, x: Array) -> Array:
+        return add_bias(*self.apart(x))
+
+    @nn.compact
+    def apart(self, x: Array) -> tuple[Array, Array]:
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param(self.kernel_name, default_init(self.init_scale), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return self.convolve(x, kernel.astype(x.dtype)) + bias.astype(x.dtype)
+        return self.convolve(x, kernel.astype(x.dtype)), bias
 
     def convolve(self, x: Array, kernel: Array) -> Array:
         return conv2d(x, kernel, self.stride, self.padding)
@@ -67,28 +74,31 @@ class NIN(nn.Module):
     def __call__(self, x: Array) -> Array:
         w = self.param("W", default_init(self.init_scale), (x.shape[-1], self.features))
         b = self.param("b", nn.initializers.zeros, (self.features,))
-        return x @ w.astype(x.dtype) + b.astype(x.dtype)
+        return add_bias(x @ w.astype(x.dtype), b)
+
+
+class Dense(nn.Module):
+    """x kernel + bias, [..., C] -> [..., features]."""
+
+    features: int
+    init_scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", default_init(self.init_scale), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return add_bias(x @ kernel.astype(x.dtype), bias)
 
 
 def dense(x: Array, features: int, init_scale: float = 1.0) -> Array:
     """A Dense layer of the module that calls this."""
-    return nn.Dense(features, dtype=x.dtype, kernel_init=default_init(init_scale))(x)
+    return Dense(features, init_scale)(x)
 
 
-def num_groups(channels: int, min_group_size: int) -> int:
-    """The most groups of GroupNorm, up to 32, that divide the channels and are not too small.
-
-    The reference takes min(C // min_group_size, 32) and fails where that does not divide C; this is
-    the same where it does, and allows any C.
-    """
-    most = max(1, min(channels // min_group_size, 32))
-    return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
-
-
-def group_norm(x: Array, min_group_size: int) -> Array:
-    """A GroupNorm of the module that calls this."""
-    groups = num_groups(x.shape[-1], min_group_size)
-    return nn.GroupNorm(groups, epsilon=1e-6, dtype=jnp.float32)(x).astype(x.dtype)
+def add_bias(y: Array, bias: Array) -> Array:
+    """y + bias, summed in float32 and rounded to y's dtype."""
+    return (y.astype(bias.dtype) + bias).astype(y.dtype)
 
 
 def add_skip(x: Array, h: Array, rescale: bool) -> Array:

@@ -10,7 +10,8 @@ from flax import linen as nn
 from sde_diffusion.choices import require_known
 from sde_diffusion.networks.blocks import AttnBlock, Combine, ResnetBlock
 from sde_diffusion.networks.embeddings import EMBEDDINGS, embed_class, embed_level, level_features
-from sde_diffusion.networks.layers import ACTIVATIONS, Array, Conv, add_skip, group_norm
+from sde_diffusion.networks.layers import ACTIVATIONS, Array, Conv, add_skip
+from sde_diffusion.networks.normalization import group_norm
 from sde_diffusion.networks.resampling import (
     BOX,
     Downsample,
@@ -154,7 +155,8 @@ class NCSNpp(nn.Module):
             return module(h.shape[-1], self.resamp_with_conv, fir_kernel)(h)
 
         def to_features(h: Array, features: int, init_scale: float) -> Array:
-            return Conv(features, init_scale=init_scale)(act(group_norm(h, self.min_group_size)))
+            normalized = act(group_norm(h, self.min_group_size)).astype(h.dtype)
+            return Conv(features, init_scale=init_scale)(normalized)
 
         x = (x if self.centered else 2 * x - 1).astype(dtype)
 

@@ -4,8 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from sde_diffusion.networks.blocks import AttnBlock, Combine, ResnetBlock
 from sde_diffusion.networks.embeddings import (
@@ -13,7 +11,7 @@ from sde_diffusion.networks.embeddings import (
     GaussianFourierProjection,
     positional_embedding,
 )
-from sde_diffusion.networks.layers import NIN, Conv, add_skip, num_groups
+from sde_diffusion.networks.layers import NIN, Conv, add_skip
 
 rng = np.random.default_rng(0)
 
@@ -50,22 +48,6 @@ def test_a_layer_computes_in_the_dtype_of_its_input_with_float32_parameters(laye
     y, variables = layer.init_with_output(jax.random.key(0), x)
     assert y.dtype == jnp.bfloat16
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {np.dtype("float32")}
-
-
-@pytest.mark.parametrize(
-    ("channels", "min_group_size", "groups"),
-    [(16, 4, 4), (48, 4, 12), (128, 4, 32), (384, 4, 32), (32, 1, 32), (192, 1, 32), (3, 4, 1)],
-)
-def test_group_norm_has_as_many_groups_as_the_reference(channels, min_group_size, groups):
-    assert num_groups(channels, min_group_size) == groups
-
-
-@given(st.integers(1, 2000), st.integers(1, 8))
-def test_the_groups_of_group_norm_divide_any_number_of_channels(channels, min_group_size):
-    groups = num_groups(channels, min_group_size)
-    assert channels % groups == 0
-    assert 1 <= groups <= 32
-    assert groups == 1 or channels // groups >= min_group_size
 
 
 def test_rescaled_skips_keep_unit_variance():

@@ -1,5 +1,7 @@
 """FIR resampling against convolutions done one pixel at a time."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.test_util import check_grads
 
+from sde_diffusion.networks import resampling
 from sde_diffusion.networks.resampling import (
     Downsample,
     Upsample,
@@ -99,6 +102,18 @@ def test_no_convolution_is_compiled(resample):
     x = jnp.ones((2, 8, 8, 4))
     gradient = jax.grad(lambda x: jnp.sum(resample(x, (1, 3, 3, 1)) ** 2))
     assert "convolution" not in jax.jit(gradient).lower(x).as_text()
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("resample", [upsample, partial(upsample, margin=1), downsample, blur])
+def test_the_depthwise_convolution_of_a_tpu_is_the_sum_of_shifted_arrays(
+    resample, kernel, monkeypatch
+):
+    x = jnp.asarray(image((2, 4, 6, 3)))
+    on_cpu = resample(x, kernel)
+    monkeypatch.setattr(resampling, "_by_phases", resampling._depthwise)
+    assert "convolution" in jax.jit(lambda x: resample(x, kernel)).lower(x).as_text()
+    np.testing.assert_allclose(resample(x, kernel), on_cpu, atol=1e-6)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

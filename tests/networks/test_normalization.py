@@ -1,0 +1,88 @@
+"""Group normalization against its formula in float64, and against Flax's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sde_diffusion.networks.normalization import GroupNorm, num_groups
+
+rng = np.random.default_rng(0)
+x = (3 * rng.standard_normal((2, 5, 6, 12)) + 2).astype(np.float32)
+shift = rng.standard_normal((2, 12)).astype(np.float32)
+params = {
+    "scale": rng.standard_normal(12).astype(np.float32),
+    "bias": rng.standard_normal(12).astype(np.float32),
+}
+
+
+@pytest.mark.parametrize(
+    ("channels", "min_group_size", "groups"),
+    [(16, 4, 4), (48, 4, 12), (128, 4, 32), (384, 4, 32), (32, 1, 32), (192, 1, 32), (3, 4, 1)],
+)
+def test_group_norm_has_as_many_groups_as_the_reference(channels, min_group_size, groups):
+    assert num_groups(channels, min_group_size) == groups
+
+
+@given(st.integers(1, 2000), st.integers(1, 8))
+def test_the_groups_of_group_norm_divide_any_number_of_channels(channels, min_group_size):
+    groups = num_groups(channels, min_group_size)
+    assert channels % groups == 0
+    assert 1 <= groups <= 32
+    assert groups == 1 or channels // groups >= min_group_size
+
+
+def apply(params, x, shift=None):
+    return GroupNorm(4).apply({"params": params}, x, shift)
+
+
+def test_the_groups_of_each_sample_are_normalized():
+    groups = x.astype(np.float64).reshape(2, 5, 6, 4, 3)
+    moments = {"axis": (1, 2, 4), "keepdims": True}
+    expected = (groups - groups.mean(**moments)) / np.sqrt(groups.var(**moments) + 1e-6)
+    expected = expected.reshape(x.shape) * params["scale"] + params["bias"]
+    np.testing.assert_allclose(apply(params, x), expected, atol=1e-5)
+
+
+def test_a_shift_is_what_is_added_to_every_pixel():
+    together = apply(params, x + shift[:, None, None])
+    np.testing.assert_allclose(apply(params, x, shift), together, atol=1e-5)
+
+
+def test_the_gradients_are_those_of_flax_with_the_shift_added_before():
+    def flax(params, x, shift):
+        return nn.GroupNorm(4).apply({"params": params}, x + shift[:, None, None])
+
+    def gradients(norm):
+        def loss(*arguments):
+            return jnp.sum(jnp.sin(norm(*arguments)))
+
+        return jax.grad(loss, argnums=(0, 1, 2))(params, x, shift)
+
+    for ours, theirs in zip(
+        jax.tree.leaves(gradients(apply)), jax.tree.leaves(gradients(flax)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_the_gradient_of_a_shift_takes_no_pass_over_the_image():
+    def program(argument):
+        def loss(x, shift):
+            return jnp.sum(jnp.sin(apply(params, x, shift)))
+
+        return str(jax.make_jaxpr(jax.grad(loss, argnums=argument))(x, shift))
+
+    # The sums over pixels that there are without it: two moments, the loss, and of the gradient
+    # those that belong to a and b.
+    assert program(1).count("axes=(1, 2)") == program(0).count("axes=(1, 2)")
+
+
+@pytest.mark.parametrize("offset", [0.0, 30.0])
+def test_bfloat16_images_are_normalized_in_float32(offset):
+    rounded = jnp.asarray(x + offset, jnp.bfloat16)
+    exact = apply(params, rounded.astype(jnp.float32))
+    assert apply(params, rounded).dtype == jnp.float32
+    np.testing.assert_array_equal(apply(params, rounded), exact)
