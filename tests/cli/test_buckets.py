@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from tensorboardX import record_writer
 
+from sde_diffusion.cli import config as configs
+from sde_diffusion.cli import main, run
 from sde_diffusion.training.reporting import read_metrics
 
 RUN = "gs://bucket/runs/tiny"
@@ -53,82 +55,86 @@ def emulator():
         running.stop()
 
 
-@pytest.fixture
-def bucket(emulator):
-    """The same, without what another test left there."""
-    if emulator.exists(RUN):
-        emulator.rm(RUN, recursive=True)
+@pytest.fixture(scope="module")
+def bucket(emulator, trained):
+    """The same with the run of `trained` at RUN; who spoils it makes it whole again."""
+    config = trained.parent / "tiny.py"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "enable_cache", lambda: None)
+        assert main(["train", "--config", str(config), "--workdir", RUN]) == 0
     return emulator
 
 
-def names(files):
-    return {path.removeprefix(RUN.removeprefix("gs://") + "/") for path in files.find(RUN)}
+def names(files, address):
+    return {path.removeprefix(address.removeprefix("gs://") + "/") for path in files.find(address)}
+
+
+def losses(files, address):
+    lines = files.cat(f"{address}/metrics.jsonl").splitlines()
+    return {record["step"]: record["loss"] for record in map(json.loads, lines)}
 
 
 @pytest.mark.slow
-def test_a_run_in_a_bucket_is_the_run_in_a_folder(bucket, call, tiny, trained, tmp_path):
-    code, out, err = call("train", "--config", tiny, "--workdir", RUN)
-    assert code == 0, err
-    assert f"trained to step 8: {RUN}" in out
-    assert [record["step"] for record in read_metrics(RUN)] == [2, 4, 6, 8]
-    left = {"config.json", "metrics.jsonl", "loss.png", "samples/step_0000008.png"}
-    assert left <= names(bucket)
-    assert any(name.startswith("tensorboard/events") for name in names(bucket))
+def test_a_run_leaves_what_it_leaves_in_a_folder(bucket, trained):
+    here = {str(path.relative_to(trained)) for path in trained.rglob("*") if path.is_file()}
+    written = {name for name in here if not name.startswith(("checkpoints", "tensorboard"))}
+    assert {"config.json", "metrics.jsonl", "loss.png"} < written <= names(bucket, RUN)
+    assert any(name.startswith("tensorboard/events") for name in names(bucket, RUN))
+    records = {record["step"]: record["loss"] for record in read_metrics(trained)}
+    assert losses(bucket, RUN) == records
 
+
+@pytest.mark.slow
+def test_its_samples_are_those_of_the_run_in_a_folder(bucket, call, trained, tmp_path):
     sample = ("sample", "--num", 20, "--out")
-    assert call(*sample, tmp_path / "bucket.npz", "--workdir", RUN)[0] == 0
+    assert call(*sample, f"{RUN}.npz", "--workdir", RUN)[0] == 0
     assert call(*sample, tmp_path / "folder.npz", "--workdir", trained)[0] == 0
-    with np.load(tmp_path / "bucket.npz") as one, np.load(tmp_path / "folder.npz") as other:
-        np.testing.assert_array_equal(one["x"], other["x"])
-    assert call(*sample, f"{RUN}/samples.png", "--workdir", RUN)[0] == 0
-    assert bucket.cat(f"{RUN}/samples.png").startswith(b"\x89PNG")
-    assert call("evaluate", "--workdir", RUN)[0] == 0
-    assert "evaluation.json" in names(bucket)
+    with bucket.open(f"{RUN}.npz") as file, np.load(file) as one:
+        np.testing.assert_array_equal(one["x"], np.load(tmp_path / "folder.npz")["x"])
 
-    # Another config is refused, and with --overwrite takes the place.
-    other = ("train", "--config", tiny, "--workdir", RUN, "--config.optim.lr=0.01")
-    code, _, err = call(*other)
+
+@pytest.mark.slow
+def test_another_config_is_refused_and_with_overwrite_takes_the_place(bucket, call, tiny):
+    other = "gs://bucket/other"
+    for name in ("config.json", "metrics.jsonl", "checkpoints/8/commit_success.txt"):
+        bucket.copy(f"{RUN}/{name}", f"{other}/{name}")
+    code, _, err = call("train", "--config", tiny, "--workdir", other, "--config.optim.lr=0.01")
     assert code == 2
     assert "belongs to another config (optim.lr: 0.01 instead of 0.001)" in err
-    assert call(*other, "--overwrite")[0] == 0
-    assert "evaluation.json" not in names(bucket)
+    run.claim(run.folder(other), configs.load(tiny, {"optim.lr": "0.01"}), overwrite=True)
+    assert names(bucket, other) == {"config.json"}
+    assert run.read_config(run.folder(other), {}).optim.lr == 0.01
+
+
+def unfinished(files, checkpoint):
+    # In a bucket nothing is renamed: a checkpoint is finished once this object is there.
+    files.rm(f"{checkpoint}/commit_success.txt")
+
+
+def damaged(files, checkpoint):
+    largest = max(files.find(f"{checkpoint}/state"), key=lambda path: files.size(path))
+    changed = bytearray(files.cat(largest))
+    changed[len(changed) // 2] ^= 1
+    files.pipe(largest, bytes(changed))
 
 
 @pytest.mark.slow
-def test_a_checkpoint_that_a_kill_left_unfinished_or_that_is_damaged_is_not_believed(
-    bucket, call, tiny
-):
-    train = ("train", "--config", tiny, "--workdir", RUN)
-    assert call(*train)[0] == 0
-    whole = bucket.cat(f"{RUN}/metrics.jsonl")
-    # In a bucket nothing is renamed: a checkpoint is finished once this object is there.
-    bucket.rm(f"{RUN}/checkpoints/8/commit_success.txt")
-    code, _, err = call(*train)
+@pytest.mark.parametrize("spoil", [unfinished, damaged])
+def test_a_checkpoint_that_is_not_whole_is_not_believed(bucket, call, tiny, spoil):
+    before = losses(bucket, RUN)
+    spoil(bucket, f"{RUN}/checkpoints/8")
+    code, _, err = call("train", "--config", tiny, "--workdir", RUN)
     assert code == 0
     assert "resuming at step 4 of 8" in err
-    assert losses(bucket.cat(f"{RUN}/metrics.jsonl")) == losses(whole)
-
-    data = max(bucket.find(f"{RUN}/checkpoints/8/state"), key=lambda path: bucket.size(path))
-    changed = bytearray(bucket.cat(data))
-    changed[len(changed) // 2] ^= 1
-    bucket.pipe(data, bytes(changed))
-    code, _, err = call(*train)
-    assert code == 0
-    assert "checkpoints/8 is damaged" in err
-    assert "resuming at step 4 of 8" in err
-    assert losses(bucket.cat(f"{RUN}/metrics.jsonl")) == losses(whole)
+    assert losses(bucket, RUN) == before
 
 
-def losses(records):
-    return [json.loads(line)["loss"] for line in records.splitlines()]
-
-
-def test_a_bucket_that_does_not_exist_is_told_in_one_line_and_not_made(bucket, call, tiny):
+def test_a_bucket_that_does_not_exist_is_told_in_one_line_and_not_made(emulator, call, tiny):
     code, _, err = call("train", "--config", tiny, "--workdir", "gs://other/run")
     assert code == 2
     (line,) = err.splitlines()
     assert line.startswith("sde-diffusion: error: ")
-    assert not bucket.exists("gs://other")
+    assert not emulator.exists("gs://other")
 
 
 @pytest.mark.parametrize("command", ["train", "sample", "evaluate", "compare", "fit"])
