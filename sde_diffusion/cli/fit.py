@@ -15,8 +15,8 @@ from sde_diffusion.comparison import problems
 # A network costs more than an exact model: fewer starts, and a coarser fine solution.
 EXACT: dict[str, Any] = {"num": 32768, "fit": {"held_out": 8192}}
 NETWORK: dict[str, Any] = {
-    "num": 1024,
-    "fit": {"held_out": 512, "fine_steps": 32, "jacobian": 64, "batch": 64},
+    "num": 2048,
+    "fit": {"held_out": 1024, "fine_steps": 64, "jacobian": 64, "batch": 64},
 }
 BAR = "{desc}: {n_fmt} of {total_fmt} s |{bar}| {postfix}"
 

@@ -133,19 +133,23 @@ def descend(
 ) -> Iterator[Array]:
     """Ever better theta, until `patience` steps together gain less than each `tolerance`.
 
-    A step solves (H + mu diag(H)) d = -gradient, where H is a running mean of the curvatures; mu
-    grows until the loss over all starts falls, and shrinks after.
+    A step solves (H + mu diag(H)) d = -gradient, where H is a running mean of the curvatures, which
+    cost most and change least: after the first few steps only every fourth takes one more. mu grows
+    until the loss over all starts falls, and shrinks after.
     """
     bound = jnp.asarray(m, starts.x.dtype)
-    mu, mean, poor = 1e-2, None, 0
+    mu, poor = 1e-2, 0
+    mean: Any = None
     for step in range(1000):
         gradient, square = _gradient(make, model, sde, theta, starts, bound, size=size)
-        args = (make, model, sde, theta, starts, square, bound)
-        curvature: Any = _curvature(jax.random.fold_in(key, step), *args, num=num, size=size)
-        curvature, slope = np.asarray(curvature, float), np.asarray(gradient, float)
-        if not (np.isfinite(curvature).all() and np.isfinite(slope).all()):
+        if step < 4 or step % 4 == 0:
+            args = (make, model, sde, theta, starts, square, bound)
+            drawn = _curvature(jax.random.fold_in(key, step), *args, num=num, size=size)
+            curvature = np.asarray(drawn, float)
+            mean = curvature if mean is None else mean + 0.3 * (curvature - mean)
+        slope = np.asarray(gradient, float)
+        if not (np.isfinite(mean).all() and np.isfinite(slope).all()):
             return
-        mean = curvature if mean is None else mean + 0.3 * (curvature - mean)
         loss = float(jnp.mean(_rho(square, bound)))
         diagonal = np.diag(mean) + 1e-6 * np.diag(mean).max()
         for _ in range(10):

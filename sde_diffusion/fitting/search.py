@@ -15,7 +15,7 @@ from sde_diffusion import grids, noise
 from sde_diffusion.fitting import family, least_squares
 from sde_diffusion.fitting.least_squares import Starts
 from sde_diffusion.prediction import Prediction, with_condition
-from sde_diffusion.samplers import DDIM, DEIS, RK4, DPMSolverPP2M, Solver
+from sde_diffusion.samplers import DDIM, DEIS, DPMSolverPP2M, Solver, UniPC
 from sde_diffusion.sdes import SDE, Array
 
 # What the fit starts from: the best of these solvers on the best of these grids.
@@ -53,7 +53,7 @@ def fit(
     conditions: Callable[[np.ndarray], Mapping[str, Any]] | None = None,
     seconds: float = 60.0,
     held_out: int = 4096,
-    fine_steps: int = 60,
+    fine_steps: int = 128,
     jacobian: int = 256,
     batch: int = 256,
     progress: Callable[[float, float], None] = lambda seconds, error: None,
@@ -63,7 +63,7 @@ def fit(
     Without `solver`: times and coefficients of `Fitted`, from the best standard solver on. With a
     deterministic one: its times alone, from its best standard grid on. The starts are `shape`
     [N, *event], and `held_out` others, by which the result is chosen: it is never worse there than
-    what the fit started from. The fine solution is RK4's in `fine_steps` steps.
+    what the fit started from. The fine solution is UniPC's in `fine_steps` steps.
 
     model(x, t), or model(x, t, **conditions(rows)) for the starts number `rows` [B]. The fit stops
     after `seconds`, compilation included, at the step that it is at; before that it depends on the
@@ -93,15 +93,15 @@ def fit(
         square = least_squares.squares(make, model, sde, theta, starts, size=batch)
         return float(jnp.sqrt(jnp.mean(square)))
 
-    few = _part(trained, slice(min(num, 4 * batch)))
+    few = _part(trained, slice(batch))
     order = sorted(candidates, key=lambda name: _or_inf(error(candidates[name], few)))
     start, best = order[0], candidates[order[0]]
     start_error = least = error(best, held)
     scale = error(best, trained)
 
-    # First without the samples far off, on half of the starts, then the mean square of all.
+    # First without the samples far off, on a quarter of the starts, then the mean square of all.
     phases = (
-        ((0.5 * scale) ** 2, _part(trained, slice(-(-num // (2 * batch)) * batch))),
+        ((0.5 * scale) ** 2, _part(trained, slice(-(-num // (4 * batch)) * batch))),
         ((1000.0 * scale) ** 2, trained),
     )
 
@@ -210,7 +210,7 @@ def _fine(model: Partial, sde: SDE, starts: Starts, times: Array, *, size: int) 
     def of(part: Starts) -> Array:
         told = with_condition(model, **part.condition) if part.condition else model
         keys = noise.sample_keys(jax.random.key(0), size)
-        return told(RK4().solve(keys, told, sde, part.x, times).x, times[-1]).x0
+        return told(UniPC().solve(keys, told, sde, part.x, times).x, times[-1]).x0
 
     return jax.lax.map(of, starts.chunks(size)).reshape(starts.x.shape)
 
