@@ -24,15 +24,21 @@ Model = Callable[..., Prediction]
 
 
 class Starts(NamedTuple):
-    """Starts x and where they should end, [N, *event], and conditions, arrays [N, ...]."""
+    """Starts x and where they should end, [N, *event], and conditions, [N, ...]: NumPy arrays.
 
-    x: Array
-    target: Array
-    condition: Mapping[str, Array]
+    They go through the model `size` at a time, so that nothing is compiled for another N.
+    """
 
-    def chunks(self, size: int) -> "Starts":
-        """The same, [N / size, size, ...]."""
-        return jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), self)
+    x: Any
+    target: Any
+    condition: Mapping[str, Any]
+
+    def rows(self, rows: Any) -> "Starts":
+        return jax.tree.map(lambda leaf: leaf[rows], self)
+
+    def chunks(self, size: int) -> Iterator["Starts"]:
+        """The same, `size` of them at a time; N is a multiple of it."""
+        return (self.rows(slice(i, i + size)) for i in range(0, len(self.x), size))
 
 
 def end(make: Make, model: Model, sde: SDE, theta: Array, starts: Starts) -> Array:
@@ -54,67 +60,56 @@ def _square(x: Array) -> Array:
     return jnp.sum(x**2, axis=tuple(range(1, x.ndim)))
 
 
-@partial(jax.jit, static_argnames=("make", "size"))
+@partial(jax.jit, static_argnames="make")
+def _squares(make: Make, model: Model, sde: SDE, theta: Array, chunk: Starts) -> Array:
+    return _square(end(make, model, sde, theta, chunk) - chunk.target)
+
+
 def squares(
     make: Make, model: Model, sde: SDE, theta: Array, starts: Starts, *, size: int
-) -> Array:
+) -> np.ndarray:
     """|x - target|^2 [N], `size` starts at a time."""
-
-    def of(part: Starts) -> Array:
-        return _square(end(make, model, sde, theta, part) - part.target)
-
-    return jax.lax.map(of, starts.chunks(size)).reshape(-1)
+    made = [_squares(make, model, sde, theta, chunk) for chunk in starts.chunks(size)]
+    return np.concatenate(made)
 
 
-def _rho(square: Array, m: Array) -> Array:
+def _rho(square: Any, m: float) -> Any:
     return m * jnp.log1p(square / m)
 
 
-@partial(jax.jit, static_argnames=("make", "size"))
+@partial(jax.jit, static_argnames="make")
 def _gradient(
-    make: Make, model: Model, sde: SDE, theta: Array, starts: Starts, m: Array, *, size: int
+    make: Make, model: Model, sde: SDE, theta: Array, chunk: Starts, m: float
 ) -> tuple[Array, Array]:
-    """(gradient [P] of the loss, |x - target|^2 [N])."""
+    """(gradient [P] of the sum of rho, |x - target|^2 [size])."""
 
-    def of(part: Starts) -> tuple[Array, Array]:
-        def loss(theta: Array) -> tuple[Array, Array]:
-            square = _square(end(make, model, sde, theta, part) - part.target)
-            return jnp.sum(_rho(square, m)), square
+    def loss(theta: Array) -> tuple[Array, Array]:
+        square = _square(end(make, model, sde, theta, chunk) - chunk.target)
+        return jnp.sum(_rho(square, m)), square
 
-        return jax.grad(loss, has_aux=True)(theta)
-
-    gradient, square = jax.lax.map(of, starts.chunks(size))
-    return jnp.sum(gradient, axis=0) / square.size, square.reshape(-1)
+    return jax.grad(loss, has_aux=True)(theta)
 
 
-@partial(jax.jit, static_argnames=("make", "num", "size"))
+@partial(jax.jit, static_argnames="make")
 def _curvature(
-    key: Array,
-    make: Make,
-    model: Model,
-    sde: SDE,
-    theta: Array,
-    starts: Starts,
-    square: Array,
-    m: Array,
-    *,
-    num: int,
-    size: int,
+    make: Make, model: Model, sde: SDE, theta: Array, chunk: Starts, weight: Array
 ) -> Array:
-    """2 J^T diag(rho') J / N, [P, P], from `num` starts drawn by their errors."""
-    error = jnp.sqrt(square)
-    likely = (error + jnp.mean(error)) / jnp.sum(error + jnp.mean(error))
-    rows = jax.random.choice(key, len(square), (num,), p=likely)
+    """J^T diag(weight) J, [P, P], for the weights [size] of the starts."""
+    jacobian = jax.jacfwd(lambda theta: end(make, model, sde, theta, chunk))(theta)
+    jacobian = jacobian.reshape(len(weight), -1, len(theta))
+    return jnp.einsum("b,bdp,bdq->pq", weight, jacobian, jacobian, precision="highest")
+
+
+def _drawn(
+    rng: np.random.Generator, starts: Starts, square: np.ndarray, m: float, num: int, size: int
+) -> Iterator[tuple[Starts, np.ndarray]]:
+    """`num` starts drawn by their errors, with the weights of 2 J^T diag(rho') J / N, in chunks."""
+    error = np.sqrt(square)
+    likely = (error + error.mean()) / np.sum(error + error.mean())
+    rows = rng.choice(len(square), num, p=likely)
     weight = 2.0 / (1.0 + square[rows] / m) / (likely[rows] * len(square) * num)
-
-    def of(part: tuple[Starts, Array]) -> Array:
-        starts, weight = part
-        jacobian = jax.jacfwd(lambda theta: end(make, model, sde, theta, starts))(theta)
-        jacobian = jacobian.reshape(len(weight), -1, len(theta))
-        return jnp.einsum("b,bdp,bdq->pq", weight, jacobian, jacobian)
-
-    drawn = jax.tree.map(lambda leaf: leaf[rows], starts).chunks(size)
-    return jnp.sum(jax.lax.map(of, (drawn, weight.reshape(-1, size))), axis=0)
+    for i in range(0, num, size):
+        yield starts.rows(rows[i : i + size]), weight[i : i + size]
 
 
 def descend(
@@ -137,26 +132,28 @@ def descend(
     cost most and change least: after the first few steps only every fourth takes one more. mu grows
     until the loss over all starts falls, and shrinks after.
     """
-    bound = jnp.asarray(m, starts.x.dtype)
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     mu, poor = 1e-2, 0
     mean: Any = None
     for step in range(1000):
-        gradient, square = _gradient(make, model, sde, theta, starts, bound, size=size)
+        parts = [_gradient(make, model, sde, theta, chunk, m) for chunk in starts.chunks(size)]
+        square = np.concatenate([square for _, square in parts])
+        gradient = np.sum([slope for slope, _ in parts], axis=0) / len(square)
         if step < 4 or step % 4 == 0:
-            args = (make, model, sde, theta, starts, square, bound)
-            drawn = _curvature(jax.random.fold_in(key, step), *args, num=num, size=size)
-            curvature = np.asarray(drawn, float)
+            drawn = _drawn(rng, starts, square, m, num, size)
+            products = [_curvature(make, model, sde, theta, *chunk) for chunk in drawn]
+            curvature = np.sum(products, axis=0, dtype=float)
             mean = curvature if mean is None else mean + 0.3 * (curvature - mean)
         slope = np.asarray(gradient, float)
         if not (np.isfinite(mean).all() and np.isfinite(slope).all()):
             return
-        loss = float(jnp.mean(_rho(square, bound)))
+        loss = float(np.mean(_rho(square, m)))
         diagonal = np.diag(mean) + 1e-6 * np.diag(mean).max()
         for _ in range(10):
             move = np.linalg.solve(mean + mu * np.diag(diagonal), -slope)
             near = theta + jnp.asarray(move, theta.dtype)
             square = squares(make, model, sde, near, starts, size=size)
-            gain = 1.0 - float(jnp.mean(_rho(square, bound))) / loss
+            gain = 1.0 - float(np.mean(_rho(square, m))) / loss
             if gain > 0.0:
                 break
             mu *= 4.0

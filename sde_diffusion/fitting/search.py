@@ -87,13 +87,13 @@ def fit(
     batch = min(batch, shape[0])
     num, others = (-(-n // batch) * batch for n in (shape[0], held_out))
     starts = _starts(key, model, sde, (num + others, *shape[1:]), conditions, fine_steps, batch)
-    trained, held = _part(starts, slice(num)), _part(starts, slice(num, None))
+    trained, held = starts.rows(slice(num)), starts.rows(slice(num, None))
 
     def error(theta: Array, starts: Starts) -> float:
         square = least_squares.squares(make, model, sde, theta, starts, size=batch)
-        return float(jnp.sqrt(jnp.mean(square)))
+        return float(np.sqrt(np.mean(square)))
 
-    few = _part(trained, slice(batch))
+    few = trained.rows(slice(batch))
     order = sorted(candidates, key=lambda name: _or_inf(error(candidates[name], few)))
     start, best = order[0], candidates[order[0]]
     start_error = least = error(best, held)
@@ -101,7 +101,7 @@ def fit(
 
     # First without the samples far off, on a quarter of the starts, then the mean square of all.
     phases = (
-        ((0.5 * scale) ** 2, _part(trained, slice(-(-num // (4 * batch)) * batch))),
+        ((0.5 * scale) ** 2, trained.rows(slice(-(-num // (4 * batch)) * batch))),
         ((1000.0 * scale) ** 2, trained),
     )
 
@@ -196,27 +196,20 @@ def _starts(
     keys = noise.fold_in(noise.sample_keys(key, num), 0)
     x = sde.sigma(sde.t_max) * noise.normal(keys, jnp.zeros((num, *event)))
     told = conditions(np.arange(num)) if conditions else {}
-    starts = Starts(x, x, {name: jnp.asarray(value) for name, value in told.items()})
+    starts = jax.tree.map(np.asarray, Starts(x, x, dict(told)))
     low, high = family.ends(sde)
     inner = sde.t_of_log_snr(jnp.linspace(low, high, fine_steps + 1)[1:])
     times = jnp.append(jnp.asarray(sde.t_max, inner.dtype), inner)
-
-    target = _fine(model, sde, starts, times, size=batch)
-    return starts._replace(target=target)
-
-
-@partial(jax.jit, static_argnames="size")
-def _fine(model: Partial, sde: SDE, starts: Starts, times: Array, *, size: int) -> Array:
-    def of(part: Starts) -> Array:
-        told = with_condition(model, **part.condition) if part.condition else model
-        keys = noise.sample_keys(jax.random.key(0), size)
-        return told(UniPC().solve(keys, told, sde, part.x, times).x, times[-1]).x0
-
-    return jax.lax.map(of, starts.chunks(size)).reshape(starts.x.shape)
+    target = [_fine(model, sde, chunk, times) for chunk in starts.chunks(batch)]
+    return starts._replace(target=np.concatenate(target))
 
 
-def _part(starts: Starts, rows: slice) -> Starts:
-    return jax.tree.map(lambda leaf: leaf[rows], starts)
+@jax.jit
+def _fine(model: Partial, sde: SDE, starts: Starts, times: Array) -> Array:
+    if starts.condition:
+        model = Partial(with_condition(model, **starts.condition))
+    keys = noise.sample_keys(jax.random.key(0), len(starts.x))
+    return model(UniPC().solve(keys, model, sde, starts.x, times).x, times[-1]).x0
 
 
 def _or_inf(value: float) -> float:
