@@ -30,7 +30,8 @@ NHWC = ("NHWC", "HWIO", "NHWC")
 def conv2d(x: Array, kernel: Array, stride: int = 1, padding: str = "SAME") -> Array:
     """Correlation of x [B, H, W, C] with kernel [h, w, C, features], [B, H', W', features].
 
-    padding is "SAME" (H' = ceil(H / stride)) or "VALID".
+    padding is "SAME" (H' = ceil(H / stride)) or "VALID". Result and products are of x's dtype; the
+    gradient of a float32 kernel is summed in float32 also where x is bfloat16, over devices too.
     """
     pads = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
     return _conv(x, kernel, padding=pads, window_strides=(stride, stride))
@@ -76,24 +77,40 @@ def _conv(
         lhs_dilation=(1, 1),
         rhs_dilation=(1, 1),
         axes=lax.conv_dimension_numbers(x.shape, kernel.shape, NHWC),
+        dtype=x.dtype,
     )
 
 
 # The primitive's parameters are those of lax.conv_general_dilated; `axes` gives, for each of x,
-# kernel and y, where (batch, features), (features out, features in) and the two sizes are.
+# kernel and y, where (batch, features), (features out, features in) and the two sizes are, and
+# `dtype` is that of y. Products are of the narrower dtype of x and kernel.
 
 conv_p = Primitive("conv2d")
 
 
-def _as_given(x: Array, kernel: Array, *, axes: lax.ConvDimensionNumbers, **window: Any) -> Array:
-    return lax.conv_general_dilated(x, kernel, dimension_numbers=axes, **window)
+def _as_given(
+    x: Array, kernel: Array, *, axes: lax.ConvDimensionNumbers, dtype: Any, **window: Any
+) -> Array:
+    return lax.conv_general_dilated(
+        *_narrowed(x, kernel), dimension_numbers=axes, preferred_element_type=dtype, **window
+    )
 
 
-def _on_cpu(x: Array, kernel: Array, *, axes: lax.ConvDimensionNumbers, **window: Any) -> Array:
+def _narrowed(x: Array, kernel: Array) -> tuple[Array, Array]:
+    dtype = min(x.dtype, kernel.dtype, key=lambda dtype: dtype.itemsize)
+    return x.astype(dtype), kernel.astype(dtype)
+
+
+def _on_cpu(
+    x: Array, kernel: Array, *, axes: lax.ConvDimensionNumbers, dtype: Any, **window: Any
+) -> Array:
     (b, f, h, w), (o, i, kh, kw), (yb, yf, yh, yw) = axes
+    x, kernel = _narrowed(x, kernel)
     x, kernel = jnp.transpose(x, (b, h, w, f)), jnp.transpose(kernel, (kh, kw, i, o))
-    convolve = _by_winograd if _suits_winograd(x, kernel, **window) else _directly
-    y = convolve(x, kernel, **window)
+    if _suits_winograd(x, kernel, **window):
+        y = _by_winograd(x, kernel, **window)
+    else:
+        y = _directly(x, kernel, preferred_element_type=dtype, **window)
     return jnp.moveaxis(y, (0, 1, 2, 3), (yb, yh, yw, yf))
 
 
@@ -142,8 +159,12 @@ def _transpose_x(
     lhs_dilation: tuple[int, int],
     rhs_dilation: tuple[int, int],
     axes: lax.ConvDimensionNumbers,
+    dtype: Any,
 ) -> Array:
     """x from y: the convolution with the kernel reversed, its strides and dilations exchanged."""
+    y, kernel = _narrowed(
+        y, kernel
+    )  # before the reversal, which XLA then makes part of the product
     x_axes, (o, i, *sizes), y_axes = axes
     n = _extents(x.aval.shape, x_axes[2:], lhs_dilation)
     k = _extents(kernel.shape, sizes, rhs_dilation)
@@ -156,6 +177,7 @@ def _transpose_x(
         lhs_dilation=window_strides,
         rhs_dilation=rhs_dilation,
         axes=lax.ConvDimensionNumbers(y_axes, (i, o, *sizes), x_axes),
+        dtype=x.aval.dtype,
     )
 
 
@@ -169,6 +191,7 @@ def _transpose_kernel(
     lhs_dilation: tuple[int, int],
     rhs_dilation: tuple[int, int],
     axes: lax.ConvDimensionNumbers,
+    dtype: Any,
 ) -> Array:
     """kernel from y: the convolution of x with y, in which the batch is what is summed over."""
     (b, f, *x_sizes), (o, i, *sizes), (yb, yf, *y_sizes) = axes
@@ -183,6 +206,7 @@ def _transpose_kernel(
         lhs_dilation=lhs_dilation,
         rhs_dilation=window_strides,
         axes=lax.ConvDimensionNumbers((f, b, *x_sizes), (yf, yb, *y_sizes), (i, o, *sizes)),
+        dtype=kernel.aval.dtype,
     )
 
 
@@ -204,7 +228,7 @@ def _abstract(x: Any, kernel: Any, **params: Any) -> Any:
     return jax.core.ShapedArray(y.shape, y.dtype)
 
 
-PARAMETERS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "axes")
+PARAMETERS = ("window_strides", "padding", "lhs_dilation", "rhs_dilation", "axes", "dtype")
 conv_p.def_impl(jax.jit(conv_p.bind, static_argnames=PARAMETERS))
 conv_p.def_abstract_eval(_abstract)
 mlir.register_lowering(conv_p, mlir.lower_fun(_as_given, multiple_results=False))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 from sde_diffusion.networks.conv import conv2d, upsample_conv2d
@@ -51,7 +52,7 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
         kernel = self.param(self.kernel_name, default_init(self.init_scale), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return self.convolve(x, kernel.astype(x.dtype)), bias
+        return self.convolve(x, kernel), bias
 
     def convolve(self, x: Array, kernel: Array) -> Array:
         return conv2d(x, kernel, self.stride, self.padding)
@@ -74,7 +75,7 @@ class NIN(nn.Module):
     def __call__(self, x: Array) -> Array:
         w = self.param("W", default_init(self.init_scale), (x.shape[-1], self.features))
         b = self.param("b", nn.initializers.zeros, (self.features,))
-        return add_bias(x @ w.astype(x.dtype), b)
+        return affine(x, w, b)
 
 
 class Dense(nn.Module):
@@ -88,12 +89,18 @@ class Dense(nn.Module):
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", default_init(self.init_scale), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return add_bias(x @ kernel.astype(x.dtype), bias)
+        return affine(x, kernel, bias)
 
 
 def dense(x: Array, features: int, init_scale: float = 1.0) -> Array:
     """A Dense layer of the module that calls this."""
     return Dense(features, init_scale)(x)
+
+
+def affine(x: Array, w: Array, bias: Array) -> Array:
+    """x w + bias, [..., C] -> [..., features]; products of x's dtype, summed in float32."""
+    y = jnp.matmul(x, w.astype(x.dtype), preferred_element_type=w.dtype)
+    return (y + bias).astype(x.dtype)
 
 
 def add_bias(y: Array, bias: Array) -> Array:

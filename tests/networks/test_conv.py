@@ -102,6 +102,16 @@ def test_bfloat16():
     assert_close(y.astype(jnp.float32), exact, rtol=2**-8)
 
 
+def test_the_gradient_of_a_float32_kernel_of_bfloat16_images_is_summed_in_float32():
+    # 4096 products of 1 and 1.0078125: in bfloat16 their sum would be rounded to a multiple of 32.
+    x = jnp.ones((1, 64, 64, 1), jnp.bfloat16)
+    dy = jnp.full((1, 64, 64, 1), 1.0078125, jnp.bfloat16)
+    y, transposed = jax.vjp(lambda kernel: conv2d(x, kernel), jnp.ones((1, 1, 1, 1)))
+    (gradient,) = transposed(dy)
+    assert (y.dtype, gradient.dtype) == (jnp.bfloat16, jnp.float32)
+    assert float(gradient[0, 0, 0, 0]) == 4096 * 1.0078125
+
+
 def test_winograd_errs_by_a_few_float32_roundings():
     x, kernel = arguments((16, 16), 3, (128, 128))
     padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
