@@ -160,6 +160,8 @@ def training_step(
         "optimizer": optimizer(config),
         "ema_rates": config.optim.ema_rates,
         "accumulate": config.optim.accumulate,
+        "elementwise": True,  # as Adam is, and AdamW
+        "gather_dtype": config.network.dtype,
     }
 
 

@@ -2,8 +2,9 @@
 
 - A batch: its samples are spread over all the devices.
 - Parameters, and what has their shapes (gradients, the optimizer's moments, averages): leaf by leaf
-  over `fsdp`, along the largest dimension that it divides; whole on every device where none does,
-  or where the leaf is too small for the split to pay for its messages.
+  over `fsdp`, along the largest dimension that it divides, the last one only where it divides no
+  other; whole on every device where it divides none, or where the leaf is too small for the split
+  to pay for its messages.
 
 This is ZeRO-3 (Rajbhandari et al. 2020) by the compiler's means: parameters are gathered where they
 are used, gradients are summed straight into the parts, and each device updates its own part.
@@ -47,24 +48,35 @@ def _spec(shape: tuple[int, ...], parts: int) -> P:
     divisible = [axis for axis, dimension in enumerate(shape) if dimension % parts == 0]
     if parts == 1 or math.prod(shape) < MIN_SIZE or not divisible:
         return P()
-    largest = max(divisible, key=lambda axis: (shape[axis], axis))  # the last one of equals
+    # The last one lies densest in memory, where parts of it do not fill a TPU's tiles and gathering
+    # them is a transposition.
+    before_last = [axis for axis in divisible if axis < len(shape) - 1]
+    largest = max(before_last or divisible, key=lambda axis: (shape[axis], axis))
     return P(*[None] * largest, FSDP)
 
 
-def gather(params: Any, shardings: Any, whole: NamedSharding) -> Any:
+def gather(params: Any, shardings: Any, whole: NamedSharding, *, dtype: str = "float32") -> Any:
     """Inside jit: the parameters on `whole`, their gradients on `shardings`.
 
     Without it the compiler may as well move the activations, which grow with the batch, to the
-    parameters.
+    parameters. What is split is rounded to `dtype` on its way, and its gradient is not.
     """
+
+    def whole_leaf(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+        sent = leaf if sharding == whole else leaf.astype(dtype)
+        # The barrier keeps the compiler from taking the message apart, to mix its pieces with those
+        # of the product that follows: on a TPU such programs took twice the cycles.
+        sent = lax.optimization_barrier(lax.with_sharding_constraint(sent, whole))
+        return sent.astype(leaf.dtype)
 
     @jax.custom_vjp
     def gathered(params: Any) -> Any:
-        return lax.with_sharding_constraint(params, whole)
+        return jax.tree.map(whole_leaf, params, shardings)
 
     def backward(_: None, grads: Any) -> tuple[Any]:
-        # On the parts at once, so that a sum over the devices leaves each with its own part.
-        return (lax.with_sharding_constraint(grads, shardings),)
+        # First the sum over the devices, then each one's part of it, for the same reason.
+        summed = lax.with_sharding_constraint(grads, whole)
+        return (lax.with_sharding_constraint(summed, shardings),)
 
     gathered.defvjp(lambda params: (gathered(params), None), backward)
     return gathered(params)

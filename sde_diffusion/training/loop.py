@@ -67,6 +67,8 @@ def train(
     total_steps: int,
     ema_rates: Sequence[float] = (0.999,),
     accumulate: int = 1,
+    elementwise: bool = False,
+    gather_dtype: str = "float32",
     steps_per_call: int = 1,
     checkpoint_every: int = 1000,
     keep: int = 3,
@@ -81,9 +83,10 @@ def train(
 ) -> Outcome:
     """Trains to `total_steps` updates, from the newest checkpoint in `workdir` if there is one.
 
-    `init_params(key)` gives the parameters and `loss_fn(params, key, batch)` a loss [B] a sample.
-    The parameters after n updates are a function of the seed, the data and n alone: stopping,
-    killing and resuming the run leave them the same bit for bit.
+    `init_params(key)` gives the parameters and `loss_fn(params, key, batch)` a loss [B] a sample;
+    `accumulate`, `elementwise` and `gather_dtype` are those of `make_step`. The parameters after n
+    updates are a function of the seed, the data and n alone: stopping, killing and resuming the run
+    leave them the same bit for bit.
 
     Of the checkpoints the last `keep` are kept, those whose step is a multiple of `keep_every`, and
     the `keep_best` with the lowest mean loss since the one before.
@@ -117,6 +120,8 @@ def train(
         optimizer=optimizer,
         ema_rates=ema_rates,
         accumulate=accumulate,
+        elementwise=elementwise,
+        gather_dtype=gather_dtype,
     )
 
     with ExitStack() as stack:
@@ -206,6 +211,8 @@ def step_on_mesh(
     optimizer: optax.GradientTransformation,
     ema_rates: Sequence[float],
     accumulate: int = 1,
+    elementwise: bool = False,
+    gather_dtype: str = "float32",
 ) -> tuple[StepFn, TrainState]:
     """The step that `train` makes on the mesh, and the shapes and shardings of its state.
 
@@ -215,7 +222,15 @@ def step_on_mesh(
     rule = partial(distributed.state_shardings, mesh)
     abstract = abstract_state(init_params, optimizer, ema_rates, shardings=rule)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    step = make_step(loss_fn, optimizer, ema_rates, accumulate=accumulate, shardings=shardings)
+    step = make_step(
+        loss_fn,
+        optimizer,
+        ema_rates,
+        accumulate=accumulate,
+        elementwise=elementwise,
+        shardings=shardings,
+        gather_dtype=gather_dtype,
+    )
     return step, abstract
 
 

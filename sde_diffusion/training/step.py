@@ -1,6 +1,7 @@
 """The training step: gradient, update and EMA, several times in one compiled call."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from jax import lax
 
 from sde_diffusion import distributed
 from sde_diffusion.training.ema import check_rates, rate_at, update_ema
+from sde_diffusion.training.stacking import Stacking
 from sde_diffusion.training.state import TrainState
 
 LossFn = Callable[[Any, jax.Array, Any], jax.Array]
@@ -31,7 +33,9 @@ def make_step(
     ema_rates: Sequence[float] = (),
     *,
     accumulate: int = 1,
+    elementwise: bool = False,
     shardings: Any = None,
+    gather_dtype: str = "float32",
 ) -> StepFn:
     """step(state, key, batches) -> (state, metrics), compiled; the state's buffers are reused.
 
@@ -43,8 +47,12 @@ def make_step(
     With `accumulate = A` each update averages the gradients of A parts of its batch, one after the
     other: the memory of a batch A times smaller.
 
+    `elementwise` says that the optimizer treats every element alike, whichever leaf it is in, as
+    Adam does, with clipping by the global norm too: small leaves are then updated together.
+
     On a mesh `shardings` is the TrainState of its leaves' shardings, which it keeps; the metrics
-    are then on every device.
+    are then on every device. What is split is gathered in `gather_dtype`, which changes nothing for
+    a network that computes in it, and halves what bfloat16 sends.
     """
     rates = check_rates(ema_rates)
     if accumulate < 1:
@@ -52,7 +60,9 @@ def make_step(
 
     def mean_loss(params: Any, key: jax.Array, batch: Any) -> jax.Array:
         if shardings is not None:
-            params = distributed.gather(params, shardings.params, shardings.step)
+            params = distributed.gather(
+                params, shardings.params, shardings.step, dtype=gather_dtype
+            )
         return jnp.mean(loss_fn(params, key, batch))
 
     def loss_and_grads(params: Any, key: jax.Array, batch: Any) -> tuple[jax.Array, Any]:
@@ -69,9 +79,14 @@ def make_step(
         total, _ = lax.scan(add_part, zero, parts)
         return jax.tree.map(lambda leaf: leaf / accumulate, total)
 
-    def update(key: jax.Array, state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
+    def update(
+        stacking: Stacking | None, key: jax.Array, state: TrainState, batch: Any
+    ) -> tuple[TrainState, StepMetrics]:
         key = jax.random.fold_in(key, state.step)
-        loss, grads = loss_and_grads(state.params, key, batch)
+        params = state.params if stacking is None else stacking.unstack(state.params)
+        loss, grads = loss_and_grads(params, key, batch)
+        if stacking is not None:
+            grads = stacking.stack(grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = tuple(
@@ -82,7 +97,13 @@ def make_step(
         return TrainState(state.step + 1, params, opt_state, ema), metrics
 
     def step(state: TrainState, key: jax.Array, batches: Any) -> tuple[TrainState, StepMetrics]:
-        return lax.scan(lambda state, batch: update(key, state, batch), state, batches)
+        if not elementwise:
+            return lax.scan(partial(update, None, key), state, batches)
+        stacking = Stacking(jax.eval_shape(lambda: state.params))
+        stacked, metrics = lax.scan(
+            partial(update, stacking, key), stacking.stack_within(state), batches
+        )
+        return stacking.unstack_within(stacked), metrics
 
     # The batches are not donated: no output has their shape, so nothing could reuse their buffers.
     if shardings is None:

@@ -20,16 +20,18 @@ ADAM = optax.adam(1e-3)
 @pytest.mark.parametrize(
     ("shape", "spec"),
     [
-        ((64, 4096), P(None, "fsdp")),
+        ((64, 4096), P("fsdp")),  # the last one if there is no other
+        ((63, 4096), P(None, "fsdp")),
         ((4096, 64), P("fsdp")),
-        ((3, 3, 128, 128), P(None, None, None, "fsdp")),  # the last one of equals
-        ((8, 4099), P("fsdp")),  # the largest one that divides
+        ((8, 64, 128), P(None, "fsdp")),  # the largest of the others
+        ((3, 3, 128, 128), P(None, None, "fsdp")),
+        ((8, 4099), P("fsdp")),  # one that divides
         ((4099, 9), P()),  # none divides
         ((128,), P()),  # small
         ((), P()),
     ],
 )
-def test_a_leaf_is_split_along_the_largest_dimension_that_divides(shape, spec):
+def test_a_leaf_is_split_along_the_largest_dimension_before_the_last_that_divides(shape, spec):
     leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
     assert distributed.state_shardings(make_mesh(2, 4), leaf).spec == spec
 
@@ -104,6 +106,34 @@ def test_a_step_with_a_split_state_sends_nothing_that_grows_with_the_batch():
     totals = sent(text)
     assert totals["all-gather"] <= 2 * parameters  # forward, and again backward at most
     assert sent(compiled_step(make_mesh(fsdp=8), 512)[1]) == totals
+
+
+def test_parameters_gathered_in_bfloat16_change_nothing_for_a_network_that_computes_in_it():
+    network, event = MLP(features=64, num_blocks=1, dtype="bfloat16"), (16,)
+
+    def init_params(key):
+        return network.init(key, jnp.zeros((1, *event)), jnp.ones(1))["params"]
+
+    def loss_fn(params, key, batch):
+        told = network.apply({"params": params}, batch["x"], jnp.ones(len(batch["x"])))
+        return jnp.sum((told - jax.random.normal(key, event)) ** 2, axis=-1)
+
+    mesh = make_mesh(fsdp=8)
+    parts = {"init_params": init_params, "optimizer": ADAM, "ema_rates": ()}
+    rule = partial(distributed.state_shardings, mesh)
+    batches = distributed.place_batches(mesh, {"x": np.ones((2, 16, *event), np.float32)})
+
+    def trained(dtype):
+        state = training.init_state(*parts.values(), jax.random.key(0), shardings=rule)
+        step, _ = training.step_on_mesh(mesh, **parts, loss_fn=loss_fn, gather_dtype=dtype)
+        return step(state, jax.random.key(1), batches)
+
+    state, metrics = trained("float32")
+    again, metrics_again = trained("bfloat16")
+    np.testing.assert_allclose(metrics_again.loss, metrics.loss, rtol=1e-6)
+    np.testing.assert_allclose(metrics_again.grad_norm, metrics.grad_norm, rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(again.params), strict=True):
+        np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow

@@ -1,0 +1,65 @@
+"""The training step as a TPU's own compiler makes it: what is sent, and in what type."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from sde_diffusion import training
+from sde_diffusion.distributed import make_mesh
+from sde_diffusion.networks import MLP
+from sde_diffusion.planning import lower_training_step, named
+
+pytest.importorskip("libtpu", reason="the TPU's compiler, of the extra tpu, is not installed")
+
+EVENT = (16,)
+NETWORK = MLP(features=128, num_blocks=1, dtype="bfloat16")
+
+
+def init_params(key):
+    return NETWORK.init(key, jnp.zeros((1, *EVENT)), jnp.ones(1))["params"]
+
+
+def loss_fn(params, key, batch):
+    told = NETWORK.apply({"params": params}, batch["x"], jnp.ones(len(batch["x"])))
+    return jnp.sum((told - jax.random.normal(key, EVENT)) ** 2, axis=-1)
+
+
+@functools.cache
+def compiled_step(batch_size):
+    """The text of the step on four chips that each keep a quarter of the state."""
+    lowered = lower_training_step(
+        make_mesh(1, 4, devices=named("v5e:2x2").devices),
+        {"x": jax.ShapeDtypeStruct((batch_size, *EVENT), jnp.float32)},
+        init_params=init_params,
+        loss_fn=loss_fn,
+        optimizer=training.make_optimizer("adam", learning_rate=1e-3, clip_norm=1.0),
+        ema_rates=(0.99,),
+        elementwise=True,
+        gather_dtype="bfloat16",
+    )
+    return lowered.compile().as_text()
+
+
+def collectives(text):
+    """The results' types and the kind of every collective, sorted."""
+    pattern = r"= (\(.*?\)|\S+) (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\("
+    found = re.findall(pattern, text)
+    return sorted((kind, re.findall(r"\w+\[[\d,]*\]", results)) for results, kind in found)
+
+
+@pytest.mark.slow
+def test_split_parameters_travel_in_bfloat16():
+    leaves = jax.tree.leaves(jax.eval_shape(init_params, jax.random.key(0)))
+    split = {str(list(leaf.shape)).replace(" ", "") for leaf in leaves if leaf.size >= 2**12}
+    gathered = [types for kind, types in collectives(compiled_step(64)) if kind == "all-gather"]
+    assert {f"bf16{shape}" for shape in split} == {kind for types in gathered for kind in types}
+
+
+@pytest.mark.slow
+def test_messages_do_not_grow_with_the_batch_and_are_not_taken_apart():
+    small, large = compiled_step(64), compiled_step(256)
+    assert collectives(small) == collectives(large)
+    assert " while(" not in small
