@@ -105,6 +105,11 @@ class TestEveryFixedGridSolver:
         assert int(draw(solver, steps=8).nfe) == 8 * solver.evaluations + 1
         assert int(draw(solver, steps=8, denoise_last=False).nfe) == 8 * solver.evaluations
 
+    def test_its_program_is_as_long_for_any_number_of_steps(self, solver):
+        # from 15 on: before, some take a last step of lower order
+        few, many = (str(jax.make_jaxpr(lambda n=n: draw(solver, steps=n).x)()) for n in (15, 500))
+        assert few.count(" = ") == many.count(" = ") > 10
+
     def test_deterministic_ones_ignore_the_key(self, solver):
         x_init = jnp.ones((2, 2))
         ends = [draw(solver, key=k, batch=2, x_init=x_init).x for k in (0, 1)]
