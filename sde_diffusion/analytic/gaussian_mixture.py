@@ -91,7 +91,7 @@ def _squares_jvp(
     primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
     # 2 (x - alpha m) . d(x - alpha m), multiplied out, so that derivatives are products of matrices
-    # too: a Jacobian of 44 columns takes a sixth of the time in 64 dimensions.
+    # too: on a CPU a gradient in 64 dimensions takes a ninth of the time.
     (x, alpha, means), (dx, dalpha, dmeans) = primals, tangents
     total = jnp.zeros((len(means), len(x)), x.dtype)
     if not isinstance(dx, SymbolicZero):

@@ -7,7 +7,8 @@
   to pay for its messages.
 
 This is ZeRO-3 (Rajbhandari et al. 2020) by the compiler's means: parameters are gathered where they
-are used, gradients are summed straight into the parts, and each device updates its own part.
+are used, gradients are summed, and each device keeps and updates its own part. Until then a
+gradient is whole on every device, as libtpu 0.0.52 has it also where a sum into the parts is asked.
 """
 
 import functools
