@@ -10,9 +10,11 @@ import pytest
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 
-# The first example of a law pays for compilation, so no deadline.
-hypothesis.settings.register_profile("jax", deadline=None, max_examples=30)
-hypothesis.settings.load_profile("jax")
+# The first example of a law pays for compilation, so no deadline. A suite that says the same of the
+# same code takes the same examples; `pytest --hypothesis-profile=search` looks for new ones.
+hypothesis.settings.register_profile("same", deadline=None, max_examples=30, derandomize=True)
+hypothesis.settings.register_profile("search", deadline=None, max_examples=300)
+hypothesis.settings.load_profile("same")
 
 _tests = itertools.count(1)
 

@@ -31,16 +31,14 @@ GRIDS = ("log_snr", "karras", "quadratic", "uniform", "cosine")
 
 def study(problem: problems.Problem, nfe: int, args: Namespace) -> dict:
     """A row: the error of the best standard solver and of the fitted one, on fresh noise."""
-    sizes = command.EXACT if problem.exact is not None else command.NETWORK
     fitted = sd.fit(
         jax.random.key(args.seed),
         problem.model,
         problem.sde,
-        (sizes["num"], *problem.event),
         nfe=nfe,
         seconds=args.seconds,
         conditions=problem.conditions,
-        **sizes["fit"],
+        **command.sizes(problem),
     )
     num = args.num or (8192 if problem.exact is not None else 1000)
     model = problem.model

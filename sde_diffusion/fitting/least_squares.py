@@ -1,15 +1,15 @@
 """Gauss-Newton with damping (Levenberg-Marquardt) on the ends that a solver's samples reach.
 
-The loss is the mean over starts of rho(|x - target|^2), rho(q) = m log(1 + q / m), which for large
-m is q and for small m lets go of the samples that end in another mode of the data, through which
-no linear model sees. Its gradient is taken over all starts, backward. Its curvature takes the
-Jacobian forward, a column for each of the few parameters, and so comes from a part of the starts,
-drawn by their errors: few of them carry most of the curvature.
+The loss is the weighted mean over starts of rho(|x - target|^2), rho(q) = m log(1 + q / m), which
+for large m is q and for small m lets go of the samples that end in another mode of the data,
+through which no linear model sees. Its gradient is taken over all starts, backward. Its curvature
+takes the Jacobian forward, a column for each of the few parameters, and so comes from a part of
+the starts, drawn by their errors: few of them carry most of the curvature.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,28 +17,13 @@ import numpy as np
 
 from sde_diffusion import noise
 from sde_diffusion.fitting.family import Make
+from sde_diffusion.fitting.starts import Starts
 from sde_diffusion.prediction import Prediction, with_condition
 from sde_diffusion.sdes import SDE, Array
 
 Model = Callable[..., Prediction]
 
-
-class Starts(NamedTuple):
-    """Starts x and where they should end, [N, *event], and conditions, [N, ...]: NumPy arrays.
-
-    They go through the model `size` at a time, so that nothing is compiled for another N.
-    """
-
-    x: Any
-    target: Any
-    condition: Mapping[str, Any]
-
-    def rows(self, rows: Any) -> "Starts":
-        return jax.tree.map(lambda leaf: leaf[rows], self)
-
-    def chunks(self, size: int) -> Iterator["Starts"]:
-        """The same, `size` of them at a time; N is a multiple of it."""
-        return (self.rows(slice(i, i + size)) for i in range(0, len(self.x), size))
+FIRST_MU = 1e-2
 
 
 def end(make: Make, model: Model, sde: SDE, theta: Array, starts: Starts) -> Array:
@@ -81,11 +66,11 @@ def _rho(square: Any, m: float) -> Any:
 def _gradient(
     make: Make, model: Model, sde: SDE, theta: Array, chunk: Starts, m: float
 ) -> tuple[Array, Array]:
-    """(gradient [P] of the sum of rho, |x - target|^2 [size])."""
+    """(gradient [P] of the weighted sum of rho, |x - target|^2 [size])."""
 
     def loss(theta: Array) -> tuple[Array, Array]:
         square = _square(end(make, model, sde, theta, chunk) - chunk.target)
-        return jnp.sum(_rho(square, m)), square
+        return jnp.sum(chunk.weight * _rho(square, m)), square
 
     return jax.grad(loss, has_aux=True)(theta)
 
@@ -103,11 +88,13 @@ def _curvature(
 def _drawn(
     rng: np.random.Generator, starts: Starts, square: np.ndarray, m: float, num: int, size: int
 ) -> Iterator[tuple[Starts, np.ndarray]]:
-    """`num` starts drawn by their errors, with the weights of 2 J^T diag(rho') J / N, in chunks."""
-    error = np.sqrt(square)
+    """`num` starts drawn by their losses, weighted for 2 J^T diag(w rho') J / N, in chunks."""
+    # Chosen by the root of what they add to the loss, and some of those that add little.
+    error = np.sqrt(starts.weight * _rho(square, m))
     likely = (error + error.mean()) / np.sum(error + error.mean())
     rows = rng.choice(len(square), num, p=likely)
-    weight = 2.0 / (1.0 + square[rows] / m) / (likely[rows] * len(square) * num)
+    slope = starts.weight[rows] / (1.0 + square[rows] / m)
+    weight = 2.0 * slope / (likely[rows] * len(square) * num)
     for i in range(0, num, size):
         yield starts.rows(rows[i : i + size]), weight[i : i + size]
 
@@ -123,42 +110,46 @@ def descend(
     m: float,
     num: int,
     size: int,
-    tolerance: float = 2e-3,
-    patience: int = 3,
+    tolerance: float = 3e-3,
+    patience: int = 10,
 ) -> Iterator[Array]:
-    """Ever better theta, until `patience` steps together gain less than each `tolerance`.
+    """Ever better theta, until `patience` steps in a row gain less than `tolerance` each.
 
-    A step solves (H + mu diag(H)) d = -gradient, where H is a running mean of the curvatures, which
-    cost most and change least: after the first few steps only every fourth takes one more. mu grows
-    until the loss over all starts falls, and shrinks after.
+    A step solves (H + mu diag(H)) d = -gradient, where H is a running mean of the curvatures of
+    `num` starts each. mu grows until the loss over all starts falls, and shrinks after. Where it
+    does not fall, H has gone stale, and is begun anew once.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    mu, poor = 1e-2, 0
+
+    def loss(square: np.ndarray) -> float:
+        return float(np.mean(starts.weight * _rho(square, m)))
+
     mean: Any = None
-    for step in range(1000):
+    mu, poor = FIRST_MU, 0
+    for _ in range(1000):
         parts = [_gradient(make, model, sde, theta, chunk, m) for chunk in starts.chunks(size)]
         square = np.concatenate([square for _, square in parts])
-        gradient = np.sum([slope for slope, _ in parts], axis=0) / len(square)
-        if step < 4 or step % 4 == 0:
-            drawn = _drawn(rng, starts, square, m, num, size)
-            products = [_curvature(make, model, sde, theta, *chunk) for chunk in drawn]
-            curvature = np.sum(products, axis=0, dtype=float)
-            mean = curvature if mean is None else mean + 0.3 * (curvature - mean)
-        slope = np.asarray(gradient, float)
+        slope = np.sum([slope for slope, _ in parts], axis=0, dtype=float) / len(square)
+        drawn = _drawn(rng, starts, square, m, num, size)
+        products = [_curvature(make, model, sde, theta, *chunk) for chunk in drawn]
+        curvature = np.sum(products, axis=0, dtype=float)
+        new = mean is None
+        mean = curvature if new else mean + 0.3 * (curvature - mean)
         if not (np.isfinite(mean).all() and np.isfinite(slope).all()):
             return
-        loss = float(np.mean(_rho(square, m)))
         diagonal = np.diag(mean) + 1e-6 * np.diag(mean).max()
         for _ in range(10):
             move = np.linalg.solve(mean + mu * np.diag(diagonal), -slope)
             near = theta + jnp.asarray(move, theta.dtype)
-            square = squares(make, model, sde, near, starts, size=size)
-            gain = 1.0 - float(np.mean(_rho(square, m))) / loss
+            gain = 1.0 - loss(squares(make, model, sde, near, starts, size=size)) / loss(square)
             if gain > 0.0:
                 break
             mu *= 4.0
         else:
-            return
+            if new:
+                return
+            mean, mu = None, FIRST_MU
+            continue
         theta, mu = near, max(mu / 5.0, 1e-9)
         yield theta
         poor = poor + 1 if gain < tolerance else 0

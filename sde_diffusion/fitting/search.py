@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from sde_diffusion import grids, noise
-from sde_diffusion.fitting import family, least_squares
-from sde_diffusion.fitting.least_squares import Starts
-from sde_diffusion.prediction import Prediction, with_condition
-from sde_diffusion.samplers import DDIM, DEIS, DPMSolverPP2M, Solver, UniPC
+from sde_diffusion import grids
+from sde_diffusion.fitting import family, least_squares, starts
+from sde_diffusion.fitting.starts import Starts
+from sde_diffusion.prediction import Prediction
+from sde_diffusion.samplers import DDIM, DEIS, DPMSolverPP2M, Solver
 from sde_diffusion.sdes import SDE, Array
 
 # What the fit starts from: the best of these solvers on the best of these grids.
@@ -23,6 +23,8 @@ SOLVERS: dict[str, Solver] = {"dpmpp_2m": DPMSolverPP2M(), "deis": DEIS(), "ddim
 GRIDS = ("log_snr", "karras", "quadratic", "uniform", "cosine")
 # and from these shares of the way in lambda on.
 SKIPPED = (0.0, 0.15, 0.3)
+# Steps of the solution that tells which starts are hard.
+ROUGH = 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,9 +54,10 @@ def fit(
     solver: Solver | None = None,
     conditions: Callable[[np.ndarray], Mapping[str, Any]] | None = None,
     seconds: float = 60.0,
+    pool: int | None = None,
     held_out: int = 4096,
     fine_steps: int = 128,
-    jacobian: int = 256,
+    jacobian: int = 512,
     batch: int = 256,
     progress: Callable[[float, float], None] = lambda seconds, error: None,
 ) -> Fit:
@@ -63,14 +66,17 @@ def fit(
     Without `solver`: times and coefficients of `Fitted`, from the best standard solver on. With a
     deterministic one: its times alone, from its best standard grid on. The starts are `shape`
     [N, *event], and `held_out` others, by which the result is chosen: it is never worse there than
-    what the fit started from. The fine solution is UniPC's in `fine_steps` steps.
+    what the fit started from. With a `pool` of more than N, the N are drawn from so many by how far
+    off a standard solver takes them, and weighted to stand for all. The fine solution is UniPC's in
+    `fine_steps` steps.
 
     model(x, t), or model(x, t, **conditions(rows)) for the starts number `rows` [B]. The fit stops
     after `seconds`, compilation included, at the step that it is at; before that it depends on the
     key alone. `jacobian` starts give the curvature, `batch` go through the model at a time.
     `progress` is called with the seconds since the start and the error so far.
 
-    Raises ValueError for nfe below 2, a stochastic solver, or nfe that are not whole steps of it.
+    Raises ValueError for nfe below 2, a stochastic solver, nfe that are not whole steps of it, or a
+    pool of fewer than N.
 
         fitted = sde_diffusion.fit(key, model, sde, (8192, 2), nfe=8)
         sde_diffusion.sample(key, model, sde, (1000, 2), solver=fitted.solver)
@@ -82,41 +88,48 @@ def fit(
         raise ValueError(f"nfe must be at least 2, got {nfe}")
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"shape must be [N, *event], got {shape}")
+    if pool is not None and pool < shape[0]:
+        raise ValueError(f"pool must be at least the {shape[0]} starts of shape, got {pool}")
     make, candidates = _candidates(sde, nfe, solver)
     model = model if isinstance(model, Partial) else Partial(model)
     batch = min(batch, shape[0])
-    num, others = (-(-n // batch) * batch for n in (shape[0], held_out))
-    starts = _starts(key, model, sde, (num + others, *shape[1:]), conditions, fine_steps, batch)
-    trained, held = starts.rows(slice(num)), starts.rows(slice(num, None))
+    num, others, many = (-(-n // batch) * batch for n in (shape[0], held_out, pool or shape[0]))
+    drawn = starts.draw(key, sde, (many + others, *shape[1:]), conditions)
+    held = drawn.rows(slice(many, None))
+    held = starts.solved(model, sde, held, steps=fine_steps, size=batch)
 
-    def error(theta: Array, starts: Starts) -> float:
-        square = least_squares.squares(make, model, sde, theta, starts, size=batch)
-        return float(np.sqrt(np.mean(square)))
+    def errors(theta: Array, of: Starts) -> np.ndarray:
+        return np.sqrt(least_squares.squares(make, model, sde, theta, of, size=batch))
 
-    few = trained.rows(slice(batch))
+    def error(theta: Array, of: Starts) -> float:
+        return float(np.sqrt(np.mean(errors(theta, of) ** 2)))
+
+    few = held.rows(slice(batch))
     order = sorted(candidates, key=lambda name: _or_inf(error(candidates[name], few)))
     start, best = order[0], candidates[order[0]]
     start_error = least = error(best, held)
-    scale = error(best, trained)
 
-    # First without the samples far off, on a quarter of the starts, then the mean square of all.
-    phases = (
-        ((0.5 * scale) ** 2, trained.rows(slice(-(-num // (4 * batch)) * batch))),
-        ((1000.0 * scale) ** 2, trained),
-    )
+    trained = drawn.rows(slice(many))
+    if many > num:
+        rough = starts.solved(model, sde, trained, steps=ROUGH, size=batch)
+        trained = starts.choose(key, trained, errors(best, rough), num)
+    trained = starts.solved(model, sde, trained, steps=fine_steps, size=batch)
+    # First without the samples far off, on a quarter of the starts; last the mean square of all.
+    quarter = trained.rows(slice(-(-num // (4 * batch)) * batch))
+    phases = ((0.1, quarter), (0.3, trained), (30.0, trained))
 
     def attempts() -> Iterator[Array]:
         for i, name in enumerate(order[:2]):
             theta = candidates[name]
-            for j, (m, part) in enumerate(phases):
+            for j, (far, part) in enumerate(phases):
                 for better in least_squares.descend(
-                    jax.random.fold_in(key, 2 * i + j),
+                    jax.random.fold_in(key, len(phases) * i + j),
                     make,
                     model,
                     sde,
                     theta,
                     part,
-                    m=m,
+                    m=(far * start_error) ** 2,
                     num=-(-min(jacobian, num) // batch) * batch,
                     size=batch,
                 ):
@@ -180,36 +193,6 @@ def _standard_times(sde: SDE, steps: int) -> dict[str, Array]:
 @partial(jax.jit, static_argnames="solver")
 def _thetas(solver: Solver, sde: SDE, times: Array) -> Array:
     return jax.vmap(lambda times: family.as_multistep(solver, sde, times))(times)
-
-
-def _starts(
-    key: Array,
-    model: Partial,
-    sde: SDE,
-    shape: tuple[int, ...],
-    conditions: Callable[[np.ndarray], Mapping[str, Any]] | None,
-    fine_steps: int,
-    batch: int,
-) -> Starts:
-    """The starts that `sample` draws by the key, and where the fine solution takes them."""
-    num, event = shape[0], shape[1:]
-    keys = noise.fold_in(noise.sample_keys(key, num), 0)
-    x = sde.sigma(sde.t_max) * noise.normal(keys, jnp.zeros((num, *event)))
-    told = conditions(np.arange(num)) if conditions else {}
-    starts = jax.tree.map(np.asarray, Starts(x, x, dict(told)))
-    low, high = family.ends(sde)
-    inner = sde.t_of_log_snr(jnp.linspace(low, high, fine_steps + 1)[1:])
-    times = jnp.append(jnp.asarray(sde.t_max, inner.dtype), inner)
-    target = [_fine(model, sde, chunk, times) for chunk in starts.chunks(batch)]
-    return starts._replace(target=np.concatenate(target))
-
-
-@jax.jit
-def _fine(model: Partial, sde: SDE, starts: Starts, times: Array) -> Array:
-    if starts.condition:
-        model = Partial(with_condition(model, **starts.condition))
-    keys = noise.sample_keys(jax.random.key(0), len(starts.x))
-    return model(UniPC().solve(keys, model, sde, starts.x, times).x, times[-1]).x0
 
 
 def _or_inf(value: float) -> float:

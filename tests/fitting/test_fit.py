@@ -139,7 +139,8 @@ def test_a_quarter_of_the_best_standard_error_on_25_modes():
     modes = jnp.stack(jnp.meshgrid(*[0.5 * (jnp.arange(5) - 2.0)] * 2), axis=-1).reshape(-1, 2)
     exact = sd.analytic.GaussianMixture.of(modes, 0.05)
     model = exact.model(SDE)
-    result = sd.fit(jax.random.key(0), model, SDE, (1024, 2), nfe=5, held_out=1024, seconds=600.0)
+    sizes = {"held_out": 1024, "pool": 8192, "seconds": 600.0}
+    result = sd.fit(jax.random.key(0), model, SDE, (512, 2), nfe=5, **sizes)
     args = (jax.random.key(1), model, SDE, (1024, 2))
     fine = sd.sample(*args, solver=samplers.RK4(), grid=grids.log_snr(SDE, 100)).x
     assert rms(sd.sample(*args, solver=result.solver).x, fine) < 0.25 * result.start_error
@@ -151,6 +152,7 @@ def test_a_quarter_of_the_best_standard_error_on_25_modes():
         ({"nfe": 1}, "nfe must be at least 2, got 1"),
         ({"nfe": 6, "solver": samplers.Heun()}, "Heun takes 2 evaluations a step.*got nfe=6"),
         ({"solver": samplers.EulerMaruyama()}, "only a deterministic solver"),
+        ({"pool": 3}, "pool must be at least the 4 starts of shape, got 3"),
     ],
 )
 def test_bad_arguments_are_named(options, message):

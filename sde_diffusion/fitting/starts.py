@@ -1,0 +1,80 @@
+"""The starts that a solver is fitted to, where they should end, and which of many are worth it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from sde_diffusion import noise
+from sde_diffusion.fitting import family
+from sde_diffusion.prediction import with_condition
+from sde_diffusion.samplers import UniPC
+from sde_diffusion.sdes import SDE, Array
+
+
+class Starts(NamedTuple):
+    """Starts x and where they should end, [N, *event], conditions [N, ...], and weights [N].
+
+    NumPy arrays, which go through the model `size` at a time, so that nothing is compiled for
+    another N.
+    """
+
+    x: Any
+    target: Any
+    condition: Mapping[str, Any]
+    weight: Any
+
+    def rows(self, rows: Any) -> "Starts":
+        return jax.tree.map(lambda leaf: leaf[rows], self)
+
+    def chunks(self, size: int) -> Iterator["Starts"]:
+        """The same, `size` of them at a time; N is a multiple of it."""
+        return (self.rows(slice(i, i + size)) for i in range(0, len(self.x), size))
+
+
+def draw(
+    key: Array,
+    sde: SDE,
+    shape: tuple[int, ...],
+    conditions: Callable[[np.ndarray], Mapping[str, Any]] | None,
+) -> Starts:
+    """The starts [N, *event] that `sample` draws by the key, of equal weights; no targets yet."""
+    num, event = shape[0], shape[1:]
+    keys = noise.fold_in(noise.sample_keys(key, num), 0)
+    x = sde.sigma(sde.t_max) * noise.normal(keys, jnp.zeros((num, *event)))
+    told = conditions(np.arange(num)) if conditions else {}
+    weight = np.ones(num, np.float32)
+    return jax.tree.map(np.asarray, Starts(x, x, dict(told), weight))
+
+
+def solved(model: Partial, sde: SDE, starts: Starts, *, steps: int, size: int) -> Starts:
+    """With the targets where UniPC takes them in so many steps, the noise left taken out."""
+    low, high = family.ends(sde)
+    inner = sde.t_of_log_snr(jnp.linspace(low, high, steps + 1)[1:])
+    times = jnp.append(jnp.asarray(sde.t_max, inner.dtype), inner)
+    target = [_solve(model, sde, chunk, times) for chunk in starts.chunks(size)]
+    return starts._replace(target=np.concatenate(target))
+
+
+@jax.jit
+def _solve(model: Partial, sde: SDE, starts: Starts, times: Array) -> Array:
+    if starts.condition:
+        model = Partial(with_condition(model, **starts.condition))
+    keys = noise.sample_keys(jax.random.key(0), len(starts.x))
+    return model(UniPC().solve(keys, model, sde, starts.x, times).x, times[-1]).x0
+
+
+def choose(key: Array, starts: Starts, error: np.ndarray, num: int) -> Starts:
+    """`num` of the starts, drawn by their errors [N] under some solver, and weighted to undo that.
+
+    Weighted means over them are those over all, with less noise where few starts carry the errors:
+    those near the border between two modes of the data.
+    """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    likely = (error + error.mean()) / np.sum(error + error.mean())
+    rows = rng.choice(len(error), num, p=likely)
+    weight = 1.0 / (len(error) * likely[rows])
+    return starts.rows(rows)._replace(weight=weight.astype(np.float32))

@@ -1,0 +1,71 @@
+"""The starts that a solver is fitted to: as `sample` draws them, and chosen without bias."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sde_diffusion as sd
+from sde_diffusion.fitting import starts
+
+SDE = sd.VP()
+
+
+def drawn(num, conditions=None):
+    return starts.draw(jax.random.key(0), SDE, (num, 2), conditions)
+
+
+def test_they_are_those_of_sample():
+    seen = []
+
+    class Looking(sd.samplers.Euler):
+        def init(self, x, grid=None):
+            seen.append(x)
+            return super().init(x, grid)
+
+    model = sd.from_x0(SDE, lambda x, t: jnp.zeros_like(x))
+    with jax.disable_jit():
+        sd.sample(
+            jax.random.key(0), model, SDE, (5, 2), solver=Looking(), grid=sd.grids.uniform(SDE, 1)
+        )
+    np.testing.assert_allclose(drawn(5).x, seen[0], rtol=1e-6)
+
+
+def test_weighted_means_over_the_chosen_are_those_over_all():
+    # one in a hundred carries the mean, as where few starts end at another mode
+    rng = np.random.default_rng(0)
+    error = np.where(np.arange(20_000) % 100 == 0, 5.0, 0.01) * rng.uniform(0.5, 1.5, 20_000)
+    everything = drawn(20_000)._replace(target=error)
+    square = np.mean(error**2)
+    means, plain = [], []
+    for key in range(20):
+        chosen = starts.choose(jax.random.key(key), everything, error, 500)
+        means.append(np.mean(chosen.weight * chosen.target**2))
+        plain.append(np.mean(rng.choice(error, 500) ** 2))
+    assert np.mean(means) == pytest.approx(square, rel=0.03)
+    assert np.std(means) < 0.25 * np.std(plain)
+
+
+def test_a_chosen_start_keeps_its_condition():
+    everything = drawn(100, lambda rows: {"label": rows})
+    error = np.linspace(0.1, 1.0, 100)
+    chosen = starts.choose(jax.random.key(0), everything, error, 30)
+    np.testing.assert_array_equal(chosen.x, everything.x[chosen.condition["label"]])
+
+
+def test_where_all_errors_are_equal_all_weights_are_one():
+    chosen = starts.choose(jax.random.key(0), drawn(100), np.full(100, 0.3), 40)
+    np.testing.assert_allclose(chosen.weight, 1.0, rtol=1e-6)
+
+
+def test_the_targets_are_the_ends_of_the_probability_flow():
+    exact = sd.analytic.Gaussian.of(jnp.array([0.5, -1.0]), 0.09)
+    model = jax.tree_util.Partial(exact.model(SDE))
+    found = starts.solved(model, SDE, drawn(64), steps=128, size=32)
+
+    def spread(t):
+        return jnp.sqrt((SDE.alpha(t) * 0.3) ** 2 + SDE.sigma(t) ** 2)
+
+    z = (found.x - SDE.alpha(1.0) * exact.mean) / spread(1.0)
+    end = SDE.alpha(SDE.t_min) * exact.mean + spread(SDE.t_min) * z
+    np.testing.assert_allclose(found.target, exact.denoise(SDE, end, SDE.t_min), atol=1e-4)
