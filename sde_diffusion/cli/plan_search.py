@@ -19,8 +19,9 @@ def remedies(config: ConfigDict, devices: int) -> dict[str, Changes]:
     fields, found = configs.flatten(config), {}
     if fields.get("network.dtype") == "float32":
         found["bfloat16"] = {"network.dtype": "bfloat16"}
-    if fields.get("network.remat") is False:
-        found["remat"] = {"network.remat": "True"}
+    if fields.get("network.remat") == "none":
+        found["remat, pointwise"] = {"network.remat": "pointwise"}
+        found["remat"] = {"network.remat": "blocks"}
     if config.mesh.fsdp < devices:
         found["fsdp"] = {"mesh.data": "1", "mesh.fsdp": str(devices)}
     parts = 2 * config.optim.accumulate

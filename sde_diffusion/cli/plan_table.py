@@ -69,7 +69,8 @@ def _warnings(found: dict[str, Any]) -> list[str]:
             )
     if found["training"]["fits"] is False and "search" not in found:
         lines.append(
-            "What takes less memory: --config.network.remat=True, --config.network.dtype=bfloat16, "
+            "What takes less memory: --config.network.remat=pointwise or blocks, "
+            "--config.network.dtype=bfloat16, "
             f"--config.mesh.fsdp={found['devices']}, --config.optim.accumulate=2, a smaller "
             "--config.training.batch_size. --search tries them."
         )

@@ -21,6 +21,11 @@ from sde_diffusion.networks.resampling import (
     upsample,
 )
 
+PRODUCTS = {"conv2d", "conv_general_dilated", "dot_general"}
+REMAT = {
+    "pointwise": partial(nn.remat, policy=lambda primitive, *_, **__: primitive.name in PRODUCTS),
+    "blocks": nn.remat,
+}
 CHOICES: dict[str, tuple[str, ...]] = {
     "nonlinearity": tuple(ACTIVATIONS),
     "embedding_type": EMBEDDINGS,
@@ -29,6 +34,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "progressive_input": ("none", "input_skip", "residual"),
     "progressive_combine": ("sum", "cat"),
     "dtype": ("float32", "bfloat16"),
+    "remat": ("none", *REMAT),
 }
 
 
@@ -52,7 +58,8 @@ class NCSNpp(nn.Module):
     min_group_size: the fewest channels that GroupNorm takes together.
     num_classes: None for a network without classes, and without parameters for them.
     dtype: of the computation; parameters, normalizations, softmax and output are in float32.
-    remat: compute the blocks again in the backward pass instead of keeping what is inside them.
+    remat: what inside the blocks the backward pass computes again instead of keeping it: "none",
+        "pointwise" (all but what convolutions and products give) or "blocks" (everything).
 
     Raises ValueError for an unknown choice and an image size that cannot be halved so often.
     """
@@ -83,7 +90,7 @@ class NCSNpp(nn.Module):
     min_group_size: int = 4
     num_classes: int | None = None
     dtype: str = "float32"
-    remat: bool = False
+    remat: str = "none"
 
     suffix = "pp"  # of the blocks' names in the parameter tree
 
@@ -121,7 +128,7 @@ class NCSNpp(nn.Module):
         kind = {"ddpm": "DDPM", "biggan": "BigGAN"}[self.resblock_type]
         block_names = (f"ResnetBlock{kind}{self.suffix}_{i}" for i in itertools.count())
         attention_names = (f"AttnBlock{self.suffix}_{i}" for i in itertools.count())
-        lift = nn.remat if self.remat else lambda module: module
+        lift = REMAT.get(self.remat, lambda module: module)
 
         def block(h: Array, features: int, resample: Any = None) -> Array:
             return lift(ResnetBlock)(

@@ -65,6 +65,12 @@ def arrays(shape: str) -> list[Array]:
     ]
 
 
+def channel(line: str) -> int | None:
+    """The number of the channel that the collective of a line goes by."""
+    found = re.search(r"channel_id=(\d+)", line)
+    return int(found[1]) if found else None
+
+
 def group_size(line: str, devices: int) -> int:
     """How many devices take part together in the collective of a line."""
     listed = re.search(r"replica_groups=\{\{([\d,]*)\}", line)

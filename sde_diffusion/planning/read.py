@@ -151,11 +151,18 @@ def _in_main_memory(arrays: list[hlo.Array]) -> float:
 def collectives(text: str, devices: int) -> tuple[Collective, ...]:
     """The messages of a program, by kind."""
     found: dict[str, list[tuple[float, float]]] = {}
+    seen = set()
     for instruction in hlo.instructions(text):
         kind = instruction.opcode.removesuffix("-start")
-        if kind in COLLECTIVES:
-            group = hlo.group_size(instruction.line, devices)
-            found.setdefault(kind, []).append(_whole_and_sent(instruction, kind, group))
+        if kind not in COLLECTIVES:
+            continue
+        # One that is hidden behind several fusions is written in each of them, on one channel.
+        channel = hlo.channel(instruction.line)
+        if channel is not None and channel in seen:
+            continue
+        seen.add(channel)
+        group = hlo.group_size(instruction.line, devices)
+        found.setdefault(kind, []).append(_whole_and_sent(instruction, kind, group))
     return tuple(
         Collective(kind, len(each), sum(whole for whole, _ in each), sum(sent for _, sent in each))
         for kind, each in sorted(found.items())

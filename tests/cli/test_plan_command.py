@@ -125,7 +125,9 @@ def test_remedies_are_those_that_the_config_has(tiny):
 
 def test_a_u_net_can_compute_its_blocks_again():
     config = configs.load(VE / "cifar10_ncsnpp_continuous.py")
-    assert plan_search.remedies(config, 16)["remat"] == {"network.remat": "True"}
+    assert plan_search.remedies(config, 16)["remat"] == {"network.remat": "blocks"}
+    pointwise = {"network.remat": "pointwise"}
+    assert plan_search.remedies(config, 16)["remat, pointwise"] == pointwise
 
 
 def test_a_search_tries_each_remedy_and_all_together_and_the_fastest_that_fits_is_first(

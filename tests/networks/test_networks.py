@@ -93,7 +93,8 @@ def test_bfloat16_computes_nearly_the_same_with_float32_parameters(name):
     assert {leaf.dtype for leaf in leaves} == {np.dtype("float32")}
 
 
-def test_rematerialization_changes_neither_tree_nor_output_nor_gradient():
+@pytest.mark.parametrize("remat", ["pointwise", "blocks"])
+def test_rematerialization_changes_neither_tree_nor_output_nor_gradient(remat):
     network, x = NETWORKS["ncsnpp"].clone(dropout=0.5), images()
     params = draw(network, x)
 
@@ -102,10 +103,29 @@ def test_rematerialization_changes_neither_tree_nor_output_nor_gradient():
         return jnp.mean(network.apply({"params": params}, x, t, train=True, rngs=rngs) ** 2)
 
     value = jit(jax.value_and_grad(loss, argnums=1), static_argnums=0)
-    plain, again = value(network, params), value(network.clone(remat=True), params)
+    plain, again = value(network, params), value(network.clone(remat=remat), params)
     assert jax.tree.structure(plain) == jax.tree.structure(again)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+def test_rematerialization_keeps_less_from_the_forward_for_the_backward_pass():
+    network, x = NETWORKS["ncsnpp"].clone(dropout=0.5), images()
+    params = draw(network, x)
+
+    def kept(remat):
+        def forward(params):
+            apply = partial(network.clone(remat=remat).apply, train=True)
+            return apply({"params": params}, x, t, rngs={"dropout": jax.random.key(2)})
+
+        residuals = jax.eval_shape(lambda params: jax.vjp(forward, params)[1], params)
+        leaves = [leaf for leaf in jax.tree.leaves(residuals) if leaf.dtype == jnp.float32]
+        return sum(leaf.size for leaf in leaves) - sum(
+            leaf.size for leaf in jax.tree.leaves(params)
+        )
+
+    assert kept("pointwise") < 0.6 * kept("none")
+    assert kept("blocks") < 0.8 * kept("pointwise")
 
 
 @every

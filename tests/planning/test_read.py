@@ -138,6 +138,19 @@ def test_a_collective_in_two_halves_is_counted_once():
     assert (found.kind, found.count, found.bytes) == ("all-gather", 1, 4 * 8 * 128 * 4)
 
 
+def test_a_collective_hidden_behind_several_fusions_is_counted_once():
+    part = """
+%fused.{0} (p: f32[8,128]) -> f32[32,128] {{
+  %p.{0} = f32[8,128]{{1,0}} parameter(0)
+  ROOT %g.{0} = f32[32,128]{{1,0}} all-gather(%p.{0}), channel_id={1}, \
+replica_groups={{{{0,1,2,3}}}}, dimensions={{0}}
+}}
+"""
+    text = part.format(1, 7) + part.format(2, 7) + part.format(3, 8)
+    (found,) = read.collectives(text, 4)
+    assert (found.count, found.bytes) == (2, 2 * 4 * 8 * 128 * 4)
+
+
 @pytest.mark.parametrize(
     "groups",
     [
