@@ -4,14 +4,17 @@
 
 Writes best.md: for each problem, SDE and number of evaluations the solver and grid of least error
 among deterministic and among stochastic ones, by distance to the flow's end and by the sliced
-Wasserstein distance to the data; and leaves the report of each comparison beside it. Rows that are
-there already are not measured again.
+Wasserstein distance to the data; best.png, the distance of every deterministic solver on its best
+grid; and leaves the report of each comparison beside them. Rows that are there already are not
+measured again.
 """
 
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
+import matplotlib.pyplot as plt
 from tqdm import tqdm
 
 from sde_diffusion import comparison, sdes
@@ -32,6 +35,21 @@ def best(rows: list[dict], budget: int, metric: str, *, stochastic: bool) -> str
     return f"{row[metric]:.3g} {row['solver']}, {row['grid']}"
 
 
+def draw(axis: Any, title: str, rows: list[dict], budgets: list[int]) -> None:
+    """The distance over evaluations of each deterministic solver, on its best grid at each."""
+    solvers = dict.fromkeys(row["solver"] for row in rows if not row["stochastic"])
+    for number, solver in enumerate(solvers):
+        least = [
+            min(r["rms"] for r in rows if (r["solver"], r["budget"]) == (solver, budget))
+            for budget in budgets
+        ]
+        axis.loglog(budgets, least, marker="os^vDPX*"[number % 8], label=solver)
+    axis.set(title=title, xlabel="network evaluations", xticks=budgets, ylim=(None, 10.0))
+    axis.set_xticklabels(budgets)
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/study"))
@@ -43,8 +61,10 @@ def main() -> None:
         "sliced W, stochastic", "its floor",
     )  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for name in PROBLEMS:
-        for label in SDES:
+    size = (4 * len(PROBLEMS), 4 * len(SDES))
+    figure, axes = plt.subplots(len(SDES), len(PROBLEMS), figsize=size, layout="constrained")
+    for column, name in enumerate(PROBLEMS):
+        for row, label in enumerate(SDES):
             rows = comparison.compare(
                 named(name, sdes.KINDS[label]()),
                 SOLVERS,
@@ -63,7 +83,11 @@ def main() -> None:
                     f"{rows[0][f'{METRIC}_floor']:.3g}",
                 )  # fmt: skip
                 lines.append("| " + " | ".join(cells) + " |")
+            draw(axes[row, column], f"{name}, {label}", rows, budgets)
             (args.out / "best.md").write_text("\n".join(lines) + "\n")
+    axes[0, 0].set_ylabel("distance to the flow's end, rms")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
+    figure.savefig(args.out / "best.png", dpi=80)
     print((args.out / "best.md").read_text())
 
 

@@ -66,6 +66,7 @@ def work_precision(rows: Sequence[Row], metric: str, title: str) -> Figure:
     ticks = sorted(budgets | ({50, 100, 200} if adaptive else set()))
     axes[0].set_xticks(ticks, labels=[str(tick) for tick in ticks])
     axes[0].minorticks_off()
+    axes[1].tick_params(axis="x", which="both", rotation=30)
     axes[0].set_ylabel(metric.replace("_", " "))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.suptitle(title)

@@ -116,7 +116,8 @@ def fit(
     trained = starts.solved(model, sde, trained, steps=fine_steps, size=batch)
     # First without the samples far off, on a quarter of the starts; last the mean square of all.
     quarter = trained.rows(slice(-(-num // (4 * batch)) * batch))
-    phases = ((0.1, quarter), (0.3, trained), (30.0, trained))
+    usual = float(np.median(errors(best, held)))
+    phases = ((usual, quarter), (3.0 * usual, trained), (30.0 * start_error, trained))
 
     def attempts() -> Iterator[Array]:
         for i, name in enumerate(order[:2]):
@@ -129,7 +130,7 @@ def fit(
                     sde,
                     theta,
                     part,
-                    m=(far * start_error) ** 2,
+                    m=far**2,
                     num=-(-min(jacobian, num) // batch) * batch,
                     size=batch,
                 ):

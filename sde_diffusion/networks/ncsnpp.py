@@ -1,6 +1,7 @@
 """NCSN++ and DDPM++, the U-Nets of Song et al. 2021 (app. H), with every switch of theirs."""
 
 import itertools
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from sde_diffusion.networks.resampling import (
 )
 
 PRODUCTS = {"conv2d", "conv_general_dilated", "dot_general"}
-REMAT = {
+REMAT: dict[str, Callable[[Any], Any]] = {
     "pointwise": partial(nn.remat, policy=lambda primitive, *_, **__: primitive.name in PRODUCTS),
     "blocks": nn.remat,
 }
