@@ -116,8 +116,7 @@ def fit(
     trained = starts.solved(model, sde, trained, steps=fine_steps, size=batch)
     # First without the samples far off, on a quarter of the starts; last the mean square of all.
     quarter = trained.rows(slice(-(-num // (4 * batch)) * batch))
-    usual = float(np.median(errors(best, held)))
-    phases = ((usual, quarter), (3.0 * usual, trained), (30.0 * start_error, trained))
+    phases = ((0.1, quarter), (0.3, trained), (30.0, trained))
 
     def attempts() -> Iterator[Array]:
         for i, name in enumerate(order[:2]):
@@ -130,7 +129,7 @@ def fit(
                     sde,
                     theta,
                     part,
-                    m=far**2,
+                    m=(far * start_error) ** 2,
                     num=-(-min(jacobian, num) // batch) * batch,
                     size=batch,
                 ):
