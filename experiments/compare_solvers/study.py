@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 from tqdm import tqdm
 
 from sde_diffusion import comparison, sdes
@@ -40,7 +41,7 @@ def draw(axis: Any, title: str, rows: list[dict], budgets: list[int]) -> None:
     solvers = dict.fromkeys(row["solver"] for row in rows if not row["stochastic"])
     for number, solver in enumerate(solvers):
         least = [
-            min(r["rms"] for r in rows if (r["solver"], r["budget"]) == (solver, budget))
+            np.nanmin([r["rms"] for r in rows if (r["solver"], r["budget"]) == (solver, budget)])
             for budget in budgets
         ]
         axis.loglog(budgets, least, marker="os^vDPX*"[number % 8], label=solver)
