@@ -71,8 +71,11 @@ def choose(key: Array, starts: Starts, error: np.ndarray, num: int) -> Starts:
     """`num` of the starts, drawn by their errors [N] under some solver, and weighted to undo that.
 
     Weighted means over them are those over all, with less noise where few starts carry the errors:
-    those near the border between two modes of the data.
+    those near the border between two modes of the data. An error that is not finite counts as the
+    largest that is.
     """
+    finite = np.isfinite(error)
+    error = np.where(finite, error, np.max(error[finite]) if finite.any() else 1.0)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     likely = (error + error.mean()) / np.sum(error + error.mean())
     rows = rng.choice(len(error), num, p=likely)

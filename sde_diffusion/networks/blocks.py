@@ -30,17 +30,16 @@ class ResnetBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array | None) -> Array:
-        h = self.act(group_norm(x, self.min_group_size)).astype(x.dtype)
+        h = group_norm(x, self.min_group_size, self.act)
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h, shift = Conv(self.features).apart(h)
         if embedding is not None:
             shift = dense(embedding, self.features) + shift
         shift = jnp.broadcast_to(shift, (len(h), self.features))
-        h = self.act(group_norm(h, self.min_group_size, shift))
+        h = group_norm(h, self.min_group_size, self.act, shift)
         if self.train and self.dropout > 0:
             h = dropout(self.make_rng("dropout"), h, self.dropout)
-        h = h.astype(x.dtype)
         h = Conv(self.features, init_scale=self.init_scale)(h)
         if x.shape[-1] != self.features or self.resample is not None:
             project = NIN(self.features) if self.nin_shortcut else Conv(self.features, 1)
@@ -58,7 +57,7 @@ class AttnBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         batch, height, width, channels = x.shape
-        h = group_norm(x, self.min_group_size).astype(x.dtype)
+        h = group_norm(x, self.min_group_size)
         h = h.reshape(batch, height * width, 1, channels)
         query, key, value = NIN(channels)(h), NIN(channels)(h), NIN(channels)(h)
         h = jax.nn.dot_product_attention(query, key, value)

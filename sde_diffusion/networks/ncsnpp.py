@@ -163,7 +163,7 @@ class NCSNpp(nn.Module):
             return module(h.shape[-1], self.resamp_with_conv, fir_kernel)(h)
 
         def to_features(h: Array, features: int, init_scale: float) -> Array:
-            normalized = act(group_norm(h, self.min_group_size)).astype(h.dtype)
+            normalized = group_norm(h, self.min_group_size, act)
             return Conv(features, init_scale=init_scale)(normalized)
 
         x = (x if self.centered else 2 * x - 1).astype(dtype)

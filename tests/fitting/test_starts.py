@@ -58,6 +58,21 @@ def test_where_all_errors_are_equal_all_weights_are_one():
     np.testing.assert_allclose(chosen.weight, 1.0, rtol=1e-6)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_start_that_the_standard_solver_loses_counts_as_one_of_the_hardest(bad):
+    error = np.where(np.arange(1000) < 10, bad, np.where(np.arange(1000) < 20, 5.0, 0.01))
+    everything = drawn(1000)._replace(target=np.arange(1000))
+    chosen = starts.choose(jax.random.key(1), everything, error, 500)
+    lost, hard = (np.sum((chosen.target >= low) & (chosen.target < low + 10)) for low in (0, 10))
+    assert np.all(np.isfinite(chosen.weight))
+    assert 0.7 < lost / hard < 1.4
+
+
+def test_where_the_standard_solver_loses_all_any_may_be_chosen():
+    chosen = starts.choose(jax.random.key(1), drawn(100), np.full(100, np.nan), 50)
+    np.testing.assert_allclose(chosen.weight, 1.0)
+
+
 def test_the_targets_are_the_ends_of_the_probability_flow():
     exact = sd.analytic.Gaussian.of(jnp.array([0.5, -1.0]), 0.09)
     model = jax.tree_util.Partial(exact.model(SDE))

@@ -81,8 +81,26 @@ def test_the_gradient_of_a_shift_takes_no_pass_over_the_image():
 
 
 @pytest.mark.parametrize("offset", [0.0, 30.0])
-def test_bfloat16_images_are_normalized_in_float32(offset):
+def test_bfloat16_images_are_normalized_and_activated_in_float32(offset):
     rounded = jnp.asarray(x + offset, jnp.bfloat16)
-    exact = apply(params, rounded.astype(jnp.float32))
-    assert apply(params, rounded).dtype == jnp.float32
-    np.testing.assert_array_equal(apply(params, rounded), exact)
+    exact = nn.swish(apply(params, rounded.astype(jnp.float32)))
+    made = GroupNorm(4, nn.swish).apply({"params": params}, rounded)
+    assert made.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(made, exact.astype(jnp.bfloat16))
+
+
+def test_activated_it_has_the_derivatives_of_norm_and_activation_apart():
+    def at_once(params, x, shift):
+        return GroupNorm(4, nn.swish).apply({"params": params}, x, shift)
+
+    def apart(params, x, shift):
+        return nn.swish(nn.GroupNorm(4).apply({"params": params}, x + shift[:, None, None]))
+
+    def derivatives(norm):
+        towards = jax.tree.map(jnp.cos, (params, x, shift))
+        _, forward = jax.jvp(norm, (params, x, shift), towards)
+        y, pull = jax.vjp(norm, params, x, shift)
+        return jax.tree.leaves([forward, pull(jnp.sin(y))])
+
+    for ours, theirs in zip(derivatives(at_once), derivatives(apart), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=3e-5)
