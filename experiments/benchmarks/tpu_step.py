@@ -27,7 +27,12 @@ from sde_diffusion.cli import plan, read_overrides
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/ve/cifar10_ncsnpp_continuous.py"
 TOPOLOGY = "v5e:4x4"
-OURS = {"network.dtype": "bfloat16", "mesh.data": "1", "mesh.fsdp": "16"}
+OURS = {
+    "network.dtype": "bfloat16",
+    "mesh.data": "1",
+    "mesh.fsdp": "16",
+    "training.compiler_options": "xla_tpu_scoped_vmem_limit_kib=6144",
+}
 REFERENCE = {
     "batch_size": 128,
     "flops": 498e9,

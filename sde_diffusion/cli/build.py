@@ -28,7 +28,7 @@ from sde_diffusion import (
 from sde_diffusion import parameterization as parameterizations
 from sde_diffusion import prediction as predictions
 from sde_diffusion.sdes import SDE, Array
-from sde_diffusion.training import make_optimizer, make_schedule
+from sde_diffusion.training import make_optimizer, make_schedule, read_compiler_options
 
 Batch = dict[str, Array]
 
@@ -162,6 +162,7 @@ def training_step(
         "accumulate": config.optim.accumulate,
         "elementwise": True,  # as Adam is, and AdamW
         "gather_dtype": config.network.dtype,
+        "compiler_options": read_compiler_options(config.training.compiler_options),
     }
 
 

@@ -26,6 +26,7 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     build.solver(config), build.grid(config)
     mesh = build.mesh(config)
     distributed.check_batch_size(mesh, config.training.batch_size)
+    training.check_compiler_options(step["compiler_options"], mesh.devices.flat[0])
     batches = data.batches(
         source,
         config.training.batch_size,

@@ -110,6 +110,7 @@ def default() -> ConfigDict:
                 "batch_size": 128,
                 "steps": 1_300_001,
                 "steps_per_call": 1,  # in one compiled call
+                "compiler_options": "",  # of XLA for the step: name=value,name=value
                 "log_every": 100,
                 "sample_every": 10_000,
                 "checkpoint_every": 5000,

@@ -15,6 +15,7 @@ from sde_diffusion.cli import config as configs
 from sde_diffusion.data import Source
 
 CONFIG = "config.json"
+OF_DEVICES = ("mesh.", "training.compiler_options")
 # What a run writes; --overwrite removes these and nothing else.
 OWN = (
     *("checkpoints", "samples", "tensorboard", "metrics.jsonl", "loss.png", "samples.png"),
@@ -65,10 +66,10 @@ def _claim(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
             else:
                 target.unlink(missing_ok=True)
     if path.exists():
-        # On whichever devices it goes on, it is the same run.
+        # On whichever devices it goes on, and however compiled for them, it is the same run.
         theirs = configs.from_json(path.read_text())
         differ = [
-            line for line in configs.differences(config, theirs) if not line.startswith("mesh.")
+            line for line in configs.differences(config, theirs) if not line.startswith(OF_DEVICES)
         ]
         if differ:
             raise ValueError(

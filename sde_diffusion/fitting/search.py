@@ -71,9 +71,10 @@ def fit(
     `fine_steps` steps.
 
     model(x, t), or model(x, t, **conditions(rows)) for the starts number `rows` [B]. The fit stops
-    after `seconds`, compilation included, at the step that it is at; before that it depends on the
-    key alone. `jacobian` starts give the curvature, `batch` go through the model at a time.
-    `progress` is called with the seconds since the start and the error so far.
+    after `seconds`, compilation included, at the step that it is at; after a quarter and a half of
+    them it goes on to the next of its three phases. But for that it depends on the key alone.
+    `jacobian` starts give the curvature, `batch` go through the model at a time. `progress` is
+    called with the seconds since the start and the error so far.
 
     Raises ValueError for nfe below 2, a stochastic solver, nfe that are not whole steps of it, or a
     pool of fewer than N.
@@ -115,13 +116,14 @@ def fit(
         trained = starts.choose(key, trained, errors(best, rough), num)
     trained = starts.solved(model, sde, trained, steps=fine_steps, size=batch)
     # First without the samples far off, on a quarter of the starts; last the mean square of all.
+    # Each phase ends at a share of the time at the latest, so that the last one has its half.
     quarter = trained.rows(slice(-(-num // (4 * batch)) * batch))
-    phases = ((0.1, quarter), (0.3, trained), (30.0, trained))
+    phases = ((0.1, quarter, 0.25), (0.3, trained, 0.5), (30.0, trained, 1.0))
 
     def attempts() -> Iterator[Array]:
         for i, name in enumerate(order[:2]):
-            theta = candidates[name]
-            for j, (far, part) in enumerate(phases):
+            theta, began = candidates[name], time.monotonic() - clock
+            for j, (far, part, share) in enumerate(phases):
                 for better in least_squares.descend(
                     jax.random.fold_in(key, len(phases) * i + j),
                     make,
@@ -135,6 +137,8 @@ def fit(
                 ):
                     theta = better
                     yield theta
+                    if time.monotonic() - clock > began + share * (seconds - began):
+                        break
 
     for theta in attempts():
         reached = error(theta, held)

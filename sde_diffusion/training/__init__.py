@@ -10,6 +10,10 @@ from sde_diffusion.training.compilation_cache import (
     enable_compilation_cache,
     without_compilation_cache,
 )
+from sde_diffusion.training.compiler_options import (
+    check_compiler_options,
+    read_compiler_options,
+)
 from sde_diffusion.training.disk import write_whole
 from sde_diffusion.training.history import plot_loss
 from sde_diffusion.training.loop import NonFiniteLoss, Outcome, step_on_mesh, train
@@ -25,12 +29,14 @@ __all__ = [
     "Restored",
     "TrainState",
     "abstract_state",
+    "check_compiler_options",
     "enable_compilation_cache",
     "init_state",
     "make_optimizer",
     "make_schedule",
     "make_step",
     "plot_loss",
+    "read_compiler_options",
     "restore_latest",
     "step_on_mesh",
     "train",

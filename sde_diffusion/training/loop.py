@@ -3,7 +3,7 @@
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 
 from sde_diffusion import distributed
 from sde_diffusion.training import checkpoint
+from sde_diffusion.training.compiler_options import check_compiler_options
 from sde_diffusion.training.preemption import preemption_notice
 from sde_diffusion.training.reporting import Report
 from sde_diffusion.training.state import InitFn, TrainState, abstract_state, init_state
@@ -69,6 +70,7 @@ def train(
     accumulate: int = 1,
     elementwise: bool = False,
     gather_dtype: str = "float32",
+    compiler_options: Mapping[str, str] | None = None,
     steps_per_call: int = 1,
     checkpoint_every: int = 1000,
     keep: int = 3,
@@ -84,9 +86,9 @@ def train(
     """Trains to `total_steps` updates, from the newest checkpoint in `workdir` if there is one.
 
     `init_params(key)` gives the parameters and `loss_fn(params, key, batch)` a loss [B] a sample;
-    `accumulate`, `elementwise` and `gather_dtype` are those of `make_step`. The parameters after n
-    updates are a function of the seed, the data and n alone: stopping, killing and resuming the run
-    leave them the same bit for bit.
+    `accumulate`, `elementwise`, `gather_dtype` and `compiler_options` are those of `make_step`. The
+    parameters after n updates are a function of the seed, the data and n alone: stopping, killing
+    and resuming the run leave them the same bit for bit.
 
     Of the checkpoints the last `keep` are kept, those whose step is a multiple of `keep_every`, and
     the `keep_best` with the lowest mean loss since the one before.
@@ -122,6 +124,7 @@ def train(
         accumulate=accumulate,
         elementwise=elementwise,
         gather_dtype=gather_dtype,
+        compiler_options=compiler_options,
     )
 
     with ExitStack() as stack:
@@ -213,12 +216,15 @@ def step_on_mesh(
     accumulate: int = 1,
     elementwise: bool = False,
     gather_dtype: str = "float32",
+    compiler_options: Mapping[str, str] | None = None,
 ) -> tuple[StepFn, TrainState]:
     """The step that `train` makes on the mesh, and the shapes and shardings of its state.
 
     Allocates nothing, so the devices may be ones that are not here: what is compiled for them ahead
-    of time is what `train` will run.
+    of time is what `train` will run. Raises ValueError for compiler_options that their compiler
+    does not take.
     """
+    check_compiler_options(compiler_options or {}, mesh.devices.flat[0])
     rule = partial(distributed.state_shardings, mesh)
     abstract = abstract_state(init_params, optimizer, ema_rates, shardings=rule)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -230,6 +236,7 @@ def step_on_mesh(
         elementwise=elementwise,
         shardings=shardings,
         gather_dtype=gather_dtype,
+        compiler_options=compiler_options,
     )
     return step, abstract
 

@@ -1,6 +1,6 @@
 """The training step: gradient, update and EMA, several times in one compiled call."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -36,6 +36,7 @@ def make_step(
     elementwise: bool = False,
     shardings: Any = None,
     gather_dtype: str = "float32",
+    compiler_options: Mapping[str, str] | None = None,
 ) -> StepFn:
     """step(state, key, batches) -> (state, metrics), compiled; the state's buffers are reused.
 
@@ -52,7 +53,7 @@ def make_step(
 
     On a mesh `shardings` is the TrainState of its leaves' shardings, which it keeps; the metrics
     are then on every device. What is split is gathered in `gather_dtype`, which changes nothing for
-    a network that computes in it, and halves what bfloat16 sends.
+    a network that computes in it, and halves what bfloat16 sends. `compiler_options` are XLA's own.
     """
     rates = check_rates(ema_rates)
     if accumulate < 1:
@@ -106,10 +107,11 @@ def make_step(
         return stacking.unstack_within(stacked), metrics
 
     # The batches are not donated: no output has their shape, so nothing could reuse their buffers.
+    compiled = partial(jax.jit, donate_argnums=0, compiler_options=dict(compiler_options or {}))
     if shardings is None:
-        return jax.jit(step, donate_argnums=0)
+        return compiled(step)
     # The number of the step is a scalar, whole on every device: so are the metrics.
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, shardings.step))
+    return compiled(step, out_shardings=(shardings, shardings.step))
 
 
 def split_batch(batch: Any, parts: int) -> Any:

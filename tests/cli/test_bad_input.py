@@ -50,6 +50,8 @@ class TestConfig:
             ("loss.draw=random", ("loss.draw", "stratified")),
             ("loss.reduction=sum", ("loss.reduction", "half_sum")),
             ("training.steps=0", ("total_steps", "0")),
+            ("training.compiler_options=xla_fast", ("compiler_options", "name=value")),
+            ("training.compiler_options=xla_fast=1", ("compiler_options", "'xla_fast'", "cpu")),
             ("training.batch_size=5000", ("digits", "1797", "5000")),
             ("sampling.solver.name=dpm", ("sampling.solver.name", "dpmpp_2m")),
             ("sampling.grid.name=log", ("sampling.grid.name", "log_snr")),

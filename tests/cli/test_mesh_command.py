@@ -26,7 +26,7 @@ def test_a_mesh_or_a_batch_that_does_not_divide_is_told_at_once(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_on_another_mesh(call, tiny, tmp_path):
+def test_a_run_goes_on_on_another_mesh_with_other_compiler_options(call, tiny, tmp_path):
     run = ("train", "--config", tiny, "--workdir", tmp_path / "w")
     assert call(*run, "--config.training.steps=4")[0] == 0
     # as if it had been longer from the beginning
@@ -34,7 +34,10 @@ def test_a_run_goes_on_on_another_mesh(call, tiny, tmp_path):
     told = json.loads(config.read_text())
     told["training"]["steps"] = 8
     config.write_text(json.dumps(told))
-    code, out, err = call(*run, "--config.mesh.fsdp=4")
+    options = "xla_backend_optimization_level=1"
+    code, out, err = call(
+        *run, "--config.mesh.fsdp=4", f"--config.training.compiler_options={options}"
+    )
     assert code == 0, err
     assert "resuming at step 4 of 8" in err
     assert "trained to step 8" in out
