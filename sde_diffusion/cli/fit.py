@@ -13,12 +13,19 @@ from sde_diffusion.cli.compare import trained_problem
 from sde_diffusion.comparison import problems
 
 # A network costs more than an exact model: fewer starts, not chosen from more, and a coarser fine
-# solution. `looked_at` starts are drawn for each that is fitted to.
+# solution. `looked_at` starts are drawn for each that is fitted to. And so few steps that the first
+# two phases would take all the time.
 EXACT: dict[str, Any] = {"num": 8192, "looked_at": 16, "fit": {"held_out": 8192}}
 NETWORK: dict[str, Any] = {
     "num": 2048,
     "looked_at": 1,
-    "fit": {"held_out": 1024, "fine_steps": 64, "jacobian": 64, "batch": 64},
+    "fit": {
+        "held_out": 1024,
+        "fine_steps": 64,
+        "jacobian": 64,
+        "batch": 64,
+        "shares": (0.25, 0.5),
+    },
 }
 BAR = "{desc}: {n_fmt} of {total_fmt} s |{bar}| {postfix}"
 

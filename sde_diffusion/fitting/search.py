@@ -59,6 +59,7 @@ def fit(
     fine_steps: int = 128,
     jacobian: int = 512,
     batch: int = 256,
+    shares: tuple[float, float] = (1.0, 1.0),
     progress: Callable[[float, float], None] = lambda seconds, error: None,
 ) -> Fit:
     """Fit a solver to a model, so that `nfe` evaluations end where a fine solution does.
@@ -71,10 +72,11 @@ def fit(
     `fine_steps` steps.
 
     model(x, t), or model(x, t, **conditions(rows)) for the starts number `rows` [B]. The fit stops
-    after `seconds`, compilation included, at the step that it is at; after a quarter and a half of
-    them it goes on to the next of its three phases. But for that it depends on the key alone.
-    `jacobian` starts give the curvature, `batch` go through the model at a time. `progress` is
-    called with the seconds since the start and the error so far.
+    after `seconds`, compilation included, at the step that it is at; before that it depends on the
+    key alone. `jacobian` starts give the curvature, `batch` go through the model at a time. Of three
+    phases the first two, in which samples far off count little, end where they gain little more, and
+    at these `shares` of the time at the latest. `progress` is called with the seconds since the
+    start and the error so far.
 
     Raises ValueError for nfe below 2, a stochastic solver, nfe that are not whole steps of it, or a
     pool of fewer than N.
@@ -116,9 +118,8 @@ def fit(
         trained = starts.choose(key, trained, errors(best, rough), num)
     trained = starts.solved(model, sde, trained, steps=fine_steps, size=batch)
     # First without the samples far off, on a quarter of the starts; last the mean square of all.
-    # Each phase ends at a share of the time at the latest, so that the last one has its half.
     quarter = trained.rows(slice(-(-num // (4 * batch)) * batch))
-    phases = ((0.1, quarter, 0.25), (0.3, trained, 0.5), (30.0, trained, 1.0))
+    phases = ((0.1, quarter, shares[0]), (0.3, trained, shares[1]), (30.0, trained, 1.0))
 
     def attempts() -> Iterator[Array]:
         for i, name in enumerate(order[:2]):
