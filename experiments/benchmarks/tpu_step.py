@@ -31,7 +31,7 @@ OURS = {
     "network.dtype": "bfloat16",
     "mesh.data": "1",
     "mesh.fsdp": "16",
-    "training.compiler_options": "xla_tpu_scoped_vmem_limit_kib=6144",
+    "training.compiler_options": "xla_tpu_scoped_vmem_limit_kib=8192",
 }
 REFERENCE = {
     "batch_size": 128,

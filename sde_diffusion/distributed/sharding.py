@@ -75,9 +75,15 @@ def gather(params: Any, shardings: Any, whole: NamedSharding, *, dtype: str = "f
         return jax.tree.map(whole_leaf, params, shardings)
 
     def backward(_: None, grads: Any) -> tuple[Any]:
-        # First the sum over the devices, then each one's part of it, for the same reason.
+        # First the sum over the devices, then each one's part of it, for the same reason; and that
+        # at once, not where it is used, so that the sum's memory is free again.
         summed = lax.with_sharding_constraint(grads, whole)
-        return (lax.with_sharding_constraint(summed, shardings),)
+        parts = lax.with_sharding_constraint(summed, shardings)
+
+        def at_once(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+            return leaf if sharding == whole else lax.optimization_barrier(leaf)
+
+        return (jax.tree.map(at_once, parts, shardings),)
 
     gathered.defvjp(lambda params: (gathered(params), None), backward)
     return gathered(params)

@@ -80,8 +80,8 @@ _activated = jax.custom_jvp(_plainly, nondiff_argnums=(0, 1))
 @_activated.defjvp
 def _(act: Any, dtype: jnp.dtype, primals: Any, tangents: Any) -> tuple[Array, Array]:
     # The gradients of a and b are sums over the pixels, and that of x needs what comes of the sums.
-    # Without the barrier, which the gradient dy meets on its way to x, both would read act'(.) dy
-    # from one array, in float32. With it each reads dy itself, in y's dtype. A CPU is faster without.
+    # Without the barrier, which the gradient dy meets on its way to x, a TPU has both read
+    # act'(.) dy from one array, in float32. With it each reads dy itself, in y's dtype.
     x, a, b = primals
     y, by_a_and_b = jax.jvp(partial(_plainly, act, dtype, x), (a, b), tangents[1:])
     _, by_x = jax.jvp(lambda x: _plainly(act, dtype, x, a, b), (x,), tangents[:1])
