@@ -17,13 +17,15 @@ Array = jax.Array
 def dropout(key: Array, x: Array, rate: float) -> Array:
     """x / (1 - rate) where an element of x [B, ...] is kept, with probability 1 - rate, else 0.
 
-    It does not depend on how the samples are spread over devices.
+    It does not depend on how the samples are spread over devices. The quotient is rounded once: in
+    bfloat16 itself a rate of 0.1 would be 0.1016.
     """
     samples, size = x.shape[0], x.size // x.shape[0]
     row, column = (lax.broadcasted_iota(jnp.uint32, (samples, size), axis) for axis in (0, 1))
     bits = _hash(row * np.uint32(size) + column, jax.random.bits(key, (2,), jnp.uint32))
     kept = (bits >= np.uint32(rate * 2**32)).reshape(x.shape)
-    return jnp.where(kept, x / (1 - rate), 0)
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return jnp.where(kept, wide / (1 - rate), 0).astype(x.dtype)
 
 
 def _hash(x: Array, seeds: Array) -> Array:

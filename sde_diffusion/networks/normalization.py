@@ -35,15 +35,11 @@ def num_groups(channels: int, min_group_size: int) -> int:
     return next(groups for groups in range(most, 0, -1) if channels % groups == 0)
 
 
-def identity(x: Array) -> Array:
-    return x
-
-
 class GroupNorm(nn.Module):
     """act(GroupNorm of x [B, H, W, C] + shift [B, C]), computed in float32, of x's dtype."""
 
     num_groups: int
-    act: Callable[[Array], Array] = identity
+    act: Callable[[Array], Array] = jax.nn.identity
 
     @nn.compact
     def __call__(self, x: Array, shift: Array | None = None) -> Array:
@@ -85,14 +81,14 @@ def _(act: Any, dtype: jnp.dtype, primals: Any, tangents: Any) -> tuple[Array, A
     x, a, b = primals
     y, by_a_and_b = jax.jvp(partial(_plainly, act, dtype, x), (a, b), tangents[1:])
     _, by_x = jax.jvp(lambda x: _plainly(act, dtype, x, a, b), (x,), tangents[:1])
-    by_x = lax.platform_dependent(by_x, tpu=lax.optimization_barrier, default=identity)
+    by_x = lax.platform_dependent(by_x, tpu=lax.optimization_barrier, default=jax.nn.identity)
     return y, by_a_and_b + by_x
 
 
 def group_norm(
     x: Array,
     min_group_size: int,
-    act: Callable[[Array], Array] = identity,
+    act: Callable[[Array], Array] = jax.nn.identity,
     shift: Array | None = None,
 ) -> Array:
     """act(GroupNorm of x + shift), a GroupNorm of the module that calls this."""

@@ -101,7 +101,8 @@ def train(
 
     Raises NonFiniteLoss, after which the last checkpoint is the last good one; OSError when the
     disk is full; CheckpointMismatch when `workdir` is of another model; DamagedCheckpoint when it
-    has checkpoints and none of them is whole; ValueError for a number out of its range.
+    has checkpoints and none of them is whole; ValueError for a number out of its range and
+    for compiler_options that the compiler does not take.
     """
     for name, value in {
         "total_steps": total_steps,

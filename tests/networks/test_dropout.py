@@ -28,6 +28,14 @@ def test_elements_are_zero_or_scaled_so_that_the_mean_stays():
     np.testing.assert_allclose(y, np.where(dropped(1, 0.25), 0, x / 0.75), rtol=1e-6)
 
 
+def test_bfloat16_is_scaled_in_float32_and_rounded_once():
+    x = jax.random.normal(jax.random.key(0), SHAPE, jnp.bfloat16)
+    y = dropout(jax.random.key(1), x, 0.1)
+    exact = dropout(jax.random.key(1), x.astype(jnp.float32), 0.1)
+    assert y.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(y, exact.astype(jnp.bfloat16))
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_rate_is_that_of_every_slice(rate, seed):
