@@ -31,7 +31,8 @@ OURS = {
     "network.dtype": "bfloat16",
     "mesh.data": "1",
     "mesh.fsdp": "16",
-    "training.compiler_options": "xla_tpu_scoped_vmem_limit_kib=8192",
+    "training.compiler_options": "xla_tpu_scoped_vmem_limit_kib=7168,"
+    "xla_jf_program_hbm_alignment_in_kib=4",
 }
 REFERENCE = {
     "batch_size": 128,
