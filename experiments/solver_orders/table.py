@@ -38,6 +38,7 @@ VARIANTS = (
     "dpm_adaptive(order=2)",
     "ode(method='dopri5')",
     "ode(method='dopri8')",
+    "ode(method='kvaerno5')",
 )
 HEAD = """# Solvers
 

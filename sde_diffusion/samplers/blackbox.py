@@ -6,17 +6,28 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from sde_diffusion.choices import require_known
 from sde_diffusion.noise import Keys
 from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers.one import predict_one
+from sde_diffusion.samplers.one import jacobian_one, predict_one
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
 
-# Evaluations of an attempted step, besides one that chooses the first step size. diffrax reports
-# steps only; tests/samplers/test_blackbox.py counts the calls themselves.
-_EVALUATIONS = {"tsit5": 6, "dopri5": 6, "dopri8": 13}
+# Of an implicit method, how often each stage's equation is iterated: always as often, so that the
+# evaluations are known.
+_ITERATIONS = 4
+
+# Evaluations of an attempted step, and those before the first one. diffrax reports steps only;
+# tests/samplers/test_blackbox.py counts the calls themselves. A step of kvaerno5 solves 6 equations
+# and takes the Jacobian twice, of which each is one evaluation with and one without derivatives.
+_EVALUATIONS = {
+    "tsit5": (6, 1),
+    "dopri5": (6, 1),
+    "dopri8": (13, 1),
+    "kvaerno5": (6 * _ITERATIONS + 4, _ITERATIONS),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +36,10 @@ class BlackBox(Solver):
 
     The times of the grid are where it must stop: `[t_max, t_min]` leaves the steps to it. Each
     sample has its own step sizes, so that it does not depend on its neighbours, and its own count
-    of evaluations; the network runs on the whole batch until the last sample is done. Song et al.
-    2021, sec. 4.3 and app. D.4, who use rtol = atol = 1e-5.
+    of evaluations; the network runs on the whole batch until the last sample is done. "kvaerno5"
+    is implicit, for stiff flows of few dimensions: it takes the Jacobian [D, D] of every sample,
+    which counts as an evaluation. Song et al. 2021, sec. 4.3 and app. D.4, who use
+    rtol = atol = 1e-5.
     """
 
     adaptive = True
@@ -51,12 +64,15 @@ class BlackBox(Solver):
             "tsit5": diffrax.Tsit5,
             "dopri5": diffrax.Dopri5,
             "dopri8": diffrax.Dopri8,
+            "kvaerno5": _kvaerno5,
         }[self.method]()
-
-        predict = predict_one(len(state.x))
+        velocity_of = _velocity_with_jacobian if self.method == "kvaerno5" else _velocity
+        velocity_of_one = velocity_of(len(state.x))
+        start, end = jnp.minimum(t, s), jnp.maximum(t, s)
 
         def velocity(t: Any, x: Array, model: Callable[..., Prediction]) -> Array:
-            return predict(model, x[None], t).velocity[0]
+            # Stages of an implicit method may lie beyond the end, where an SDE has no more times.
+            return velocity_of_one(model, x, jnp.clip(t, start, end))
 
         def solve(x: Array) -> Any:
             return diffrax.diffeqsolve(
@@ -75,7 +91,54 @@ class BlackBox(Solver):
             )
 
         solution = jax.vmap(solve)(state.x)
-        model.calls += 1 + _EVALUATIONS[self.method] * solution.stats["num_steps"]
+        a_step, before = _EVALUATIONS[self.method]
+        model.calls += before + a_step * solution.stats["num_steps"]
         reached = solution.result == diffrax.RESULTS.successful
         reached = reached.reshape(reached.shape + (1,) * (state.x.ndim - 1))
         return State(jnp.where(reached, solution.ys[:, 0], jnp.nan))
+
+
+def _velocity(batch: int) -> Callable[..., Array]:
+    """velocity(model, x [*event], t []) of one sample, to be mapped over all of them."""
+    predict = predict_one(batch)
+    return lambda model, x, t: predict(model, x[None], t).velocity[0]
+
+
+def _velocity_with_jacobian(batch: int) -> Callable[..., Array]:
+    """The same with a derivative in x that is a product with a matrix.
+
+    JAX linearizes by parts what it finds inside, but not a map of our own.
+    """
+    value, jacobian = _velocity(batch), jacobian_one(batch)
+    velocity = jax.custom_jvp(value)
+
+    def derivative(primals: Any, tangents: Any) -> tuple[Array, Array]:
+        model, x, t = primals
+        of_model, of_x, of_t = tangents
+        if any(not isinstance(it, SymbolicZero) for it in jax.tree.leaves((of_model, of_t))):
+            raise NotImplementedError("BlackBox(method='kvaerno5') has no gradient of its model")
+        return velocity(*primals), jnp.tensordot(jacobian(model, x[None], t), of_x, x.ndim)
+
+    velocity.defjvp(derivative, symbolic_zeros=True)
+    return velocity
+
+
+def _kvaerno5() -> Any:
+    """diffrax.Kvaerno5 whose equations are iterated `_ITERATIONS` times, whether fewer do or not.
+
+    A step whose equations are not solved then is rejected, and a smaller one taken.
+    """
+    import diffrax
+    import optimistix
+
+    class FixedNumber(diffrax.VeryChord):
+        def terminate(
+            self, fn: Any, y: Any, args: Any, options: Any, state: Any, tags: Any
+        ) -> tuple[Array, Any]:
+            done = state.step >= _ITERATIONS
+            results = optimistix.RESULTS
+            missed = done & ~(state.diffsize < self.kappa)
+            return done, results.where(missed, results.nonlinear_divergence, results.successful)
+
+    root_finder = diffrax.with_stepsize_controller_tols(FixedNumber)()
+    return diffrax.Kvaerno5(root_finder=root_finder)

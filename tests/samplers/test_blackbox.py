@@ -7,6 +7,7 @@ import pytest
 
 import sde_diffusion as sd
 from sde_diffusion import samplers
+from sde_diffusion.samplers.one import jacobian_one
 
 SDE = sd.VP()
 
@@ -17,7 +18,7 @@ def problem():
     return exact, jnp.array([[1.3, -0.2], [-0.5, 0.9]]), jnp.array([1.0, 1e-3])
 
 
-def solve(solver, model=None):
+def solve(solver, model=None, start=None):
     exact, x, grid = problem()
     return sd.sample(
         jax.random.key(0),
@@ -26,19 +27,24 @@ def solve(solver, model=None):
         x.shape,
         solver=solver,
         grid=grid,
-        x_init=x,
+        x_init=x if start is None else start,
         denoise_last=False,
     )
 
 
+def closed_form():
+    """The end of the flow, and its derivative in each dimension of the start."""
+    # (x - alpha mean) / std is constant along the flow of a Gaussian
+    exact, x, grid = problem()
+    (a, s), (b, r) = ((SDE.alpha(t), SDE.sigma(t)) for t in grid)
+    spread = jnp.sqrt((b**2 * exact.variances + r**2) / (a**2 * exact.variances + s**2))
+    return b * exact.mean + spread * (x - a * exact.mean), spread
+
+
 @pytest.mark.parametrize("method", samplers.BlackBox.methods)
 def test_error_falls_with_the_tolerance(method):
-    # (x - alpha mean) / std is constant along the flow of a Gaussian
     with jax.enable_x64(True):
-        exact, x, grid = problem()
-        (a, s), (b, r) = ((SDE.alpha(t), SDE.sigma(t)) for t in grid)
-        spread = jnp.sqrt((b**2 * exact.variances + r**2) / (a**2 * exact.variances + s**2))
-        end = b * exact.mean + spread * (x - a * exact.mean)
+        end, _ = closed_form()
         for tolerance in (1e-5, 1e-8):
             solver = samplers.BlackBox(method, rtol=tolerance, atol=tolerance)
             assert np.max(np.abs(solve(solver).x - end)) < 100 * tolerance
@@ -71,3 +77,38 @@ def test_each_sample_keeps_its_own_condition():
 
 def test_a_sample_that_needs_more_steps_than_allowed_is_nan():
     assert np.all(np.isnan(solve(samplers.BlackBox(max_steps=3)).x))
+
+
+@pytest.mark.parametrize("event", [(3,), (2, 2, 1)])
+def test_the_jacobian_of_one_sample_is_that_of_its_velocity(event):
+    scale = jnp.arange(1.0, 3.0)
+
+    def mixed(x, t, *, condition):
+        turned = jnp.roll(x.reshape(len(x), -1), 1, axis=1).reshape(x.shape)
+        return jnp.sin(x) * turned * condition.reshape(-1, *[1] * (x.ndim - 1))
+
+    model = sd.with_condition(sd.from_v(SDE, mixed), condition=scale)
+    x = jax.random.normal(jax.random.key(0), (2, *event))
+    t = jnp.array([0.3, 0.8])
+    made = jax.vmap(lambda x, t: jacobian_one(2)(model, x[None], t))(x, t)
+    whole = jax.jacrev(lambda x: model(x, t).velocity)(x)
+    for i in range(2):
+        own = whole[(i, *[slice(None)] * len(event), i)]
+        np.testing.assert_allclose(made[i], own, rtol=1e-4, atol=1e-5)
+
+
+def test_the_implicit_method_has_a_gradient_in_its_start():
+    with jax.enable_x64(True):
+        _, spread = closed_form()
+        solver = samplers.BlackBox("kvaerno5", rtol=1e-8, atol=1e-8)
+        made = jax.grad(lambda x: jnp.sum(solve(solver, start=x).x))(problem()[1])
+        np.testing.assert_allclose(made, jnp.broadcast_to(spread, made.shape), rtol=1e-5)
+
+
+def test_the_implicit_method_says_that_it_has_no_gradient_of_its_model():
+    def end(mean):
+        model = sd.analytic.Gaussian.of(mean, jnp.ones(2)).model(SDE)
+        return jnp.sum(solve(samplers.BlackBox("kvaerno5"), model).x)
+
+    with pytest.raises(NotImplementedError, match="kvaerno5"):
+        jax.grad(end)(jnp.zeros(2))
