@@ -1,6 +1,7 @@
 """Black-box ODE solvers for the probability flow, from diffrax, with step sizes by sample."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
 
 # Of an implicit method, how often each stage's equation is iterated: always as often, so that the
-# evaluations are known.
+# evaluations are known. (Fewer only where an iterate is not finite: the count is then too high.)
 _ITERATIONS = 4
 
 # Evaluations of an attempted step, and those before the first one. diffrax reports steps only;
@@ -123,6 +124,7 @@ def _velocity_with_jacobian(batch: int) -> Callable[..., Array]:
     return velocity
 
 
+@functools.cache
 def _kvaerno5() -> Any:
     """diffrax.Kvaerno5 whose equations are iterated `_ITERATIONS` times, whether fewer do or not.
 
