@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", allow_abbrev=False, help="compare with the data")
     for command in (sample, evaluate):
         command.add_argument("--workdir", required=True, help="the folder of a trained run")
-        command.add_argument("--solver", help="a solver's name, or a fitted one's .json")
+        command.add_argument(
+            "--solver", help="a solver, such as ddim(eta=1), or a fitted one's .json"
+        )
         command.add_argument("--grid", help="a time grid's name, instead of the config's")
         command.add_argument("--steps", type=int, help="steps of the solver")
     for command in (train, sample, evaluate):

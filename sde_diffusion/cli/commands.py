@@ -12,6 +12,7 @@ from etils import epath
 from sde_diffusion import data, distributed, training
 from sde_diffusion.cli import bits, build, draw, run
 from sde_diffusion.cli import config as configs
+from sde_diffusion.samplers import written
 from sde_diffusion.training import TrainState
 
 
@@ -168,11 +169,11 @@ def _sampling_options(args: Namespace) -> dict[str, str]:
                 f"--solver {args.solver} brings its own grid: leave out --grid and --steps"
             )
         return {"sampling.solver.name": "fitted", "sampling.solver.path": args.solver}
-    options = {
-        "sampling.solver.name": args.solver,
-        "sampling.grid.name": args.grid,
-        "sampling.steps": args.steps,
-    }
+    options = {"sampling.grid.name": args.grid, "sampling.steps": args.steps}
+    if args.solver is not None:
+        name, fields = written.read(args.solver)
+        options |= {"sampling.solver.name": name}
+        options |= {f"sampling.solver.{field}": value for field, value in fields.items()}
     return {key: str(value) for key, value in options.items() if value is not None}
 
 

@@ -1,18 +1,16 @@
 """What is compared: a solver with its grid, and the steps it can make with so many evaluations."""
 
-import ast
 import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from sde_diffusion import fitting, grids, samplers
 from sde_diffusion.choices import require_known
-from sde_diffusion.samplers import Solver
+from sde_diffusion.samplers import Solver, written
 from sde_diffusion.sdes import SDE, Array
 
 logger = logging.getLogger(__name__)
@@ -43,22 +41,11 @@ class Candidate:
 def parse(text: str, sde: SDE) -> tuple[str, Solver]:
     """(label, solver) of "heun", "ddim(eta=0.5)" or "solver.json"; ValueError lists the choices.
 
-    Read as a name and literal values: nothing is executed. A file is one that `fit` wrote, for
-    this SDE.
+    A file is one that `fit` wrote, for this SDE.
     """
     if text.endswith(".json"):
         return Path(text).stem, fitting.load(text, sde)
-    try:
-        node: Any = ast.parse(text.strip(), mode="eval").body
-        call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-        if call.args or not isinstance(call.func, ast.Name):
-            raise ValueError
-        name = call.func.id
-        fields = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, ValueError):
-        raise ValueError(
-            f"a solver is written as name or name(field=value, ...), got {text!r}"
-        ) from None
+    name, fields = written.read(text)
     return text.strip().replace(" ", ""), samplers.named(name, **fields)
 
 

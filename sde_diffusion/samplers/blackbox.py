@@ -61,12 +61,12 @@ class BlackBox(Solver):
     def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         import diffrax
 
-        solver = {
+        solvers: dict[str, Callable[[], Any]] = {
             "tsit5": diffrax.Tsit5,
             "dopri5": diffrax.Dopri5,
             "dopri8": diffrax.Dopri8,
             "kvaerno5": _kvaerno5,
-        }[self.method]()
+        }
         velocity_of = _velocity_with_jacobian if self.method == "kvaerno5" else _velocity
         velocity_of_one = velocity_of(len(state.x))
         start, end = jnp.minimum(t, s), jnp.maximum(t, s)
@@ -78,7 +78,7 @@ class BlackBox(Solver):
         def solve(x: Array) -> Any:
             return diffrax.diffeqsolve(
                 diffrax.ODETerm(velocity),
-                solver,
+                solvers[self.method](),
                 t0=t,
                 t1=s,
                 dt0=None,

@@ -127,6 +127,17 @@ class TestSample:
         result = self.sample(call, trained, "--solver", "huen")
         assert_one_line(result, "'huen'", "did you mean 'heun'")
 
+    @pytest.mark.parametrize(
+        ("solver", "said"),
+        [
+            ("ddim(etta=1)", "did you mean 'sampling.solver.eta'"),
+            ("ddim(eta=", "name(field=value"),
+            ("f(open('x'))", "name("),
+        ],
+    )
+    def test_a_solver_that_is_not_one(self, call, trained, solver, said):
+        assert_one_line(self.sample(call, trained, "--solver", solver), said)
+
     def test_no_steps(self, call, trained):
         assert_one_line(self.sample(call, trained, "--steps", "0"), "--steps", "at least 1, got 0")
 

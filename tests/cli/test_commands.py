@@ -87,6 +87,14 @@ def test_solver_steps_and_fields_can_be_chosen(trained, call, tmp_path):
     assert "by ddim, 7 evaluations each" in printed
 
 
+def test_a_solver_may_be_written_with_its_fields(trained, call, tmp_path):
+    out = tmp_path / "samples.npz"
+    short = sampled(trained, call, out, "--num", 3, "--solver", "ddim(eta=0.5)")["x"]
+    fields = ("--config.sampling.solver.name=ddim", "--config.sampling.solver.eta=0.5")
+    np.testing.assert_array_equal(short, sampled(trained, call, out, "--num", 3, *fields)["x"])
+    assert np.any(short != sampled(trained, call, out, "--num", 3, "--solver", "ddim")["x"])
+
+
 def test_evaluate_prints_and_writes_its_report(trained, call):
     code, printed, _ = call("evaluate", "--workdir", trained)
     assert code == 0
