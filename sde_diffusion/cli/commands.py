@@ -170,11 +170,12 @@ def _sampling_options(args: Namespace) -> dict[str, str]:
             )
         return {"sampling.solver.name": "fitted", "sampling.solver.path": args.solver}
     options = {"sampling.grid.name": args.grid, "sampling.steps": args.steps}
+    options = {key: value for key, value in options.items() if value is not None}
     if args.solver is not None:
         name, fields = written.read(args.solver)
-        options |= {"sampling.solver.name": name}
+        fields = {"name": name, **fields}
         options |= {f"sampling.solver.{field}": value for field, value in fields.items()}
-    return {key: str(value) for key, value in options.items() if value is not None}
+    return {key: str(value) for key, value in options.items()}
 
 
 def _say(line: str) -> None:

@@ -11,6 +11,7 @@ from sde_diffusion import choices, fitting, samplers, sdes
 from sde_diffusion.cli import run
 from sde_diffusion.cli.compare import trained_problem
 from sde_diffusion.comparison import problems
+from sde_diffusion.samplers import written
 
 # A network costs more than an exact model: fewer starts, not chosen from more, and a coarser fine
 # solution. `looked_at` starts are drawn for each that is fitted to. And so few steps that the first
@@ -39,7 +40,10 @@ def fit(args: Namespace, overrides: dict[str, str]) -> None:
         raise ValueError(f"--nfe must be at least 2, got {args.nfe}")
     if args.seconds <= 0:
         raise ValueError(f"--seconds must be above 0, got {args.seconds:g}")
-    solver = None if args.solver is None else samplers.named(args.solver)
+    solver = None
+    if args.solver is not None:
+        name, fields = written.read(args.solver)
+        solver = samplers.named(name, **fields)
     if args.num is not None and args.num < 1:
         raise ValueError(f"--num must be at least 1, got {args.num}")
     problem = _problem(args, overrides)

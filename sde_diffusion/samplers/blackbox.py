@@ -39,8 +39,10 @@ class BlackBox(Solver):
     sample has its own step sizes, so that it does not depend on its neighbours, and its own count
     of evaluations; the network runs on the whole batch until the last sample is done. "kvaerno5"
     is implicit, for stiff flows of few dimensions: it takes the Jacobian [D, D] of every sample,
-    which counts as an evaluation. Song et al. 2021, sec. 4.3 and app. D.4, who use
-    rtol = atol = 1e-5.
+    which counts as an evaluation. Gradients are those of the start, by the same Jacobians.
+    Song et al. 2021, sec. 4.3 and app. D.4, who use rtol = atol = 1e-5.
+
+    A gradient of the model or the times raises NotImplementedError.
     """
 
     adaptive = True
@@ -67,8 +69,7 @@ class BlackBox(Solver):
             "dopri8": diffrax.Dopri8,
             "kvaerno5": _kvaerno5,
         }
-        velocity_of = _velocity_with_jacobian if self.method == "kvaerno5" else _velocity
-        velocity_of_one = velocity_of(len(state.x))
+        velocity_of_one = _velocity(len(state.x))
         start, end = jnp.minimum(t, s), jnp.maximum(t, s)
 
         def velocity(t: Any, x: Array, model: Callable[..., Prediction]) -> Array:
@@ -100,24 +101,22 @@ class BlackBox(Solver):
 
 
 def _velocity(batch: int) -> Callable[..., Array]:
-    """velocity(model, x [*event], t []) of one sample, to be mapped over all of them."""
-    predict = predict_one(batch)
-    return lambda model, x, t: predict(model, x[None], t).velocity[0]
+    """velocity(model, x [*event], t []) of one sample, to be mapped over all of them.
 
-
-def _velocity_with_jacobian(batch: int) -> Callable[..., Array]:
-    """The same with a derivative in x that is a product with a matrix.
-
-    JAX linearizes by parts what it finds inside, but not a map of our own.
+    Its derivative is taken in x alone, as a product with the Jacobian: JAX linearizes by parts what
+    it finds inside, but not a map of our own.
     """
-    value, jacobian = _velocity(batch), jacobian_one(batch)
-    velocity = jax.custom_jvp(value)
+    predict, jacobian = predict_one(batch), jacobian_one(batch)
+
+    @jax.custom_jvp
+    def velocity(model: Callable[..., Prediction], x: Array, t: Array) -> Array:
+        return predict(model, x[None], t).velocity[0]
 
     def derivative(primals: Any, tangents: Any) -> tuple[Array, Array]:
         model, x, t = primals
         of_model, of_x, of_t = tangents
         if any(not isinstance(it, SymbolicZero) for it in jax.tree.leaves((of_model, of_t))):
-            raise NotImplementedError("BlackBox(method='kvaerno5') has no gradient of its model")
+            raise NotImplementedError("BlackBox has no gradient of its model or its times")
         return velocity(*primals), jnp.tensordot(jacobian(model, x[None], t), of_x, x.ndim)
 
     velocity.defjvp(derivative, symbolic_zeros=True)

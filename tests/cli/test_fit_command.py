@@ -68,6 +68,7 @@ def test_a_fitted_solver_is_found_described_and_sampled_by(fitted, trained, call
         (("--nfe", 4, "--out", "s.json", "--num", 0), ("--num", "0")),
         (("--nfe", 4, "--out", "s.json", "--sde", "vpp"), ("'vpp'", "did you mean 'vp'")),
         (("--nfe", 4, "--out", "s.json", "--solver", "dim"), ("'dim'", "did you mean 'ddim'")),
+        (("--nfe", 4, "--out", "s.json", "--solver", "ddim(eta=1)"), ("deterministic",)),
         (("--nfe", 4, "--out", "s.json", "--solver", "ancestral"), ("deterministic",)),
     ],
 )
