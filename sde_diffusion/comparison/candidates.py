@@ -15,8 +15,10 @@ from sde_diffusion.sdes import SDE, Array
 
 logger = logging.getLogger(__name__)
 
-# Where an adaptive solver is asked for, it runs at each of these tolerances.
+# Where an adaptive solver is asked for, it runs at each of these tolerances. Those of one that draws
+# noise lie closer: the evaluations grow about as tolerance^-0.6, and 1e-4 would take over 8,000.
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
+STOCHASTIC_TOLERANCES = (0.5, 0.1, 0.05, 0.01)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +72,7 @@ def candidates(
     """Every solver with every grid at every budget; of "all", those that fit SDE and budget.
 
     A solver that was fitted to one budget runs once, on its own grid, and an adaptive one, which
-    finds its own, once for each of TOLERANCES.
+    finds its own, once for each of TOLERANCES, or of STOCHASTIC_TOLERANCES.
 
     Raises ValueError for an unknown solver or grid, a grid or a solver that does not fit the SDE,
     and, unless all solvers are compared, a budget that is less than a solver needs.
@@ -148,5 +150,5 @@ def _adaptive(label: str, solver: Solver, sde: SDE) -> list[Candidate]:
             ends,
             None,
         )
-        for tolerance in TOLERANCES
+        for tolerance in (STOCHASTIC_TOLERANCES if solver.stochastic else TOLERANCES)
     ]

@@ -69,7 +69,7 @@ def work_precision(rows: Sequence[Row], metric: str, title: str) -> Figure:
     axes[1].tick_params(axis="x", which="both", rotation=30)
     axes[0].set_ylabel(metric.replace("_", " "))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    figure.suptitle(title)
+    axes[0].set_title(title, loc="left", fontsize=10)
     return figure
 
 
@@ -83,7 +83,6 @@ def error_apart(rows: Sequence[Row], metric: str, title: str) -> Figure:
     figure = Figure(figsize=(4.2 * len(panels), 2.0 + 0.24 * tallest), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     floor = _floor(rows, metric)
-    reach = max((_total(row) for row in rows if math.isfinite(_total(row))), default=1.0)
     for axis, (budget, panel) in zip(axes, panels.items(), strict=True):
         # One that is not finite has no bar; it stands last, and says so.
         panel = sorted(panel, key=lambda row: (row["finite"] != 1.0, _total(row)))
@@ -101,7 +100,9 @@ def error_apart(rows: Sequence[Row], metric: str, title: str) -> Figure:
             left += width
         axis.axvline(floor, color="black", linestyle="--", linewidth=1, label="floor")
         axis.invert_yaxis()
-        axis.set_xlim(0, min(reach, 12 * max(floor, float(np.median(left)))) * 1.05)
+        # One that fails by far would leave the others no length.
+        shown = min(max(float(left.max()), floor), 12 * max(floor, float(np.median(left))))
+        axis.set_xlim(0, 1.05 * shown)
         axis.set_title("adaptive" if budget == "adaptive" else f"{budget} evaluations", fontsize=10)
         axis.tick_params(labelsize=7)
         axis.set_xlabel(metric.replace("_", " "))

@@ -61,9 +61,13 @@ def test_every_grid_is_taken_at_every_budget():
     ]
 
 
-def test_an_adaptive_solver_runs_at_each_tolerance():
-    runs = made.candidates("ode", (5, 10), ("log_snr",), sd.VP())
-    assert [c.solver.rtol for c in runs] == list(made.TOLERANCES)
+@pytest.mark.parametrize(
+    ("solver", "tolerances"),
+    [("ode", made.TOLERANCES), ("gotta_go_fast", made.STOCHASTIC_TOLERANCES)],
+)
+def test_an_adaptive_solver_runs_at_each_tolerance(solver, tolerances):
+    runs = made.candidates(solver, (5, 10), ("log_snr",), sd.VP())
+    assert [c.solver.rtol for c in runs] == list(tolerances)
     assert all(c.budget is None for c in runs)
 
 
