@@ -143,7 +143,9 @@ def _add_plan(commands: Any) -> None:
     plan.set_defaults(module="plan")
     plan.add_argument("--config", required=True, help="a Python file with get_config()")
     plan.add_argument(
-        "--topology", required=True, help="v5e:4x4, v5p:4x4x4, v6e:..., v4:..., cpu:8, gpu"
+        "--topology",
+        required=True,
+        help="v5e:4x4, 2xv5e:4x4 (two slices), v5p:4x4x4, v6e:..., v4:..., cpu:8, gpu",
     )
     plan.add_argument("--event", help="the shape of a sample, as in 64,64,3, to plan without data")
     plan.add_argument("--search", action="store_true", help="try what takes less memory")

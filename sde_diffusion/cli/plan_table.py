@@ -46,7 +46,7 @@ def _rows(training: dict[str, Any], sampling: dict[str, Any], memory: float | No
     row("operations, a device", value("flops", _operations))
     row("bytes of all operands", value("bytes_accessed", _bytes))
     row("bytes to and from memory", value("bytes_moved", _bytes))
-    kinds = {each["kind"] for column in columns for each in column.get("collectives", ())}
+    kinds = {_kind(each) for column in columns for each in column.get("collectives", ())}
     for kind in sorted(kinds):
         row(kind, lambda column, kind=kind: _collective(column, kind))
     if not kinds:
@@ -129,9 +129,13 @@ def _peak(column: dict[str, Any], memory: float | None) -> str:
     return _bytes(column["peak"]) + share
 
 
+def _kind(collective: dict[str, Any]) -> str:
+    return collective["kind"] + " between slices" * collective["between_slices"]
+
+
 def _collective(column: dict[str, Any], kind: str) -> str:
     for each in column.get("collectives", ()):
-        if each["kind"] == kind:
+        if _kind(each) == kind:
             return f"{each['count']} of {_bytes(each['bytes'])}"
     return "none" if "collectives" in column else "-"
 
@@ -140,9 +144,13 @@ def _floor(column: dict[str, Any]) -> str:
     if column.get("floor_seconds") is None:
         return "chip not known" if "floor_seconds" in column else "-"
     floor = column["floor_seconds"]
-    bound = next(
-        name for name in ("compute", "memory", "network") if column[f"{name}_seconds"] == floor
-    )
+    bounds = {
+        "compute": "compute",
+        "memory": "memory",
+        "network": "network",
+        "between_slices": "network between slices",
+    }
+    bound = next(told for name, told in bounds.items() if column[f"{name}_seconds"] == floor)
     return f"{_seconds(floor)} ({bound})"
 
 

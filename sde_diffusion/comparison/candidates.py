@@ -15,8 +15,8 @@ from sde_diffusion.sdes import SDE, Array
 
 logger = logging.getLogger(__name__)
 
-# Where an adaptive solver is asked for, it runs at each of these tolerances. Those of one that draws
-# noise lie closer: the evaluations grow about as tolerance^-0.6, and 1e-4 would take over 8,000.
+# Where an adaptive solver is asked for, it runs at each of these tolerances. Those of one that
+# draws noise lie closer: evaluations grow about as tolerance^-0.6, and 1e-4 would take over 8,000.
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 STOCHASTIC_TOLERANCES = (0.5, 0.1, 0.05, 0.01)
 

@@ -11,6 +11,7 @@ class Chip:
     memory: bytes of its main memory (HBM).
     bandwidth: bytes a second between it and the chip.
     links: bytes a second that leave it for other chips of its slice, over all its links together.
+    between_slices: bytes a second that leave it for other slices, over the data center's network.
     clock: cycles a second.
     source: where the figures are from.
     """
@@ -20,13 +21,15 @@ class Chip:
     memory: float | None = None
     bandwidth: float | None = None
     links: float | None = None
+    between_slices: float | None = None
     clock: float | None = None
     source: str = ""
 
 
 GIB = 2**30
 
-# The documentation tells the links in both directions together; half of that leaves the chip.
+# The documentation tells the links in both directions together; half of that leaves the chip. What
+# goes to other slices is told by pod, of 256 chips, for v5e and v6e; no page tells it for v4.
 #
 # No page tells all clocks. It is the peak over what the matrix units do in a cycle, 2 (width)^2
 # each: four units of 128 x 128 on v5e, eight on v4 and v5p. For v5e that is the 1.5 GHz of the
@@ -49,6 +52,7 @@ CHIPS = {
         memory=16 * GIB,
         bandwidth=819e9,
         links=400e9 / 2,
+        between_slices=6.4e12 / 8 / 256,
         clock=197e12 / (4 * 2 * 128**2),
         source="https://cloud.google.com/tpu/docs/v5e",
     ),
@@ -58,6 +62,7 @@ CHIPS = {
         memory=95 * GIB,
         bandwidth=2765e9,
         links=1200e9 / 2,
+        between_slices=50e9 / 8,
         clock=459e12 / (8 * 2 * 128**2),
         source="https://cloud.google.com/tpu/docs/v5p",
     ),
@@ -67,6 +72,7 @@ CHIPS = {
         memory=32 * GIB,
         bandwidth=1638e9,
         links=800e9 / 2,
+        between_slices=25.6e12 / 8 / 256,
         clock=918e12 / (4 * 2 * 256**2),
         source="https://cloud.google.com/tpu/docs/v6e",
     ),

@@ -86,6 +86,15 @@ def group_size(line: str, devices: int) -> int:
     return devices
 
 
+def between_slices(line: str) -> tuple[str, int] | None:
+    """(kind, slices) of the collective between TPU slices that a `send` is the first half of."""
+    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', line)
+    slices = re.search(r'_xla_megascale_target="\{([\d,]+)\}', line)
+    if kind is None or slices is None:
+        return None
+    return kind[1].lower().replace("_", "-"), len(slices[1].split(","))
+
+
 def _instruction(line: str) -> Instruction | None:
     match = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
     if match is None:

@@ -43,12 +43,13 @@ class DoesNotFit(Exception):
 @dataclass(frozen=True)
 class Collective:
     """Messages of one kind: how many, the bytes of the whole arrays that they reduce or gather,
-    and the bytes that each device sends for it at least."""
+    the bytes that each device sends for it at least, and whether to other slices of TPUs."""
 
     kind: str
     count: int
     bytes: float
     sent: float
+    between_slices: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def bytes_moved(text: str) -> float:
             continue
         total += _in_main_memory(read)
         # The shape of what is begun holds the operands as well.
-        again = _in_main_memory(read) if each.opcode.endswith("-start") else 0.0
+        begun = each.opcode.endswith("-start") or each.opcode == "send"
+        again = _in_main_memory(read) if begun else 0.0
         total += max(_in_main_memory(arrays[each.name]) - again, 0.0)
     return total
 
@@ -149,10 +151,14 @@ def _in_main_memory(arrays: list[hlo.Array]) -> float:
 
 
 def collectives(text: str, devices: int) -> tuple[Collective, ...]:
-    """The messages of a program, by kind."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    """The messages of a program, by kind; those between slices last."""
+    found: dict[tuple[bool, str], list[tuple[float, float]]] = {}
     seen = set()
     for instruction in hlo.instructions(text):
+        if instruction.opcode == "send" and (told := hlo.between_slices(instruction.line)):
+            kind, slices = told
+            found.setdefault((True, kind), []).append(_between_slices(instruction, kind, slices))
+            continue
         kind = instruction.opcode.removesuffix("-start")
         if kind not in COLLECTIVES:
             continue
@@ -162,10 +168,16 @@ def collectives(text: str, devices: int) -> tuple[Collective, ...]:
             continue
         seen.add(channel)
         group = hlo.group_size(instruction.line, devices)
-        found.setdefault(kind, []).append(_whole_and_sent(instruction, kind, group))
+        found.setdefault((False, kind), []).append(_whole_and_sent(instruction, kind, group))
     return tuple(
-        Collective(kind, len(each), sum(whole for whole, _ in each), sum(sent for _, sent in each))
-        for kind, each in sorted(found.items())
+        Collective(
+            kind,
+            len(each),
+            sum(whole for whole, _ in each),
+            sum(sent for _, sent in each),
+            between_slices,
+        )
+        for (between_slices, kind), each in sorted(found.items())
     )
 
 
@@ -179,9 +191,20 @@ def _whole_and_sent(instruction: hlo.Instruction, kind: str, group: int) -> tupl
         total = sizes[0]
     if kind == "reduce-scatter":  # the shape is that of a part
         total *= group
+    return total, total * _part_sent(kind, group)
+
+
+def _between_slices(instruction: hlo.Instruction, kind: str, slices: int) -> tuple[float, float]:
+    # Sent is the whole, but for a gathering. (A second array of the shape is a counter.)
+    whole = hlo.arrays(instruction.shape)[0].bytes * (slices if kind == "all-gather" else 1)
+    return whole, whole * _part_sent(kind, slices)
+
+
+def _part_sent(kind: str, group: int) -> float:
+    """The part of the whole that a device of a group sends at least."""
     # Around a ring: Patarasuk & Yuan 2009, "Bandwidth optimal all-reduce algorithms".
     times = {"all-reduce": 2 * _rest(group), "collective-permute": 1.0, "collective-broadcast": 1.0}
-    return total, total * times.get(kind, _rest(group))
+    return times.get(kind, _rest(group))
 
 
 def _rest(group: int) -> float:

@@ -9,8 +9,8 @@ from sde_diffusion.planning.read import Program
 class Time(NamedTuple):
     """Seconds of one run; None where the chip's or the compiler's figure is not known.
 
-    compute, memory, network: what the operations, the bytes moved and the bytes sent take at the
-        chip's peak rates.
+    compute, memory, network, between_slices: what the operations, the bytes moved and the bytes
+        sent, to chips of the same slice and of others, take at the chip's peak rates.
     floor: the largest of them, below which no run can be (the roofline of Williams et al. 2009).
     estimate: the compiler's cycles, and the messages as if nothing were done meanwhile; never below
         the floor.
@@ -19,6 +19,7 @@ class Time(NamedTuple):
     compute: float | None
     memory: float | None
     network: float | None
+    between_slices: float | None
     floor: float | None
     estimate: float | None
 
@@ -27,13 +28,20 @@ def estimate(program: Program, chip: Chip) -> Time:
     """The roofline floor and the estimated time of a program on a chip."""
     compute = _over(program.flops, chip.flops)
     memory = _over(program.bytes_moved, chip.bandwidth)
-    network = _over(sum(each.sent for each in program.collectives), chip.links)
-    known = [seconds for seconds in (compute, memory, network) if seconds is not None]
-    floor = max(known) if known else None
+    network = _over(_sent(program, between_slices=False), chip.links)
+    far = _sent(program, between_slices=True)
+    between_slices = _over(far, chip.between_slices)
+    rates = (compute, memory, network, between_slices)
+    floor = max((seconds for seconds in rates if seconds is not None), default=None)
     cycles = None if program.cycles is None else _over(program.cycles, chip.clock)
-    if cycles is None or floor is None:
-        return Time(compute, memory, network, floor, None)
-    return Time(compute, memory, network, floor, max(floor, cycles + (network or 0.0)))
+    if cycles is None or floor is None or (far and between_slices is None):
+        return Time(*rates, floor, None)
+    messages = (network or 0.0) + (between_slices or 0.0)
+    return Time(*rates, floor, max(floor, cycles + messages))
+
+
+def _sent(program: Program, *, between_slices: bool) -> float:
+    return sum(each.sent for each in program.collectives if each.between_slices == between_slices)
 
 
 def _over(amount: float, rate: float | None) -> float | None:

@@ -17,12 +17,12 @@ FLAT = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 PARTS_OF_A_CUBE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4")
 LONGEST = 32  # chips along an axis of a v5p slice: the largest is 16x16x24
 
-FORMS = "v5e:4x4, v5p:4x4x4, cpu:8, gpu or gpu:8"
+FORMS = "v5e:4x4, 2xv5e:4x4 (two slices), v5p:4x4x4, cpu:8, gpu or gpu:8"
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Devices of one kind, in one slice."""
+    """Devices of one kind."""
 
     name: str
     chip: Chip
@@ -32,19 +32,24 @@ class Topology:
 def named(name: str) -> Topology:
     """The topology of a name: v4, v5e, v5p or v6e with its shape, or cpu:N, gpu and gpu:N.
 
-    A TPU's devices are the compiler's alone: nothing runs on them. The CPU's are made here, which
-    must be before JAX is used; a GPU's must be here.
+    "2xv5e:4x4" is two slices, which only the data center's network joins. A TPU's devices are the
+    compiler's alone: nothing runs on them. The CPU's are made here, which must be before JAX is
+    used; a GPU's must be here.
 
     Raises ValueError for a name, a shape or a number that is none, ImportError where a TPU's
     compiler is not installed.
     """
     kind, colon, size = name.partition(":")
+    several = re.fullmatch(r"([1-9]\d*)x(.+)", kind)
+    slices, kind = (int(several[1]), several[2]) if several else (1, kind)
     # Another device is neither waited for nor taken; a TPU that is here least of all.
     jax.config.update("jax_platforms", "gpu,cpu" if kind == "gpu" else "cpu")
     if kind in CHIPS:
-        return Topology(name, CHIPS[kind], _tpu(name, kind, size))
+        return Topology(name, CHIPS[kind], _tpu(name, kind, size, slices))
     if kind not in ("cpu", "gpu"):
         choose("topology", kind, dict.fromkeys([*CHIPS, "cpu", "gpu"]))
+    if several:
+        raise ValueError(f"topology {name!r}: only TPUs have slices, as in {FORMS}")
     if (colon or kind == "cpu") and not re.fullmatch(r"[1-9]\d*", size):
         raise ValueError(f"topology {name!r}: {kind} takes a number of devices, as in {FORMS}")
     if kind == "cpu":
@@ -76,7 +81,7 @@ def _gpu(name: str, num: int | None) -> tuple[jax.Device, ...]:
     return tuple(devices[:num])
 
 
-def _tpu(name: str, kind: str, shape: str) -> tuple[jax.Device, ...]:
+def _tpu(name: str, kind: str, shape: str, slices: int) -> tuple[jax.Device, ...]:
     _check_shape(name, kind, shape)
     if importlib.util.find_spec("libtpu") is None:
         raise ImportError(
@@ -99,8 +104,9 @@ def _tpu(name: str, kind: str, shape: str) -> tuple[jax.Device, ...]:
     # A torus closes along the axes that are whole: of 16 chips, or of whole cubes.
     closed = [size == 16 for size in sizes] if flat else [_cubes(sizes)] * 3
     described = topologies.get_topology_desc(
-        topology_name=name,
+        topology_name=f"{kind}:{shape}",
         platform="tpu",
+        num_slices=slices,
         # The two cores of a chip are one device to JAX; on v5p that is the default.
         chip_config_name="megacore" if kind == "v4" else "default",
         wrap=(*closed, False)[:3],

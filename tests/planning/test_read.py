@@ -133,6 +133,36 @@ def test_what_stays_in_the_chips_own_memory_is_not_moved():
     assert read.bytes_moved(TPU_TEXT) == sliced + fused + gathered + copied
 
 
+def far(kind, sent, received):
+    target = f'_xla_megascale_target="{{1,2,3,4}}x{{0:3}}",_xla_megascale_transfer_type="{kind}"'
+    rest = f"is_host_transfer=true, frontend_attributes={{{target}}}"
+    return f"""
+  %send = (f32[{sent},128]{{1,0}}, u32[], token[]) send(%x, %after-all), {rest}
+  %recv = (f32[{received},128]{{1,0}}, u32[], token[]) recv(%after-all), {rest}
+  %send-done = token[] send-done(%send), {rest}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "whole", "sent"),
+    [
+        (far("ALL_REDUCE", 8, 8), "all-reduce", 8, 2 * 8 * 3 / 4),
+        (far("REDUCE_SCATTER", 8, 2), "reduce-scatter", 8, 8 * 3 / 4),
+        (far("ALL_GATHER", 2, 8), "all-gather", 8, 8 * 3 / 4),
+    ],
+)
+def test_a_collective_between_slices_is_told_apart_with_its_bytes(text, kind, whole, sent):
+    (found,) = read.collectives(text, 16)
+    row = 128 * 4
+    assert found == read.Collective(kind, 1, whole * row, sent * row, between_slices=True)
+
+
+def test_what_is_sent_to_other_slices_is_read_once():
+    text = "ENTRY %main (x: f32[8,128]) -> f32[8,128] {\n  %x = f32[8,128]{1,0} parameter(0)"
+    text += far("ALL_REDUCE", 8, 8) + "}\n"
+    assert read.bytes_moved(text) == (8 + 8) * 128 * 4 + 2 * 4  # read, written, and two counters
+
+
 def test_a_collective_in_two_halves_is_counted_once():
     (found,) = read.collectives(TPU_TEXT, 4)
     assert (found.kind, found.count, found.bytes) == ("all-gather", 1, 4 * 8 * 128 * 4)

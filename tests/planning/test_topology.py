@@ -29,6 +29,9 @@ def test_the_cpus_devices_are_as_many_as_asked_for():
         ("v5e:4x4x4", ("'v5e:4x4x4'", "v5e:4x4")),
         ("v5p:4x4", ("'v5p:4x4'", "v5p:2x2x1", "4x4x4")),
         ("v5p:4x4x6", ("'v5p:4x4x6'", "multiples of four")),
+        ("2xv5e:3x5", ("'2xv5e:3x5'", "v5e:4x4")),
+        ("0xv5e:4x4", ("unknown topology", "v5e")),
+        ("2xcpu:8", ("'2xcpu:8'", "only TPUs have slices", "2xv5e:4x4")),
         ("cpu", ("number of devices", "cpu:8")),
         ("cpu:0", ("number of devices", "cpu:8")),
         ("cpu:many", ("number of devices", "cpu:8")),
@@ -58,6 +61,14 @@ def test_a_slices_devices_are_its_chips(name, chips, hosts):
     devices = named(name).devices
     assert len(devices) == chips
     assert len({device.process_index for device in devices}) == hosts
+
+
+def test_slices_are_told_apart_and_have_hosts_of_their_own():
+    pytest.importorskip("libtpu", reason="a TPU's compiler is in the extra `tpu`")
+    devices = named("2xv5e:4x4").devices
+    hosts = {(device.slice_index, device.process_index) for device in devices}
+    assert len(devices) == 32
+    assert sorted(slice_ for slice_, _ in hosts) == [0] * 4 + [1] * 4
 
 
 def test_what_a_chip_cannot_hold_is_told():

@@ -10,7 +10,7 @@ import pytest
 from sde_diffusion import training
 from sde_diffusion.distributed import make_mesh
 from sde_diffusion.networks import MLP
-from sde_diffusion.planning import lower_training_step, named
+from sde_diffusion.planning import lower_training_step, named, read
 
 pytest.importorskip("libtpu", reason="the TPU's compiler, of the extra tpu, is not installed")
 
@@ -28,10 +28,10 @@ def loss_fn(params, key, batch):
 
 
 @functools.cache
-def compiled_step(batch_size):
-    """The text of the step on four chips that each keep a quarter of the state."""
+def compiled_step(batch_size, topology="v5e:2x2"):
+    """The text of the step on chips of which four keep a quarter of the state each."""
     lowered = lower_training_step(
-        make_mesh(1, 4, devices=named("v5e:2x2").devices),
+        make_mesh(-1, 4, devices=named(topology).devices),
         {"x": jax.ShapeDtypeStruct((batch_size, *EVENT), jnp.float32)},
         init_params=init_params,
         loss_fn=loss_fn,
@@ -63,3 +63,14 @@ def test_messages_do_not_grow_with_the_batch_and_are_not_taken_apart():
     small, large = compiled_step(64), compiled_step(256)
     assert collectives(small) == collectives(large)
     assert " while(" not in small
+
+
+@pytest.mark.slow
+def test_between_slices_go_the_gradients_alone_and_each_chips_part_of_them():
+    found = read.collectives(compiled_step(64, "2xv5e:2x2"), 8)
+    leaves = jax.tree.leaves(jax.eval_shape(init_params, jax.random.key(0)))
+    split = sum(leaf.size for leaf in leaves if leaf.size >= 2**12)
+    whole = sum(leaf.size for leaf in leaves if leaf.size < 2**12)
+    (far,) = [each for each in found if each.between_slices]
+    assert far.kind == "all-reduce"
+    assert far.bytes == pytest.approx(4 * (split / 4 + whole), rel=0.05)  # in whole tiles
