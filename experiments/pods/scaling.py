@@ -20,12 +20,13 @@ from sde_diffusion.cli import plan, read_overrides
 
 CONFIG = "configs/ve/cifar10_ncsnpp_continuous.py"
 # v5p has links in a third dimension, and its own first row to grow from.
-TOPOLOGIES = "v5e:4x4,v5e:8x8,v5e:16x16,v5p:2x2x4,v5p:4x4x4"
+TOPOLOGIES = "v5e:4x4,v5e:8x8,v5e:16x16,2xv5e:16x16,v5p:2x2x4,v5p:4x4x4"
 HEADER = """# Weak scaling on paper
 
 `{path}` at {per_chip} images a chip{changed}: one update of training, compiled ahead of time by \
 {versions}. Nothing was run: these are the compiler's estimates, and messages at the full rate of \
-all links of a chip, as if nothing were computed meanwhile. Growth is against the fewest chips of \
+all links of a chip (between slices, of its part of the data center's network), as if nothing were \
+computed meanwhile. Growth is against the fewest chips of \
 the same kind. Made by
 
     {command}
@@ -61,7 +62,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         else:
             base = first.setdefault(each["chip"], step)
             cycles, seconds = f"{each['cycles'] / 1e6:.2f} M", f"{1e3 * step:.2f} ms"
-            share, growth = f"{each['network_seconds'] / step:.1%}", f"{step / base - 1:+.1%}"
+            messages = each["network_seconds"] + (each["between_slices_seconds"] or 0.0)
+            share, growth = f"{messages / step:.1%}", f"{step / base - 1:+.1%}"
             speed = f"{each['images_per_second']:,.0f}"
         lines.append(
             f"{start} {each['peak'] / 2**30:.2f} GiB | {cycles} | {sent / 1e6:.0f} MB | {share} | "

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 SCALING = runpy.run_path(str(ROOT / "experiments" / "pods" / "scaling.py"))
 
 
-def planned(chips, step, **changes):
+def planned(chips, step, slices=0, **changes):
     return {
         "topology": f"toy:{chips}",
         "chip": "toy",
@@ -20,6 +20,7 @@ def planned(chips, step, **changes):
         "collectives": [{"sent": 2e6}, {"sent": 1e6}],
         "estimate_seconds": step,
         "network_seconds": 0.001,
+        "between_slices_seconds": 0.0005 * slices,
         "images_per_second": 64 * chips / step,
         "compile_seconds": 7.0,
     } | changes
@@ -34,6 +35,11 @@ def test_growth_is_over_the_first_row_of_the_same_kind_of_chip():
     lines = [cells(line) for line in SCALING["table"](rows).splitlines()]
     assert [line[8] for line in lines] == ["+0.0%", "+5.0%", "+0.0%"]
     assert lines[0][3:8] == ["1.00 GiB", "3.00 M", "3 MB", "10.0%", "10.00 ms"]
+
+
+def test_messages_between_slices_are_a_part_of_the_step():
+    (line,) = SCALING["table"]([planned(8, 0.01, slices=2)]).splitlines()
+    assert cells(line)[6] == "20.0%"
 
 
 def test_what_does_not_fit_has_a_row_of_its_own():
