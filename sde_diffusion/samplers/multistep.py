@@ -136,7 +136,7 @@ class DEIS(_Multistep):
     """Exponential Adams-Bashforth in eps, of order 1 (DDIM), 2 or 3, with one evaluation a step.
 
     The polynomial is in lambda, as in diffusers' DEIS, where the paper's tAB is in t. Zhang & Chen
-    2023 (DEIS).
+    2023 (DEIS), eq. 14.
     """
 
     view = "eps"
@@ -155,7 +155,8 @@ class IPNDM(_Multistep):
 
     The polynomial is in rho, with coefficients for the steps at hand. Where these are equal in rho
     they are the constants of iPNDM, (55, -59, 37, -9) / 24 for order 4, which are of order 2 on any
-    other grid. Liu et al. 2022 (PNDM); Zhang & Chen 2023 (DEIS), whose rhoAB this is.
+    other grid. Liu et al. 2022 (PNDM), eqs. 9, 12 and 13; Zhang & Chen 2023 (DEIS), whose rhoAB
+    this is, of their eq. 18.
     """
 
     view = "eps"

@@ -37,7 +37,7 @@ class ParaDiGMS(Wrapping):
     it all before the first which the round moved by more than `tolerance`: the root mean square,
     in units of sqrt(alpha^2 + sigma^2). The window slides past them, for each sample at its own
     pace. What else a solver carries is taken from the step before, and must have settled as well.
-    Shih et al. 2023 (ParaDiGMS), whose window this is, with the steps of any solver.
+    Shih et al. 2023 (ParaDiGMS), eq. 5 and algorithm 1, with the steps of any solver.
 
     The network gets `window` times the batch at once, and `nfe` [B] counts all of it: the number
     of rounds, which is at most that of the steps, is nfe / (window evaluations). As a loop of

@@ -67,7 +67,7 @@ class RES2S(_TwoStages):
     """Exponential Runge-Kutta method of order 2 in x0: w = h phi_2(-h).
 
     It fulfils the stiff order conditions, which DPM-Solver++(2S) does to leading order in h only.
-    Zhang et al. 2023 (RES); Hochbruck & Ostermann 2005.
+    Zhang et al. 2023 (RES), algorithm 1 and table 3; Hochbruck & Ostermann 2010, example 2.18.
     """
 
     view = "x0"

@@ -106,7 +106,8 @@ class SDEDPMSolverPP2S(_NoisyStages, DPMSolverPP2S):
         x_s = exponential Euler with noise + alpha_s (1 - exp(-(1 + eta) h)) D
 
     The noise of x_s contains that of x_u. As `dpmpp_sde` of k-diffusion; it is SEEDS-2 in x0, but
-    for higher powers of h (Gonzalez et al. 2023), and DPM-Solver++(2S) at eta = 0.
+    for higher powers of h (Gonzalez et al. 2023, whose algorithms 2 to 4 are in eps), and
+    DPM-Solver++(2S) at eta = 0.
     """
 
     nodes = (0.5,)
@@ -141,7 +142,7 @@ class SEEDS3(_NoisyStages, DPMSolver3S):
         x_s = the same to the end + 3 / 2 (1 + eta) alpha_s h phi_2(z) D_3,   z = -(1 + eta) h
 
     D_i = x0(x_i) - x0(x_t), and each noise contains the one before. At eta = 0 of order 3.
-    Gonzalez et al. 2023 (SEEDS).
+    Gonzalez et al. 2023 (SEEDS), whose algorithms 2 to 4 are in eps.
     """
 
     order = 2
@@ -159,7 +160,7 @@ class SASolver(_Noisy, MultistepPC):
     sigma / alpha is between `tau_min` and `tau_max`, as the authors' tau(t) does; elsewhere the
     step is that of the probability flow. Of weak order 2 (1 for p = 1 without the corrector) and
     strong order 1 with noise; of order p, or p + 1 with the corrector, at tau = 0.
-    Xue et al. 2023 (SA-Solver).
+    Xue et al. 2023 (SA-Solver), eqs. 15 and 18 for the integrals.
     """
 
     tau: float = 1.0

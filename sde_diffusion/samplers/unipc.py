@@ -99,7 +99,7 @@ class UniPC(MultistepPC):
 
     UniC raises the order from p to p + 1. Where a single difference is known its weight is B / 2,
     with B = h (`variant` "bh1") or 1 - exp(-h) ("bh2"); the others do not depend on B. Zhao et al.
-    2023 (UniPC).
+    2023 (UniPC), condition 5, theorem 3.1 (UniC) and corollary 3.2 (UniP).
     """
 
     variant: str = "bh2"
