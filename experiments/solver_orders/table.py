@@ -69,7 +69,7 @@ def source(solver: Solver) -> str:
     found = re.search(rf"{name}(?: & {name}| et al\.)? (?:19|20)\d\d", text)
     if not found:
         return "k-diffusion" if "k-diffusion" in text else "textbook"
-    sentence = re.split(r"\. (?=[A-Z])", text[found.start() :])[0].rstrip(".")
+    sentence = re.split(r"\. (?=[A-Z][a-z]* )", text[found.start() :])[0].rstrip(".")
     # Up to a parenthesis that was opened before.
     depth = list(itertools.accumulate((c == "(") - (c == ")") for c in sentence))
     return sentence[: depth.index(-1)] if -1 in depth else sentence
