@@ -21,12 +21,13 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     workdir = run.folder(args.workdir)
     config = configs.load(args.config, overrides)
     # All that can be wrong with the config is found out before the folder is touched.
+    # (First what takes no time, for the data may take some.)
+    mesh = build.mesh(config)
+    distributed.check_batch_size(mesh, config.training.batch_size)
     source = build.source(config)
     scaling = build.scaling(config, source)
     step = build.training_step(config, source.x.shape[1:], scaling)
     build.solver(config), build.grid(config)
-    mesh = build.mesh(config)
-    distributed.check_batch_size(mesh, config.training.batch_size)
     training.check_compiler_options(step["compiler_options"], mesh.devices.flat[0])
     batches = data.batches(
         source,

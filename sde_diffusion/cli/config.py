@@ -151,7 +151,7 @@ def load(path: str | Path, overrides: Mapping[str, str] | None = None) -> Config
         raise FileNotFoundError(f"config file {path} does not exist")
     try:
         config = runpy.run_path(str(path))["get_config"]()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if error.args == ("get_config",):
             raise ValueError(f"config file {path} does not define get_config()") from error
         reason = str(error) or type(error).__name__

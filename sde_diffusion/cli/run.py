@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -24,9 +25,13 @@ OWN = (
 
 
 def enable_cache() -> None:
-    """Compiled programs are kept in the user's cache folder, for every run and command."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    training.enable_compilation_cache(Path(root) / "sde_diffusion" / "xla")
+    """Compiled programs are kept in the user's cache folder, for every run.
+
+    With JAX_COMPILATION_CACHE_DIR they are kept there, which may be at gs://, as JAX does it.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        training.enable_compilation_cache(Path(root) / "sde_diffusion" / "xla")
 
 
 def folder(workdir: str) -> epath.Path:

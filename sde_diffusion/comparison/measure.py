@@ -13,6 +13,7 @@ from jax.tree_util import Partial
 from sde_diffusion import grids, noise
 from sde_diffusion.comparison.candidates import Candidate
 from sde_diffusion.comparison.problems import Problem
+from sde_diffusion.compilation_cache import without_compilation_cache
 from sde_diffusion.prediction import Prediction, with_condition
 from sde_diffusion.samplers import RK4, Solver, sample
 from sde_diffusion.sdes import SDE, Array, expand
@@ -113,7 +114,8 @@ def _run(
         )
 
     clock = time.perf_counter()
-    compiled = jax.jit(part).lower(*arguments(0)).compile()
+    with without_compilation_cache():
+        compiled = jax.jit(part).lower(*arguments(0)).compile()
     compile_seconds = time.perf_counter() - clock
     memory = compiled.memory_analysis()
 

@@ -30,8 +30,9 @@ from jax.sharding import Mesh
 from sde_diffusion.distributed.mesh import make_mesh
 from sde_diffusion.distributed.sharding import replicated, shard_samples
 
-FAILURES = "sde_diffusion/failure/"
+FAILURES, DONE = "sde_diffusion/failure/", "sde_diffusion/done"
 SECONDS_BETWEEN_LOOKS = 0.5
+MILLISECONDS_OF_A_DAY = 24 * 3600 * 1000
 
 Describe = Callable[[BaseException], tuple[int, str]]
 
@@ -68,6 +69,8 @@ def joined(
     cannot be used.
     """
     _check(coordinator, num_processes, process_id)
+    if join_timeout < 1:
+        raise ValueError(f"join_timeout: {join_timeout} is not at least 1 second")
     late = threading.Timer(join_timeout, _say_who_is_late, (coordinator, join_timeout, describe))
     late.daemon = True
     late.start()
@@ -83,7 +86,10 @@ def joined(
     watcher.start()
     try:
         yield
-    except (Exception, KeyboardInterrupt) as error:
+        # The first process may have a picture to draw, or samples to evaluate, while the others are
+        # done; they wait for it, and for its failure.
+        _client().wait_at_barrier(DONE, MILLISECONDS_OF_A_DAY)
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
         code, line = describe(error)
         if code == 1:
             traceback.print_exc()
@@ -164,9 +170,6 @@ def _join(
             # Later than our own, for this one aborts with a stack trace.
             initialization_timeout=join_timeout + 60,
             heartbeat_timeout_seconds=heartbeat_timeout,
-            # The first process may have a picture to draw, or samples to evaluate, while the others
-            # are done. One that dies meanwhile is noticed by its heartbeat.
-            shutdown_timeout_seconds=24 * 3600,
         )
     except RuntimeError as error:
         raise OSError(f"coordinator {coordinator}: {error}") from error

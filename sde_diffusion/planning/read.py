@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax
 
-from sde_diffusion import training
+from sde_diffusion.compilation_cache import without_compilation_cache
 from sde_diffusion.planning import hlo
 
 COLLECTIVES = (
@@ -88,7 +88,7 @@ def compile_program(lowered: jax.stages.Lowered, devices: int) -> Program:
     """
     start = time.perf_counter()
     try:
-        with training.without_compilation_cache():
+        with without_compilation_cache():
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):

@@ -1,14 +1,14 @@
 """Training: state, step, EMA, checkpoints and the loop. It knows no SDE, network or config."""
 
+from sde_diffusion.compilation_cache import (
+    enable_compilation_cache,
+    without_compilation_cache,
+)
 from sde_diffusion.training.checkpoint import (
     CheckpointMismatch,
     DamagedCheckpoint,
     Restored,
     restore_latest,
-)
-from sde_diffusion.training.compilation_cache import (
-    enable_compilation_cache,
-    without_compilation_cache,
 )
 from sde_diffusion.training.compiler_options import (
     check_compiler_options,

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from sde_diffusion.training.compilation_cache import without_compilation_cache
+from sde_diffusion.compilation_cache import without_compilation_cache
 
 
 def read_compiler_options(text: str) -> dict[str, str]:

@@ -74,6 +74,7 @@ class TestConfig:
         ("text", "word"),
         [
             ("1 / 0", "division by zero"),
+            ("raise SystemExit('set DATA first')", "set DATA first"),
             ("def get_config(:", "invalid syntax"),
             ("x = 1", "does not define get_config"),
             ("def get_config():\n    return 3", "ConfigDict"),

@@ -5,15 +5,20 @@ import logging
 import socket
 
 import fsspec.asyn
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX import record_writer
 
 from sde_diffusion.cli import config as configs
 from sde_diffusion.cli import main, run
+from sde_diffusion.cli.run import enable_cache  # itself: the tests' own has another in its place
 from sde_diffusion.training.reporting import read_metrics
 
 RUN = "gs://bucket/runs/tiny"
+CACHE = "jax_compilation_cache_dir"
+LEAST_SECONDS = "jax_persistent_cache_min_compile_time_secs"
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +132,21 @@ def test_a_checkpoint_that_is_not_whole_is_not_believed(bucket, call, tiny, spoi
     assert code == 0
     assert "resuming at step 4 of 8" in err
     assert losses(bucket, RUN) == before
+
+
+def test_compiled_programs_are_kept_in_a_bucket_where_jax_is_told_so(emulator):
+    before = {name: jax.config.values[name] for name in (CACHE, LEAST_SECONDS)}
+    jax.config.update(CACHE, "gs://bucket/programs")
+    jax.config.update(LEAST_SECONDS, 0.0)
+    compilation_cache.reset_cache()
+    try:
+        enable_cache()
+        jax.jit(lambda x: x * 7.25).lower(jax.ShapeDtypeStruct((4,), "float32")).compile()
+        assert any(name.endswith("-cache") for name in names(emulator, "gs://bucket/programs"))
+    finally:
+        for name, value in before.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()
 
 
 def test_a_bucket_that_does_not_exist_is_told_in_one_line_and_not_made(emulator, call, tiny):

@@ -2,8 +2,9 @@
 
 python problem.py WORKDIR STEPS CACHE COORDINATOR NUM_PROCESSES PROCESS_ID FSDP [SECONDS [FAIL]]
 
-Each batch takes SECONDS, and with FAIL (STEP:PROCESS) the data of that process fail there. The
-first process leaves the final state in WORKDIR/final.npz.
+Each batch takes SECONDS, and with FAIL (STEP:PROCESS) the data of that process fail there, or, with
+"end" for the step, that process when the others are done. The first process leaves the final state
+in WORKDIR/final.npz.
 """
 
 import sys
@@ -86,12 +87,16 @@ def main(workdir, steps, cache, coordinator, num, process, fsdp, seconds="0", fa
         coordinator, int(num), int(process), join_timeout=60, heartbeat_timeout=10
     ):
         step, _, who = fail.partition(":")
-        batches = SlowBatches(float(seconds), int(step) if who == process else None)
+        mine = step if who == process else ""
+        batches = SlowBatches(float(seconds), int(mine) if mine.isdigit() else None)
         outcome = run(workdir, int(steps), distributed.make_mesh(fsdp=int(fsdp)), data=batches)
         state = [distributed.to_every_process(leaf) for leaf in jax.tree.leaves(outcome.state)]
         if distributed.is_first_process():
             np.savez(Path(workdir) / "final.npz", *state)
         print("preempted" if outcome.preempted else "done", int(outcome.state.step))
+        if mine == "end":
+            time.sleep(2.0)
+            sys.exit("no room for the picture")
 
 
 if __name__ == "__main__":

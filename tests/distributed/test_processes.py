@@ -109,6 +109,15 @@ def test_an_error_in_one_process_ends_all_with_its_line(tmp_path, cache):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 1])
+def test_an_error_after_the_others_are_done_ends_all_with_its_line(tmp_path, cache, who):
+    for code, out, err in finish(start_all(tmp_path, cache, fail=f"end:{who}")):
+        assert out.splitlines()[-1] == f"done {STEPS}"
+        assert code == 1
+        assert err.splitlines()[-1] == f"SystemExit: no room for the picture (process {who})"
+
+
+@pytest.mark.slow
 def test_sigterm_to_one_process_makes_all_save_the_same_step_and_the_run_goes_on(
     tmp_path, cache, alone
 ):
@@ -193,6 +202,14 @@ def test_a_process_that_stays_alone_ends_in_the_stated_time_with_one_line(
 )
 def test_arguments_that_name_no_process_are_refused_at_once(arguments, message):
     with pytest.raises(ValueError, match=re.escape(message)), joined(*arguments):
+        pass
+
+
+def test_a_time_to_join_of_nothing_is_refused():
+    with (
+        pytest.raises(ValueError, match="join_timeout: 0 is not at least 1"),
+        joined(join_timeout=0),
+    ):
         pass
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from sde_diffusion.training import enable_compilation_cache, without_compilation_cache
+from sde_diffusion.compilation_cache import enable_compilation_cache, without_compilation_cache
 
 
 @pytest.fixture
