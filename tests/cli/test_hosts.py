@@ -14,8 +14,11 @@ import pytest
 SCRIPT = str(Path(sys.executable).parent / "sde-diffusion")
 
 
-def together(*arguments, cache, num=2):
-    """[(exit code, standard output, standard error)] of a command on `num` processes."""
+def together(*arguments, cache, num=2, others=None):
+    """[(exit code, standard output, standard error)] of a command on `num` processes.
+
+    `others` are variables of the environment of all but the first.
+    """
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         at = f"127.0.0.1:{listener.getsockname()[1]}"
@@ -33,7 +36,7 @@ def together(*arguments, cache, num=2):
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=environment,
+            env=environment | ((others or {}) if i else {}),
         )
         for i in range(num)
     ]
@@ -77,6 +80,17 @@ def test_two_processes_train_sample_and_evaluate_as_one_run(call, tiny, tmp_path
     results = together("evaluate", "--workdir", workdir, cache=tmp_path)
     assert [code for code, _, _ in results] == [0, 0], results
     assert json.loads((workdir / "evaluation.json").read_text())["samples"] == 40
+
+
+@pytest.mark.slow
+def test_only_the_first_process_draws_pictures(tiny, tmp_path):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "matplotlib.py").write_text("raise ImportError('no pictures here')")
+    train = ("train", "--config", tiny, "--workdir", tmp_path / "run")
+    broken = {"PYTHONPATH": str(tmp_path / "broken")}
+    results = together(*train, cache=tmp_path, others=broken)
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert (tmp_path / "run" / "loss.png").exists()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Several processes on one machine, joined over its loopback."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -135,23 +136,38 @@ def test_sigterm_to_one_process_makes_all_save_the_same_step_and_the_run_goes_on
     assert_same_numbers(tmp_path, alone)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_is_killed_ends_the_other_and_both_together_go_on(
-    tmp_path, cache, alone, victim
-):
-    processes = start_all(tmp_path, cache, steps=STEPS, seconds=0.2)
-    wait_for_step(processes, tmp_path, 5)
-    processes[victim].kill()
-    began = time.monotonic()
-    codes = [code for code, _, _ in finish(processes)]
-    assert time.monotonic() - began < 30  # a heartbeat is missed after 10 s
-    assert codes[victim] == -signal.SIGKILL
-    assert codes[1 - victim] != 0
+# One process, the other, or both. (Of one alone, tests/training/test_kill.py has twenty in a row.)
+VICTIMS = [(0,), (0, 1), (1,), (0, 1), (0, 1)]
 
-    for code, _, err in finish(start_all(tmp_path, cache)):
+
+@pytest.mark.slow
+def test_killed_one_or_all_again_and_again_they_end_with_the_bits_of_a_run_that_was_not(
+    tmp_path, cache
+):
+    steps = 20 * len(VICTIMS)
+    for code, _, err in finish(start_all(tmp_path / "quiet", cache, steps=steps)):
         assert code == 0, err
-    assert_same_numbers(tmp_path, alone)
+
+    killed, moments = tmp_path / "killed", random.Random(0)
+    for victims in VICTIMS:
+        # each gets some steps further, and none is done
+        before = max(losses(killed), default=0)
+        processes = start_all(killed, cache, steps=steps, seconds=0.05)
+        wait_for_step(processes, killed, before + 1)
+        time.sleep(moments.uniform(0, 0.3))
+        for victim in victims:
+            processes[victim].kill()
+        began = time.monotonic()
+        codes = [code for code, _, _ in finish(processes)]
+        assert time.monotonic() - began < 30  # a heartbeat is missed after 10 s
+        assert all(codes[victim] == -signal.SIGKILL for victim in victims)
+        assert all(code != 0 for code in codes)
+
+    for code, _, err in finish(start_all(killed, cache, steps=steps)):
+        assert code == 0, err
+    for ours, theirs in zip(final_state(killed), final_state(tmp_path / "quiet"), strict=True):
+        assert ours.tobytes() == theirs.tobytes()
+    assert losses(killed) == losses(tmp_path / "quiet")
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 
 import sde_diffusion as sd
 from sde_diffusion import distributed, losses, samplers, training
-from sde_diffusion.likelihood import Exact, log_likelihood
+from sde_diffusion.likelihood import Exact, decode, encode, log_likelihood, variational_bound
 from sde_diffusion.networks import MLP
 
 KEY, NUM, EVENT = jax.random.key(0), 16, (6,)
@@ -20,9 +20,9 @@ PARAMS = NETWORK.init(KEY, jnp.zeros((1, *EVENT)), jnp.zeros(1))["params"]
 X = jax.random.normal(KEY, (NUM, *EVENT))
 
 
-def model(params):
+def model(params, sde=SDE):
     return sd.from_network(
-        SDE, NETWORK.apply, {"params": params}, sd.parameterization.PARAMETERIZATIONS["ddpm"]()
+        sde, NETWORK.apply, {"params": params}, sd.parameterization.PARAMETERIZATIONS["ddpm"]()
     )
 
 
@@ -105,19 +105,46 @@ def test_a_likelihood_under_pmap_is_that_of_one_device():
     np.testing.assert_allclose(jnp.ravel(ours), of(X, 0), rtol=1e-4)
 
 
+def test_a_variational_bound_under_pmap_is_that_of_one_device():
+    def of(x, first):
+        return variational_bound(KEY, model(PARAMS), SDE, x, num=4, first=first).log_prob
+
+    ours = jax.pmap(of)(by_device(X), NUM // 8 * jnp.arange(8))
+    np.testing.assert_allclose(jnp.ravel(ours), of(X, 0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("function", [encode, decode])
+def test_encoding_and_decoding_under_pmap_are_those_of_one_device(function):
+    def of(x):
+        return function(model(PARAMS), SDE, x, solver=samplers.RK4(), grid=GRID)
+
+    ours = jax.pmap(of)(by_device(X)).reshape(X.shape)
+    np.testing.assert_allclose(ours, of(X), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", samplers.CORRECTORS)
+def test_every_corrector_gives_under_pmap_the_samples_of_one_device(name):
+    solver, share = samplers.PredictorCorrector(DDIM, samplers.CORRECTORS[name]()), NUM // 8
+    squash = sd.from_x0(SDE, lambda x, t: jnp.tanh(x))
+    ours = jax.pmap(lambda first: draw(squash, solver, share, first))(share * jnp.arange(8))
+    alone = draw(squash, solver)
+    np.testing.assert_allclose(ours.reshape(alone.shape), alone, rtol=1e-3, atol=1e-4)
+
+
 LOSSES = {
-    "denoising": losses.denoising_loss,
-    "ddpm": partial(losses.ddpm_loss, num_scales=100),
+    "denoising": (losses.denoising_loss, SDE),
+    "ddpm": (partial(losses.ddpm_loss, num_scales=100), SDE),
+    "smld": (partial(losses.smld_loss, num_scales=100), sd.VE()),
 }
 
 
-@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
-def test_the_mean_of_a_losss_gradients_under_pmap_is_that_of_the_whole_batch(loss):
+@pytest.mark.parametrize(("loss", "sde"), LOSSES.values(), ids=LOSSES)
+def test_the_mean_of_a_losss_gradients_under_pmap_is_that_of_the_whole_batch(loss, sde):
     # one key a device: what each device computes, one device computes
     keys = jax.random.split(KEY, 8)
 
     def mean_loss(params, key, x):
-        return jnp.mean(loss(key, model(params), SDE, x))
+        return jnp.mean(loss(key, model(params, sde), sde, x))
 
     def averaged(key, x):
         return jax.lax.pmean(jax.value_and_grad(mean_loss)(PARAMS, key, x), "devices")

@@ -8,8 +8,8 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from tiny_run import batches, loss_fn, run, same
 
-from sde_diffusion.training import NonFiniteLoss, enable_compilation_cache
-from sde_diffusion.training.loop import next_cut
+from sde_diffusion.training import NonFiniteLoss, enable_compilation_cache, loop
+from sde_diffusion.training.loop import next_cut, step_on_mesh
 from sde_diffusion.training.reporting import read_metrics
 
 
@@ -195,6 +195,44 @@ def test_calls_end_at_the_same_steps_wherever_a_run_begins():
     ends = [next_cut(step, cuts) for step in range(20)]
     assert sorted(set(ends)) == [4, 8, 10, 12, 16, 20]
     assert all(end > step for step, end in enumerate(ends))
+
+
+def test_the_next_batch_is_drawn_while_the_devices_work(tmp_path, monkeypatch):
+    made, done = [], []
+
+    def watched(*args, **kwargs):
+        train_step, abstract = step_on_mesh(*args, **kwargs)
+
+        def step(*arguments):
+            made.append(train_step(*arguments))
+            return made[-1]
+
+        return step, abstract
+
+    class Data:
+        def __init__(self):
+            self.inner = batches()
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            done.extend(metrics.loss.is_ready() for _, metrics in made)
+            return next(self.inner)
+
+        def get_state(self):
+            return self.inner.get_state()
+
+    def slow(params, key, batch):
+        def product(_, x):
+            return jnp.tanh(x @ x)
+
+        work = jax.lax.fori_loop(0, 300, product, jax.random.normal(key, (256, 256)))
+        return loss_fn(params, key, batch) + 1e-30 * jax.lax.stop_gradient(work[0, 0])
+
+    monkeypatch.setattr(loop, "step_on_mesh", watched)
+    run(tmp_path, 2, data=Data(), loss_fn=slow, steps_per_call=1)
+    assert done == [False]
 
 
 def test_the_loop_traces_the_step_once(tmp_path):
