@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from sde_diffusion import noise
 from sde_diffusion.choices import require_known
 from sde_diffusion.noise import Keys
-from sde_diffusion.samplers.solver import Model, Solver, State
+from sde_diffusion.samplers.solver import Model, Solver, State, Wrapping
 from sde_diffusion.sdes import SDE, Array, expand
 
 
@@ -68,7 +68,9 @@ class Langevin(_BySNR):
     """Langevin corrector with h = 2 alpha_i (snr |z| / |score|)^2.
 
     The norms are each sample's own; norms="batch" takes their means over the batch, as the paper
-    does, which makes every sample depend on its neighbours. Song et al. 2021, algorithms 4 and 5.
+    does, which makes every sample depend on its neighbours. Of their own norms the samples must
+    have many dimensions: in two, a score near 0 makes a step that throws its sample far away, and
+    "batch" or `ULA` is needed. Song et al. 2021, algorithms 4 and 5.
     """
 
     norms: str = "sample"
@@ -154,7 +156,7 @@ class MALA(_Corrector):
 
 
 @dataclasses.dataclass(frozen=True)
-class PredictorCorrector(Solver):
+class PredictorCorrector(Wrapping):
     """The corrector at t, then the predictor from t to s. Song et al. 2021, algorithm 1.
 
     Corrected first and predicted last, as in that paper's code, so that the corrector never acts
@@ -164,30 +166,29 @@ class PredictorCorrector(Solver):
     predictor: Solver
     corrector: Solver
 
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        return self.predictor.order
+    # The corrector's noise is not that of the path.
+    strong_order = None
 
     @property
-    def evaluations(self) -> int:  # type: ignore[override]
+    def solver(self) -> Solver:  # type: ignore[override]
+        return self.predictor
+
+    @property
+    def times(self) -> tuple[float, ...] | None:  # type: ignore[override]
+        return self.predictor.times
+
+    @property
+    def evaluations(self) -> int:
         return self.predictor.evaluations + self.corrector.evaluations
-
-    @property
-    def reads_diffusion(self) -> bool:  # type: ignore[override]
-        return self.predictor.reads_diffusion
 
     @property
     def stochastic(self) -> bool:
         return self.predictor.stochastic or self.corrector.stochastic
 
-    def init(self, x: Array, grid: Array | None = None) -> Any:
-        return self.predictor.init(x, grid)
-
     def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
         aside, own = noise.split(key)
         corrected = self.corrector.step(aside, model, sde, State(state.x), t, s)
-        state = state._replace(x=corrected.x)
-        return self.predictor.step(own, model, sde, state, t, s)
+        return self.predictor.step(own, model, sde, self.predictor.moved(state, corrected.x), t, s)
 
 
 def _norm(x: Array) -> Array:

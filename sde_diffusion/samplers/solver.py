@@ -87,6 +87,10 @@ class Solver:
         """The state at s from the state at t; key [B] is a key for each sample, t and s are []."""
         raise NotImplementedError
 
+    def moved(self, state: Any, x: Array) -> Any:
+        """The state whose sample something else, such as a corrector, has moved to x."""
+        return state._replace(x=x)
+
     def solve(
         self,
         keys: Array | noise.BrownianPath,
@@ -119,29 +123,32 @@ class Solver:
         return Samples(state.x, jnp.sum(calls, axis=0), xs)
 
 
+def _of_solver(name: str) -> Any:
+    return property(lambda self: getattr(self.solver, name))
+
+
 class Wrapping(Solver):
-    """Base of the solvers that step as their field `solver` does."""
+    """Base of the solvers that step as their field `solver` does.
+
+    All that a solver says of itself is that one's, but `times`, which may be a field.
+    """
 
     solver: Solver
 
-    @property
-    def order(self) -> int:  # type: ignore[override]
-        return self.solver.order
-
-    @property
-    def evaluations(self) -> int:  # type: ignore[override]
-        return self.solver.evaluations
-
-    @property
-    def reads_diffusion(self) -> bool:  # type: ignore[override]
-        return self.solver.reads_diffusion
-
-    @property
-    def stochastic(self) -> bool:
-        return self.solver.stochastic
+    order = _of_solver("order")
+    strong_order = _of_solver("strong_order")
+    evaluations = _of_solver("evaluations")
+    reads_diffusion = _of_solver("reads_diffusion")
+    reads_log_snr = _of_solver("reads_log_snr")
+    denoises = _of_solver("denoises")
+    adaptive = _of_solver("adaptive")
+    stochastic = _of_solver("stochastic")
 
     def init(self, x: Array, grid: Array | None = None) -> Any:
         return self.solver.init(x, grid)
 
     def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
         return self.solver.step(key, model, sde, state, t, s)
+
+    def moved(self, state: Any, x: Array) -> Any:
+        return self.solver.moved(state, x)

@@ -81,6 +81,10 @@ class MultistepPC(Exponential):
         weight = span.scale * self._corrector_weight(past, span, half)
         return UniPCState(predicted, past.push(x0, span.rate), base, weight, expected)
 
+    def moved(self, state: UniPCState, x: Array) -> UniPCState:
+        # The correction starts from where the sample was moved.
+        return state._replace(x=x, base=state.base + x - state.x)
+
     def _corrector_weight(self, past: Past, span: Span, half: Array) -> Array:
         """h times the integral of the polynomial that is 1 at the end and 0 at the times known."""
         if self.p == 1:

@@ -1,0 +1,60 @@
+"""Correctors with predictors of every kind."""
+
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sde_diffusion as sd
+from sde_diffusion import samplers
+
+SDE = sd.VP()
+VARIANCES = jnp.array([0.4, 0.1])
+EXACT = sd.analytic.Gaussian.of(jnp.zeros(2), VARIANCES)
+FITTED = samplers.Fitted(times=(1.0, 0.5, 0.001), a=(0.5, 0.0), c=((0.5,), (0.0, 1.0)))
+PREDICTORS = {name: samplers.named(name) for name in samplers.SOLVERS} | {"fitted": FITTED}
+CORRECTORS = {
+    "ula": samplers.ULA(h=0.2),
+    "mala": samplers.MALA(lambda x, t: EXACT.log_prob(SDE, x, t), h=0.5),
+    "annealed_langevin": samplers.AnnealedLangevin(snr=0.3),
+}
+OWN = {"evaluations", "strong_order"}
+SAID = [
+    name for name in (*inspect.get_annotations(samplers.Solver), "stochastic") if name not in OWN
+]
+
+
+@pytest.mark.parametrize("predictor", PREDICTORS.values(), ids=PREDICTORS)
+def test_what_a_predictor_says_of_itself_holds_with_a_corrector(predictor):
+    both = samplers.PredictorCorrector(predictor, samplers.ULA())
+    said = {name: getattr(predictor, name) for name in SAID} | {"stochastic": True}
+    assert {name: getattr(both, name) for name in SAID} == said
+    assert both.evaluations == predictor.evaluations + 1
+
+
+FIXED = [name for name, solver in PREDICTORS.items() if not solver.adaptive and not solver.times]
+PAIRS = [
+    *((predictor, "ula") for predictor in FIXED),
+    *((predictor, corrector) for predictor in ("ddim", "unipc") for corrector in CORRECTORS),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("predictor", "corrector"), sorted(set(PAIRS)))
+def test_a_corrector_brings_a_wrong_start_to_the_process(predictor, corrector):
+    # Over so little time the predictor alone would leave a variance of nearly 9.
+    times = jnp.linspace(0.32, 0.3, 41)
+    both = samplers.PredictorCorrector(PREDICTORS[predictor], CORRECTORS[corrector])
+    start = 3.0 * jax.random.normal(jax.random.key(1), (4000, 2))
+    model = EXACT.model(SDE)
+    made = sd.sample(
+        *(jax.random.key(0), model, SDE, start.shape),
+        solver=both,
+        grid=times,
+        x_init=start,
+        denoise_last=False,
+    ).x
+    var = SDE.alpha(0.3) ** 2 * VARIANCES + SDE.sigma(0.3) ** 2
+    np.testing.assert_allclose(jnp.var(made, axis=0), var, rtol=0.2)
