@@ -55,6 +55,7 @@ def planned(readme, config):
     text = (PODS / readme).read_text().replace("\\\n", " ").replace("$CONFIG", config)
     (command,) = re.findall(r"^sde-diffusion (plan .*)$", text, re.MULTILINE)
     args, overrides = understood(shlex.split(command))
+    assert args.config == config
     return math.prod(map(int, args.topology.partition(":")[2].split("x"))), overrides
 
 
@@ -107,6 +108,23 @@ class TestCloudTPU:
         yield shell, folder
         (folder / "end").touch()
 
+    @pytest.fixture
+    def trained(self, tpu, host):
+        """What a training is started with: JAX's cache, and the words of its command."""
+        shell, folder = host
+
+        def run(*arguments, **environment):
+            done, [asked] = tpu("train", *arguments, WORKDIR="gs://bucket/run", **environment)
+            assert done.returncode == 0, done.stderr
+            assert {"ssh", "--node=all", "--worker=all"} <= set(asked)
+            shell(asked)
+            told = folder / "told"
+            wait_until(lambda: told.exists() and told.read_text())
+            cache, *words = told.read_text().split("\0")[:-1]
+            return cache, words
+
+        return run
+
     def test_a_spot_tpu_is_asked_for(self, tpu):
         done, [asked] = tpu("create", NAME="mine", ZONE="us-west4-a", TYPE="v5litepod-16")
         assert done.returncode == 0, done.stderr
@@ -141,37 +159,25 @@ class TestCloudTPU:
             names = commit.getnames()
         assert {"pyproject.toml", "sde_diffusion/__init__.py"} <= set(names)
 
-    def trained(self, tpu, host, *arguments, **environment):
-        """What a training is started with: JAX's cache, and the words of its command."""
-        shell, folder = host
-        done, [asked] = tpu("train", *arguments, WORKDIR="gs://bucket/run", **environment)
-        assert done.returncode == 0, done.stderr
-        assert {"ssh", "--node=all", "--worker=all"} <= set(asked)
-        shell(asked)
-        told = folder / "told"
-        wait_until(lambda: told.exists() and told.read_text())
-        cache, *words = told.read_text().split("\0")[:-1]
-        return cache, words
-
-    def test_every_host_trains_with_flags_that_the_command_line_knows(self, tpu, host):
-        _, words = self.trained(tpu, host, "--config.mesh.slices=2")
+    def test_every_host_trains_with_flags_that_the_command_line_knows(self, trained):
+        _, words = trained("--config.mesh.slices=2")
         args, overrides = understood(words)
         assert args.workdir == "gs://bucket/run"
         assert overrides["mesh.slices"] == "2"
 
-    def test_the_connection_ends_and_the_training_goes_on(self, tpu, host):
-        self.trained(tpu, host)
+    def test_the_connection_ends_and_the_training_goes_on(self, trained, host):
+        trained()
         log = host[1] / "train.log"
         assert log.read_text() == ""
         (host[1] / "end").touch()
         wait_until(lambda: log.read_text() == "ended\n")
 
-    def test_a_flag_with_brackets_and_a_space_is_one_flag_on_the_host(self, tpu, host):
-        _, words = self.trained(tpu, host, "--config.data.range=(0.0, 1.0)")
+    def test_a_flag_with_brackets_and_a_space_is_one_flag_on_the_host(self, trained):
+        _, words = trained("--config.data.range=(0.0, 1.0)")
         assert words[-1] == "--config.data.range=(0.0, 1.0)"
 
-    def test_what_is_planned_is_what_is_trained(self, tpu, host):
-        _, words = self.trained(tpu, host)
+    def test_what_is_planned_is_what_is_trained(self, tpu, trained):
+        _, words = trained()
         args, overrides = understood(words)
         chips, plan = planned("cloud_tpu/README.md", args.config)
         assert overrides == plan
@@ -180,16 +186,16 @@ class TestCloudTPU:
         _, [asked] = tpu("create")
         assert f"--accelerator-type=v5litepod-{chips}" in asked
 
-    def test_a_flag_of_ones_own_comes_after_those_of_the_script(self, tpu, host):
-        _, words = self.trained(tpu, host, "--config.mesh.fsdp=4")
+    def test_a_flag_of_ones_own_comes_after_those_of_the_script(self, trained):
+        _, words = trained("--config.mesh.fsdp=4")
         assert understood(words)[1]["mesh.fsdp"] == "4"
 
-    def test_without_flags_the_config_is_trained_as_it_is(self, tpu, host):
-        _, words = self.trained(tpu, host, FLAGS="")
+    def test_without_flags_the_config_is_trained_as_it_is(self, trained):
+        _, words = trained(FLAGS="")
         assert understood(words)[1] == {}
 
-    def test_a_new_tpu_finds_what_the_last_one_compiled(self, tpu, host):
-        cache, _ = self.trained(tpu, host)
+    def test_a_new_tpu_finds_what_the_last_one_compiled(self, trained):
+        cache, _ = trained()
         assert cache == "gs://bucket/run-cache"
 
     @pytest.mark.parametrize(("verb", "missing"), [("train", "WORKDIR"), ("install", "DATA")])

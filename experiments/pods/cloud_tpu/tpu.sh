@@ -9,6 +9,9 @@ TYPE=${TYPE:-v5litepod-16}               # v5e:4x4 of `sde-diffusion plan`
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 SLICES=${SLICES:-1}
 CONFIG=${CONFIG:-configs/ve/cifar10_ncsnpp_continuous.py}
+# As that config is planned on that TPU; FLAGS= for none of it.
+FLAGS=${FLAGS-"--config.network.dtype=bfloat16 --config.mesh.fsdp=16
+  --config.training.compiler_options=xla_tpu_scoped_vmem_limit_kib=7168,xla_jf_program_hbm_alignment_in_kib=4"}
 
 usage() {
   sed -n '2,3s/^# //p' "$0" >&2
@@ -51,9 +54,11 @@ wait_for_it() {
 # This commit, and the data, on every host. (The image's own Python is older than we need.)
 install() {
   : "${DATA:?the data, as in gs://bucket/data}"
-  local archive
+  local archive root
   archive=$(mktemp -d)/sde-diffusion.tar.gz
-  git archive --format=tar.gz --output="$archive" HEAD
+  # In a subfolder `git archive` takes only that one.
+  root=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
+  git -C "$root" archive --format=tar.gz --output="$archive" HEAD
   gcloud compute tpus queued-resources scp "$archive" "$NAME:sde-diffusion.tar.gz" \
     --zone="$ZONE" --node=all --worker=all
   on_all_hosts "set -e
@@ -66,9 +71,13 @@ install() {
 
 # The hosts find one another. The command outlives the connection; its output is in train.log.
 train() {
-  on_all_hosts "cd sde-diffusion && nohup setsid .venv/bin/sde-diffusion train \
---config ${CONFIG} --workdir ${WORKDIR:?the folder of the run, as in gs://bucket/runs/cifar10} $* \
-> train.log 2>&1 < /dev/null &"
+  : "${WORKDIR:?the folder of the run, as in gs://bucket/runs/cifar10}"
+  local command
+  # $FLAGS is words, and quoted once more for the shell over there.
+  command=$(printf '%q ' "JAX_COMPILATION_CACHE_DIR=${WORKDIR%/}-cache" \
+    .venv/bin/sde-diffusion train --config "$CONFIG" --workdir "$WORKDIR" $FLAGS "$@")
+  # The braces: or the whole of `cd ... &&` goes into the background, with the connection's output.
+  on_all_hosts "cd sde-diffusion && { nohup setsid env $command > train.log 2>&1 < /dev/null & }"
 }
 
 case ${1:-} in

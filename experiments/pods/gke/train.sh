@@ -2,7 +2,8 @@
 # `sde-diffusion train` in a Pod. One that SIGTERM ends has saved and left well, with exit code 0; for
 # Kubernetes it must have failed, or the JobSet would not start the run again.
 told=
-trap 'told=yes; kill -TERM "$run"' TERM
+# $! is the training as soon as there is one; `run=$!` below is a moment later.
+trap 'told=yes; kill -TERM "$!"' TERM
 
 sde-diffusion train "$@" &
 run=$!
