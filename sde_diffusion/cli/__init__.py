@@ -8,11 +8,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-BUG, BAD_INPUT, NON_FINITE = 1, 2, 3
+BUG, BAD_INPUT, NON_FINITE, NO_ANSWER = 1, 2, 3, 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit code is 0, 2 for bad input, or 3 for a loss that is not finite.
+    """Run a command; the exit code tells how it ended.
+
+    0: done; 2: bad input; 3: a loss that is not finite; 4: another host, or a bucket, did not
+    answer, so that the same command may do another time.
 
     Set SDE_DIFFUSION_TRACEBACK=1 to see where an error was raised.
     """
@@ -54,6 +57,8 @@ def _describe(error: BaseException) -> tuple[int, str]:
     line = f"sde-diffusion: error: {' '.join(str(error).split())}"
     if type(error).__name__ == "NonFiniteLoss":  # its module loads jax
         return NON_FINITE, line
+    if isinstance(error, TimeoutError | ConnectionError):
+        return NO_ANSWER, line
     return (BAD_INPUT if isinstance(error, ValueError | OSError | ImportError) else BUG), line
 
 

@@ -1,11 +1,13 @@
 """compare(): every candidate on a problem, a row for each."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sde_diffusion.choices import choose
@@ -13,6 +15,7 @@ from sde_diffusion.comparison import measure, problems, store
 from sde_diffusion.comparison.candidates import Candidate, candidates
 from sde_diffusion.comparison.problems import Problem
 from sde_diffusion.comparison.store import Row
+from sde_diffusion.prediction import Prediction, with_condition
 from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import SDE, VP
 
@@ -27,6 +30,8 @@ METRICS = (
 )
 # Dimensions up to which the entropy of samples can be estimated from their neighbours.
 KL_DIMENSIONS = 3
+# Samples of the data by which a problem is known again.
+PROBES = 8
 # Pairs of sets of the data of which a floor is the mean.
 FLOORS = 4
 # What the error is taken apart by: cheap, in the data's units, and in any number of dimensions.
@@ -61,7 +66,7 @@ def compare(
     with nan.
 
     With `out`, a folder: results.json, results.csv, pictures and report.html are written there,
-    and rows that it already holds are not measured again.
+    and rows that it already holds, of the same problem, are not measured again.
 
     Raises ValueError for an unknown problem, solver, grid or metric, or a solver that does not
     fit the SDE or the budget, before anything is measured.
@@ -80,6 +85,7 @@ def compare(
         "num": num,
         "seed": seed,
         "device": jax.devices()[0].device_kind,
+        "problem_id": _fingerprint(problem),
     }
     identities = [store.identity({**_told(c), **common, "metrics": sorted(metrics)}) for c in todo]
     left = {c: name for c, name in zip(todo, identities, strict=True) if name not in done}
@@ -96,6 +102,20 @@ def compare(
 
         report.write(folder, rows, metrics, PART_METRIC)
     return rows
+
+
+def _fingerprint(problem: Problem) -> str:
+    """Of some of the data, and what the model gives for them: a name may stand for another model."""
+    x = jnp.asarray(problem.data(jax.random.key(0), PROBES))
+    told = problem.conditions(np.arange(PROBES)) if problem.conditions else {}
+    middle = jnp.asarray(0.5 * (problem.sde.t_min + problem.sde.t_max))
+    x0 = _x0(with_condition(problem.model, **told), x, middle)
+    return hashlib.sha256(np.asarray(x).tobytes() + np.asarray(x0).tobytes()).hexdigest()[:16]
+
+
+@jax.jit
+def _x0(model: Callable[..., Prediction], x: jax.Array, t: jax.Array) -> jax.Array:
+    return model(x, t).x0
 
 
 class _Truth(NamedTuple):

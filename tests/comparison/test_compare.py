@@ -199,6 +199,21 @@ class TestFolder:
         lines = (folder / "results.csv").read_text().splitlines()
         assert len(lines) == 1 + len(rows)
 
+    def test_another_model_of_the_same_name_has_rows_of_its_own(self, tmp_path):
+        def data(key, num):
+            return jax.random.normal(key, (num, 2))
+
+        def of(mean):
+            model = sd.analytic.Gaussian.of(jnp.full(2, mean), jnp.array(1.0)).model(sd.VP())
+            return Problem("mine", sd.VP(), model, event=(2,), data=data)
+
+        first, second = (
+            compare(of(mean), "ddim", (5,), num=20, out=tmp_path) for mean in (0.0, 5.0)
+        )
+        assert first[0]["mean_error"] < 0.5 * second[0]["mean_error"]
+        (again,) = compare(of(5.0), "ddim", (5,), num=20, out=tmp_path)
+        assert (again["id"], again["seconds"]) == (second[0]["id"], second[0]["seconds"])
+
     def test_rows_that_are_there_are_not_measured_again(self, rows, folder, monkeypatch):
         monkeypatch.setattr(measure, "_run", None)
         again = compare("gaussian", SOLVERS, (5, 11), num=NUM, out=folder)
