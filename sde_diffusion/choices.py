@@ -28,9 +28,13 @@ def choose(what: str, given: str, known: Mapping[str, T]) -> T:
 
 
 def build(what: str, given: str, known: Mapping[str, type[T]], fields: Mapping[str, Any]) -> T:
-    """known[given](**fields) for a dataclass; ValueError names an unknown field and the nearest."""
+    """known[given](**fields) for a dataclass; ValueError names a field that does not fit."""
     cls = choose(what, given, known)
     names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
     for field in fields:
         require_known(f"field of {what} {given!r}", field, names)
-    return cls(**fields)
+    try:
+        return cls(**fields)
+    except TypeError as error:  # a text for a number, for example
+        told = ", ".join(f"{name}={value!r}" for name, value in fields.items())
+        raise ValueError(f"{what} {given!r} does not take {told}: {error}") from error

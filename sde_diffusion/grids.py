@@ -1,16 +1,19 @@
-"""Time grids: n + 1 decreasing times for n steps, from t_max (noise) to t_min (data).
+"""Time grids: n + 1 decreasing times in (0, t_max] for n steps, from t_max (noise) to t_min (data).
 
 Every grid is an array, so it can be traced, differentiated, or written by hand. Those of a
-discrete chain, `leading` and `trailing`, stop short of one end.
+discrete chain, `leading` and `trailing`, stop short of one end. The step to t = 0 with which other
+grids end, such as EDM's, is that of `denoise_last`.
 """
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sde_diffusion.choices import choose
 from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.sdes.base import require
 
 
 def _unit(steps: int) -> Array:
@@ -25,18 +28,20 @@ def _between(sde: SDE, u: Array, inner: Array) -> Array:
 
 
 def _log_snr_ends(sde: SDE) -> tuple[Array, Array]:
-    """lambda at t_max and t_min; ValueError where that at t_max is known to be infinite."""
-    low, high = sde.log_snr(sde.t_max), sde.log_snr(sde.t_min)
-    if not isinstance(low, jax.core.Tracer) and not jnp.isfinite(low):
-        raise ValueError(
-            f"{type(sde).__name__} has no finite log-SNR at t_max={sde.t_max:g}: use another grid, "
-            "or a smaller t_max such as 0.999"
-        )
-    return low, high
+    """lambda at t_max and t_min; ValueError where one of them is known to be infinite."""
+    ends = []
+    for name, t, example in (("t_max", sde.t_max, 0.999), ("t_min", sde.t_min, 0.001)):
+        ends.append(end := sde.log_snr(t))
+        if not isinstance(end, jax.core.Tracer) and not jnp.isfinite(end):
+            raise ValueError(
+                f"{type(sde).__name__} has no finite log-SNR at {name}={t:g}: use another grid, or "
+                f"another {name} such as {example}"
+            )
+    return ends[0], ends[1]
 
 
 def uniform(sde: SDE, steps: int) -> Array:
-    """t_i = t_max + i/n (t_min - t_max); for a chain of times it is called linspace."""
+    """t_i = t_max + i/n (t_min - t_max). Its other name is "linspace", as in diffusers."""
     u = _unit(steps)
     return _between(sde, u, sde.t_max + u * (sde.t_min - sde.t_max))
 
@@ -49,9 +54,9 @@ def quadratic(sde: SDE, steps: int) -> Array:
 
 
 def log_snr(sde: SDE, steps: int) -> Array:
-    """lambda(t_i) uniform; as sigma / alpha is then geometric it is also called exponential.
+    """lambda(t_i) uniform. Lu et al. 2022 (DPM-Solver), sec. 3.3.
 
-    Lu et al. 2022 (DPM-Solver), sec. 3.3.
+    Its other name is "exponential", as in k-diffusion, since sigma / alpha is geometric.
     """
     u = _unit(steps)
     low, high = _log_snr_ends(sde)
@@ -100,8 +105,17 @@ def leading(sde: SDE, steps: int, num_scales: int = 1000) -> Array:
     Made for models trained on the chain, and for `denoise_last`, which is the (n + 1)-th step.
     Starts below t_max, for which Lin et al. 2024, table 2, prefer `trailing`; what they call
     linspace is `uniform`.
+
+    Raises ValueError for N steps or more, and where the rounding leaves out more than a quarter of
+    the chain: 600 steps, which are one apart, would start at t = 0.6, as they do in diffusers.
     """
-    return _of_chain(sde, jnp.arange(steps, -1, -1) * (num_scales // _times(steps)), num_scales)
+    spacing, left_out = divmod(num_scales, _times("leading", steps, num_scales))
+    if 4 * left_out > num_scales:
+        raise ValueError(
+            f"leading with {steps} steps leaves out the noisiest {left_out} of {num_scales} "
+            f"times, as their spacing is rounded down to {spacing}: use trailing, or other steps"
+        )
+    return _of_chain("leading", sde, np.arange(steps, -1, -1) * spacing, num_scales)
 
 
 def trailing(sde: SDE, steps: int, num_scales: int = 1000) -> Array:
@@ -109,23 +123,42 @@ def trailing(sde: SDE, steps: int, num_scales: int = 1000) -> Array:
 
     Made for models trained on the chain, and for `denoise_last`, which is the (n + 1)-th step.
     Starts at t_max and ends a step above t = 0. Lin et al. 2024, table 2.
+
+    Raises ValueError for N steps or more.
     """
-    left = num_scales - jnp.arange(steps + 1) * (num_scales / _times(steps))
-    return _of_chain(sde, jnp.round(left) - 1, num_scales)
+    spacing = num_scales / _times("trailing", steps, num_scales)
+    index = np.round(num_scales - np.arange(steps + 1) * spacing) - 1
+    return _of_chain("trailing", sde, index, num_scales)
 
 
-def _times(steps: int) -> int:
-    return len(_unit(steps))
+def _times(name: str, steps: int, num_scales: int) -> int:
+    """n + 1; ValueError where the chain has fewer times."""
+    times = len(_unit(steps))
+    if times > num_scales:
+        raise ValueError(
+            f"{name} takes at most {num_scales - 1} steps of a chain of {num_scales} times, as "
+            f"denoise_last is one more, got {steps}"
+        )
+    return times
 
 
-def _of_chain(sde: SDE, index: Array, num_scales: int) -> Array:
-    return jnp.maximum(index * (sde.t_max / (num_scales - 1)), sde.t_min)
+def _of_chain(name: str, sde: SDE, index: np.ndarray, num_scales: int) -> Array:
+    part = index / (num_scales - 1)
+    require(
+        lambda t_min, t_max: part[-2] * t_max > t_min,
+        f"{name} with {len(index) - 1} steps has more than one time up to t_min: use fewer steps",
+        t_min=sde.t_min,
+        t_max=sde.t_max,
+    )
+    return jnp.maximum(jnp.asarray(part) * sde.t_max, sde.t_min)
 
 
 GRIDS: dict[str, Callable[..., Array]] = {
     "uniform": uniform,
+    "linspace": uniform,
     "quadratic": quadratic,
     "log_snr": log_snr,
+    "exponential": log_snr,
     "karras": karras,
     "cosine": cosine,
     "beta": beta,

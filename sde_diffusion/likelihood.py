@@ -343,6 +343,8 @@ def _as_pytree(model: Callable[..., Prediction]) -> Partial:
 def _check(solver: Solver, grid: Array, x: Array) -> None:
     if solver.stochastic:
         raise ValueError(f"the probability flow needs a deterministic solver, got {solver}")
+    if solver.denoises:
+        raise ValueError(f"{type(solver).__name__} ends at the denoised sample, off the flow")
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"x must be floating point, dequantized and scaled, got {x.dtype}")
     if grid.ndim != 1 or len(grid) < 2:

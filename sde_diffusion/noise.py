@@ -109,7 +109,8 @@ def increments(keys: Keys, like: Array, *log_snr: Array) -> list[Array]:
     """
     values, made = _stationary(keys, log_snr, like), []
     for i, (start, end) in enumerate(itertools.pairwise(log_snr)):
-        h = expand(end - start, like)
+        # Equal ends are no step, where alpha = 0 and both are infinite too.
+        h = expand(jnp.where(start == end, 0.0, end - start), like)
         # A step too short for float32 to tell from none draws 0, and not 0 / 0.
         variance = jnp.maximum(-jnp.expm1(-2.0 * h), jnp.finfo(like.dtype).tiny)
         made.append((values[i + 1] - jnp.exp(-h) * values[i]) / jnp.sqrt(variance))

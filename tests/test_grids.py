@@ -11,10 +11,12 @@ from sde_diffusion.sdes import KINDS
 
 FINITE = {name: kind() if name != "flow" else sd.Flow(t_max=0.999) for name, kind in KINDS.items()}
 
-CHAIN = {"leading", "trailing"}
+CHAIN = ["leading", "trailing"]
+OTHER_NAMES = {"linspace": "uniform", "exponential": "log_snr"}
+NAMES = [name for name in grids.GRIDS if name not in OTHER_NAMES]
 
 
-@pytest.mark.parametrize("grid", [name for name in grids.GRIDS if name not in CHAIN])
+@pytest.mark.parametrize("grid", [name for name in NAMES if name not in CHAIN])
 @pytest.mark.parametrize("name", FINITE)
 def test_falls_from_t_max_to_t_min_exactly(name, grid):
     sde = FINITE[name]
@@ -23,6 +25,11 @@ def test_falls_from_t_max_to_t_min_exactly(name, grid):
     assert times[0] == np.float32(sde.t_max)
     assert times[-1] == np.float32(sde.t_min)
     assert np.all(np.diff(times) < 0)
+
+
+@pytest.mark.parametrize(("other", "name"), OTHER_NAMES.items())
+def test_a_grid_of_two_names_is_one_function(other, name):
+    assert grids.GRIDS[other] is grids.GRIDS[name]
 
 
 @pytest.mark.parametrize("name", FINITE)
@@ -80,6 +87,52 @@ def test_spacings_of_a_chain_are_those_of_their_table():
     assert leading[-1] == np.float32(sd.VP().t_min)
 
 
+@pytest.mark.parametrize("grid", CHAIN)
+@pytest.mark.parametrize("steps", [10, 50, 499, 999])
+def test_a_grid_of_a_chain_falls_within_it(grid, steps):
+    sde = sd.EDM()
+    times = np.asarray(grids.named(grid, sde, steps))
+    assert np.all(np.diff(times) < 0)
+    assert times[0] <= np.float32(sde.t_max)
+    assert times[-1] >= np.float32(sde.t_min)
+
+
+def test_trailing_starts_at_t_max_exactly():
+    for sde in FINITE.values():
+        assert grids.trailing(sde, 10)[0] == np.float32(sde.t_max)
+
+
+@pytest.mark.parametrize("grid", CHAIN)
+def test_more_steps_than_a_chain_has_are_an_error(grid):
+    with pytest.raises(ValueError, match=f"{grid} takes at most 999 steps .* got 1000"):
+        grids.named(grid, sd.VP(), 1000)
+    assert len(grids.named(grid, sd.VE(), 1000, num_scales=1001)) == 1001
+
+
+def test_leading_that_would_leave_out_a_great_part_is_an_error():
+    with pytest.raises(ValueError, match="600 steps leaves out the noisiest 399 of 1000"):
+        grids.leading(sd.VP(), 600)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 6, 12, 14, 19, 29, 39])
+def test_leading_covers_three_quarters_of_its_chain(steps):
+    # one more of its steps from where it starts would be at or beyond 3/4 of 40 times
+    times = np.asarray(grids.leading(sd.VE(), steps, num_scales=40)) * 39
+    assert times[0] + times[-2] >= 0.75 * 40 - 1e-3
+
+
+@pytest.mark.parametrize("grid", CHAIN)
+def test_times_of_a_chain_up_to_t_min_are_an_error(grid):
+    with pytest.raises(ValueError, match=f"{grid} with 999 steps has more than one time up to"):
+        grids.named(grid, sd.VP(t_min=0.01), 999)
+
+
+@pytest.mark.parametrize("grid", CHAIN)
+def test_a_grid_of_a_chain_can_be_traced(grid):
+    made = jax.jit(lambda t_min: grids.named(grid, sd.VP(t_min=t_min), 10))(1e-3)
+    np.testing.assert_allclose(made, grids.named(grid, sd.VP(), 10), rtol=1e-6)
+
+
 def test_can_be_traced():
     slope = jax.grad(lambda t_max: jnp.sum(grids.uniform(sd.VP(t_max=t_max), 4)))(1.0)
     np.testing.assert_allclose(slope, 0.0 + 0.25 + 0.5 + 0.75 + 1.0)
@@ -90,7 +143,7 @@ def test_an_unknown_name_lists_the_choices():
         grids.named("karas", sd.VP(), 10)
 
 
-@pytest.mark.parametrize("grid", grids.GRIDS)
+@pytest.mark.parametrize("grid", NAMES)
 def test_no_steps_is_an_error(grid):
     with pytest.raises(ValueError, match="at least 1 step, got 0"):
         grids.named(grid, sd.VP(), 0)
@@ -100,3 +153,29 @@ def test_no_steps_is_an_error(grid):
 def test_a_grid_of_log_snr_needs_a_finite_one(grid):
     with pytest.raises(ValueError, match=r"Flow has no finite log-SNR at t_max=1"):
         grids.named(grid, sd.Flow(), 10)
+    with pytest.raises(ValueError, match=r"EDM has no finite log-SNR at t_min=0"):
+        grids.named(grid, sd.EDM(t_min=0.0), 10)
+
+
+@pytest.mark.parametrize(
+    ("sde", "times", "message"),
+    [
+        (sd.VP(), [1.0, 0.5, -0.1], "between 0 and t_max=1, got times from 1 to -0.1"),
+        (sd.VP(), [1.2, 0.5], "between 0 and t_max=1, got times from 1.2 to 0.5"),
+        (sd.EDM(), [80.0, 1.0, 0.0], "EDM has no noise at t = 0: end the grid above it"),
+    ],
+)
+def test_a_grid_by_hand_that_leaves_the_process_is_an_error(sde, times, message):
+    model = sd.from_x0(sde, lambda x, t: x)
+    with pytest.raises(ValueError, match=message):
+        sd.sample(
+            jax.random.key(0), model, sde, (1, 2), solver=sd.samplers.DDIM(), grid=jnp.array(times)
+        )
+
+
+def test_a_grid_may_end_at_0_where_there_is_noise_left():
+    sde = sd.VE()
+    model = sd.analytic.Gaussian.of(jnp.zeros(2), jnp.array(1.0)).model(sde)
+    grid = jnp.array([1.0, 0.5, 0.0])
+    made = sd.sample(jax.random.key(0), model, sde, (4, 2), solver=sd.samplers.DDIM(), grid=grid)
+    assert np.all(np.isfinite(made.x))

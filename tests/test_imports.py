@@ -17,13 +17,15 @@ ALLOWED = {
     "samplers": CORE | {"samplers"},
     "likelihood": CORE | {"samplers"},
     "fitting": CORE | {"samplers", "fitting"},
-    "comparison": CORE | {"analytic", "samplers", "fitting", "metrics", "comparison"},
+    "compilation_cache": set(),
+    "comparison": CORE
+    | {"analytic", "samplers", "fitting", "metrics", "compilation_cache", "comparison"},
     "networks": {"choices", "networks"},
     "data": {"choices", "sdes", "data"},
     "metrics": {"data", "metrics"},
     "distributed": {"choices", "distributed"},
-    "training": {"choices", "distributed", "training"},
-    "planning": CORE | {"samplers", "distributed", "training", "planning"},
+    "training": {"choices", "compilation_cache", "distributed", "training"},
+    "planning": CORE | {"compilation_cache", "samplers", "distributed", "training", "planning"},
     "interop": {"choices", "networks", "interop"},
 }
 FILES = sorted(

@@ -67,6 +67,13 @@ def adaptive(sde, **fields):
     return {"solver": samplers.BlackBox(**fields), "grid": jnp.array([sde.t_max, sde.t_min])}
 
 
+FIXED = [
+    name
+    for name, kind in samplers.SOLVERS.items()
+    if not kind.adaptive and not samplers.named(name).stochastic
+]
+
+
 class TestClosedForms:
     """To 1e-3 nats, in float32."""
 
@@ -242,6 +249,19 @@ class TestEncoding:
         expected = latent_of_gaussian(exact, sde, x)
         np.testing.assert_allclose(latent, expected, atol=1e-4 * sde.sigma(sde.t_max))
 
+    @pytest.mark.slow
+    @pytest.mark.parametrize("name", FIXED)
+    def test_every_solver_has_its_order_towards_noise_too(self, name):
+        exact, errors = gaussian(), []
+        with jax.enable_x64(True):
+            x = jnp.asarray(samples(exact, VP), float)
+            expected = latent_of_gaussian(exact, VP, x)
+            for steps in (50, 400):
+                ways = {"solver": samplers.named(name), "grid": grids.log_snr(VP, steps)}
+                errors.append(jnp.max(jnp.abs(encode(exact.model(VP), VP, x, **ways) - expected)))
+        # A multistep method begins with a step of order 1, so that no more than 2 is asked for.
+        assert errors[1] < errors[0] / 8 ** (min(samplers.named(name).order, 2) - 0.3)
+
     @pytest.mark.parametrize("ways", [fixed, adaptive])
     @pytest.mark.parametrize("name", ["vp", "edm"])
     def test_decode_undoes_encode(self, name, ways):
@@ -335,6 +355,10 @@ class TestBadInput:
         ("fields", "message"),
         [
             ({"solver": samplers.EulerMaruyama()}, "deterministic solver, got EulerMaruyama"),
+            (
+                {"solver": samplers.Fitted((1.0, 0.5), (0.5,), ((0.5,),))},
+                "Fitted ends at the denoised sample",
+            ),
             ({"grid": jnp.array([1e-3, 1.0])}, "grid must decrease"),
             ({"grid": jnp.array([1.0])}, "at least two times"),
             ({"grid": jnp.array([0.5, 1e-3])}, "starts at 0.5"),

@@ -58,6 +58,11 @@ def test_the_noise_of_a_path_adds_up_however_a_step_is_divided(times):
     np.testing.assert_allclose(parts, scale(c - a) * on_path(a, c), atol=1e-5)
 
 
+@pytest.mark.parametrize("log_snr", [-np.inf, 0.3, np.inf])
+def test_a_step_of_no_length_has_no_noise_where_lambda_is_infinite_too(log_snr):
+    np.testing.assert_array_equal(on_path(log_snr, log_snr), 0.0)
+
+
 def test_the_noise_of_a_path_is_standard_normal_and_independent_between_samples_and_steps():
     ends = [-np.inf, -4.0, -3.999, 0.0, 2.5, 6.9, 6.9001]
     steps = [on_path(start, end) for start, end in itertools.pairwise(ends)]

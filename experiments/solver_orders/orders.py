@@ -33,8 +33,9 @@ MIXTURE = sd.analytic.GaussianMixture.of(jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 0
 LOW, HIGH = -1.5, 1.5
 STARTS = ((3.0, -1.0), (-4.0, 2.0), (0.5, 5.0))
 FINEST, SUBSTEPS = 160, 16
-# Steps at which each order is fitted.
-GLOBAL, WEAK, STRONG = (40, 80, 160), (160, 320, 640), (20, 40, 80)
+# Steps at which each order is fitted. Variances are cheap at any number of them, and it takes many
+# until no more than a floor is left of a solver that has one.
+GLOBAL, WEAK, STRONG = (40, 80, 160), (5120, 10240, 20480), (20, 40, 80)
 STRONG_FINE = 640
 
 
@@ -46,6 +47,15 @@ def fitted_order(steps, errors) -> float:
 def time(sde: SDE, part: Array | float) -> Array:
     """The time at which lambda has gone this part of the way."""
     return sde.t_of_log_snr(LOW + (HIGH - LOW) * part)
+
+
+def grid(sde: SDE, steps: Array | int, of: tuple[int, ...]) -> Array:
+    """The times of so many steps, which may be traced: beyond the last, the end again.
+
+    As long as the longest of those compared, that one program may run them all. `init` gets it as
+    it does from `sample`: the end is where a multistep method lowers its order.
+    """
+    return time(sde, jnp.minimum(jnp.arange(max(of) + 1) / steps, 1.0))
 
 
 @functools.cache
@@ -81,7 +91,8 @@ def global_order(solver: Solver, sde: SDE) -> float:
     """The measured order of a deterministic solver.
 
     That of a multistep method is from exact starting values: its own first step, of order 1,
-    leaves an error of h^2 whatever the order of the others.
+    leaves an error of h^2 whatever the order of the others. Its last steps are those that it takes
+    in `sample`.
     """
     starting, keys = 3, noise.sample_keys(jax.random.key(0), len(STARTS))
 
@@ -96,14 +107,15 @@ def global_order(solver: Solver, sde: SDE) -> float:
         def exact(i):
             return sde.alpha(time(sde, i / steps)) * reference[i * (FINEST // steps)]
 
+        times = grid(sde, steps, GLOBAL)
+
         def step(i, state):
             model = samplers.Model(MIXTURE.model(sde))
-            ends = time(sde, i / steps), time(sde, (i + 1) / steps)
-            state = solver.step(keys, model, sde, state, *ends)
+            state = solver.step(keys, model, sde, state, times[i], times[i + 1])
             again = restarted(state, exact(i + 1))
             return jax.tree.map(lambda a, b: jnp.where(i < starting, a, b), again, state)
 
-        state = jax.lax.fori_loop(0, steps, step, solver.init(exact(0)))
+        state = jax.lax.fori_loop(0, steps, step, solver.init(exact(0), times))
         return jnp.sqrt(jnp.mean((state.x - exact(steps)) ** 2))
 
     with jax.enable_x64(True):
@@ -113,11 +125,17 @@ def global_order(solver: Solver, sde: SDE) -> float:
 def weak_order(solver: Solver, sde: SDE) -> float:
     """The measured order of a stochastic solver in the variance of its samples of a Gaussian."""
     with jax.enable_x64(True):
-        exact = sd.analytic.Gaussian.of(jnp.array([0.7]), jnp.array([2.0]))
-        end = time(sde, 1.0)
-        true = sde.alpha(end) ** 2 * exact.variances[0] + sde.sigma(end) ** 2
-        run = variance_after(solver, sde, exact)
-        return fitted_order(WEAK, [abs(float(run(n) - true)) for n in WEAK])
+        error = weak_error(solver, sde)
+        return fitted_order(WEAK, [error(n) for n in WEAK])
+
+
+def weak_error(solver: Solver, sde: SDE) -> Callable[[int], float]:
+    """steps -> the error of the variance at the end."""
+    exact = sd.analytic.Gaussian.of(jnp.array([0.7]), jnp.array([2.0]))
+    end = time(sde, 1.0)
+    true = sde.alpha(end) ** 2 * exact.variances[0] + sde.sigma(end) ** 2
+    run = variance_after(solver, sde, exact)
+    return lambda steps: abs(float(run(steps) - true))
 
 
 def variance_after(solver: Solver, sde: SDE, exact: sd.analytic.Gaussian) -> Callable:
@@ -127,7 +145,8 @@ def variance_after(solver: Solver, sde: SDE, exact: sd.analytic.Gaussian) -> Cal
     derivatives of a step carry the covariance of it all.
     """
     keys, draws = noise.sample_keys(jax.random.key(0), 1), 3
-    state = solver.init(jnp.full((1, 1), sde.alpha(time(sde, 0.0)) * exact.mean[0]))
+    first = jnp.full((1, 1), sde.alpha(time(sde, 0.0)) * exact.mean[0])
+    state = solver.init(first, grid(sde, 1, WEAK))
     leaves, structure = jax.tree.flatten(state)
     random = [leaf.shape == (1, 1) for leaf in leaves]
     fixed = [not known for known in random]
@@ -151,10 +170,12 @@ def variance_after(solver: Solver, sde: SDE, exact: sd.analytic.Gaussian) -> Cal
 
     @jax.jit
     def run(steps):
+        times = grid(sde, steps, WEAK)
+
         def advance(i, carry):
             drawn, others, covariance = carry
-            ends = time(sde, i / steps), time(sde, (i + 1) / steps)
             derivatives = jax.jacfwd(step, argnums=(0, 1), has_aux=True)
+            ends = times[i], times[i + 1]
             (a, b), (drawn, others) = derivatives(drawn, jnp.zeros(draws), others, *ends)
             return drawn, others, a @ covariance @ a.T + b @ b.T
 
@@ -188,13 +209,14 @@ def along_a_path(solver: Solver, batch: int = 256) -> Callable:
     def run(sde, steps):
         path = noise.BrownianPath(noise.sample_keys(jax.random.key(1), batch))
         x = np.exp(-LOW) * jax.random.normal(jax.random.key(0), (batch, 2))
+        times = grid(sde, steps, (*STRONG, STRONG_FINE))
 
         def step(i, state):
-            t, s = time(sde, i / steps), time(sde, (i + 1) / steps)
+            t, s = times[i], times[i + 1]
             keys = noise.step_keys(path, i, sde, t, s)
             return solver.step(keys, samplers.Model(MIXTURE.model(sde)), sde, state, t, s)
 
-        state = solver.init(sde.alpha(time(sde, 0.0)) * x)
+        state = solver.init(sde.alpha(times[0]) * x, times)
         return jax.lax.fori_loop(0, steps, step, state).x / sde.alpha(time(sde, 1.0))
 
     return run

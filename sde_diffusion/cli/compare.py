@@ -66,7 +66,9 @@ def trained_problem(workdir: epath.Path, overrides: dict[str, str]) -> problems.
 
     def data(key: jax.Array, num: int) -> jax.Array:
         rows = jax.random.choice(key, len(source), (num,), replace=num > len(source))
-        return scaling.scale(jnp.asarray(source.x[np.sort(np.asarray(rows))]))
+        # Read in the order of the file, which may be large, and given in that of the draw.
+        places, back = np.unique(np.asarray(rows), return_inverse=True)
+        return scaling.scale(jnp.asarray(source.x[places][back]))
 
     def conditions(rows: np.ndarray) -> dict[str, jax.Array]:
         y = draw.labels(source, int(rows.max()) + 1)[rows]

@@ -47,6 +47,7 @@ def fit(args: Namespace, overrides: dict[str, str]) -> None:
     if args.num is not None and args.num < 1:
         raise ValueError(f"--num must be at least 1, got {args.num}")
     problem = _problem(args, overrides)
+    out.parent.mkdir(parents=True, exist_ok=True)  # fails now, and not when there is a fit to lose
     run.enable_cache()
     with tqdm(total=args.seconds, unit="s", desc="fitting", bar_format=BAR) as bar:
 

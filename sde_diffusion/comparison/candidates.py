@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +73,7 @@ def candidates(
     """Every solver with every grid at every budget; of "all", those that fit SDE and budget.
 
     A solver that was fitted to one budget runs once, on its own grid, and an adaptive one, which
-    finds its own, once for each of TOLERANCES, or of STOCHASTIC_TOLERANCES.
+    finds its own, once for each of TOLERANCES, or of STOCHASTIC_TOLERANCES, unless it has one.
 
     Raises ValueError for an unknown solver or grid, a grid or a solver that does not fit the SDE,
     and, unless all solvers are compared, a budget that is less than a solver needs.
@@ -81,11 +82,13 @@ def candidates(
         raise ValueError(f"nfe needs numbers of at least 2, a step and denoising, got {nfe}")
     for name in grid_names:
         require_known("grid", name, grids.GRIDS)
-    everything = solvers == "all"
-    if isinstance(solvers, str):
-        solvers = list(samplers.SOLVERS) if everything else split(solvers)
+    given = split(solvers) if isinstance(solvers, str) else list(solvers)
+    if not given:
+        raise ValueError("solvers: none is given; names, or all")
+    everything = "all" in given
+    named = [name for item in given for name in (samplers.SOLVERS if item == "all" else (item,))]
     made = []
-    for item in solvers:
+    for item in dict.fromkeys(named):
         label, solver = parse(item, sde) if isinstance(item, str) else (repr(item), item)
         if solver.adaptive:
             made += _adaptive(label, solver, sde)
@@ -140,12 +143,15 @@ def _at_budgets(
     return made
 
 
-def _adaptive(label: str, solver: Solver, sde: SDE) -> list[Candidate]:
+def _adaptive(label: str, solver: Any, sde: SDE) -> list[Candidate]:
     ends = (float(sde.t_max), float(sde.t_min))
+    kind = type(solver)
+    if (solver.rtol, solver.atol) != (kind.rtol, kind.atol):  # it was given a tolerance
+        return [Candidate(label, solver, "own", ends, None)]
     return [
         Candidate(
             f"{label}[{tolerance:g}]",
-            dataclasses.replace(solver, rtol=tolerance, atol=tolerance),  # type: ignore[type-var]
+            dataclasses.replace(solver, rtol=tolerance, atol=tolerance),
             "own",
             ends,
             None,

@@ -73,6 +73,8 @@ def compare(
     """
     if isinstance(problem, str):
         problem = problems.named(problem, sde or VP())
+    elif sde is not None:
+        raise ValueError("sde: a Problem has its own")
     if metrics is None:
         metrics = [name for name in METRICS if name != "kl" or _has_kl(problem)]
     measures = _measures(problem, (*metrics, PART_METRIC))
@@ -100,12 +102,15 @@ def compare(
     if folder:
         from sde_diffusion.comparison import report
 
-        report.write(folder, rows, metrics, PART_METRIC)
+        # With those that the folder has of the same problem, measured in the same way.
+        same = [row for row in done.values() if {**row, **common} == row]
+        shown = [row for row in same if all(metric in row for metric in metrics)]
+        report.write(folder, shown, metrics, PART_METRIC)
     return rows
 
 
 def _fingerprint(problem: Problem) -> str:
-    """Of some of the data, and what the model gives for them: a name may stand for another model."""
+    """Of some data and what the model gives for them: a name may stand for another model."""
     x = jnp.asarray(problem.data(jax.random.key(0), PROBES))
     told = problem.conditions(np.arange(PROBES)) if problem.conditions else {}
     middle = jnp.asarray(0.5 * (problem.sde.t_min + problem.sde.t_max))
@@ -130,7 +135,7 @@ def _has_kl(problem: Problem) -> bool:
     return problem.exact is not None and math.prod(problem.event) <= KL_DIMENSIONS
 
 
-def _measures(problem: Problem, names: Iterable[str]) -> dict[str, Any]:
+def _measures(problem: Problem, names: Sequence[str]) -> dict[str, Any]:
     """f(x, y, seed) for each metric; `kl` takes x alone, and the exact density."""
     from sde_diffusion.metrics import distances
 
@@ -142,6 +147,8 @@ def _measures(problem: Problem, names: Iterable[str]) -> dict[str, Any]:
     known = dict(distances.DISTANCES)
     if _has_kl(problem):
         known["kl"] = kl
+    elif "kl" in names:
+        raise ValueError(f"metric 'kl' needs an exact density in up to {KL_DIMENSIONS} dimensions")
     return {name: choose("metric", name, known) for name in dict.fromkeys(names)}
 
 

@@ -68,7 +68,7 @@ def _explained(row: Row, part_metric: str) -> str:
     return (
         "Evaluations count every call of the model, the last one that denoises included. "
         "<b>rms</b> is the distance of each sample to where the probability flow takes the same "
-        f"start, root mean square over samples and coordinates, for deterministic solvers; the "
+        f"start, the root of the mean over samples of its square, for deterministic solvers; the "
         f"flow is solved by {row['fine_steps']} steps of RK4, and its own error, by half the "
         f"steps, is {number(row['reference_error'])}. The floor of a metric is its value "
         "between two exact sets of samples of that size: an error near it cannot be seen. "

@@ -95,7 +95,12 @@ def _solver_told(solver: Solver) -> dict[str, Any]:
     if isinstance(solver, Fitted):
         return {"a": list(solver.a), "c": [list(row) for row in solver.c]}
     assert isinstance(solver, FittedGrid)
-    name = next(name for name, kind in samplers.SOLVERS.items() if type(solver.solver) is kind)
+    names = {kind: name for name, kind in samplers.SOLVERS.items()}
+    name = names.get(type(solver.solver))
+    if name is None:
+        raise ValueError(
+            f"{type(solver.solver).__name__} is not in samplers.SOLVERS, as a file needs"
+        )
     return {"name": name, "fields": _fields(solver.solver)}
 
 

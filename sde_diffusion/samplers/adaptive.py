@@ -17,10 +17,10 @@ _PAIRS: dict[int, DPMSolver2S | DPMSolver3S] = {2: DPMSolver2S(), 3: DPMSolver3S
 
 
 class _Walk(NamedTuple):
-    """How far one sample has come: x [1, *event] at time t, and the lower-order x before it."""
+    """How far one sample has come: x [1, *event] at time t, and the size of the lower-order x."""
 
     x: Array
-    lower: Array
+    size: Array
     t: Array
     log_snr: Array
     h: Array
@@ -32,14 +32,21 @@ class _Walk(NamedTuple):
 class AdaptiveDPMSolver(Solver):
     """DPM-Solver-12 or 23, of `order` 2 or 3: the step h in lambda follows the error it makes.
 
-        delta = max(atol, rtol max(|x_lower|, |x_lower before|))
-        E = sqrt(mean(((x_higher - x_lower) / delta)^2))
-        x_s = x_higher where E <= 1, otherwise h is tried again;  h <- safety h E^(-1 / order)
+        y = x / sqrt(alpha^2 + sigma^2),  each x at its own time
+        delta = max(atol, rtol max(|y_lower|, |y_lower before|))
+        E = sqrt(mean(((y_higher - y_lower) / delta)^2))
+        x_s = x_higher where E <= 1, otherwise the step is tried again with the new h
+        h <- min(longest_step, safety h E^(-1 / order))
 
-    x_higher is DPM-Solver-2's (3's) and x_lower that of order 1 (2) from the same evaluations. The
+    x_higher is DPM-Solver-2's (3's) and x_lower that of order 1 (2) from the same evaluations. In
+    y every SDE is the variance-preserving one of the paper, where y = x, and takes its steps. The
     times of the grid are where it must stop: `[t_max, t_min]` leaves the steps to it. Each sample
     has its own step sizes and its own count of evaluations; one that needs more than `max_steps`
     attempts comes out as NaN. Lu et al. 2022 (DPM-Solver), with the values of the authors' code.
+
+    The paper does not bound h (longest_step = inf). In pure noise E is next to 0, and h leaps from
+    `first_step` over nearly all of lambda, where the two orders may agree by chance: of a Gaussian,
+    a few samples in a thousand ended far off. With a bound of 1 none did, at about the same cost.
 
     Raises ValueError for another order, or an SDE with an infinite lambda at the grid's start.
     """
@@ -50,6 +57,7 @@ class AdaptiveDPMSolver(Solver):
     rtol: float = 0.05
     atol: float = 0.0078
     first_step: float = 0.05
+    longest_step: float = 1.0
     safety: float = 0.9
     max_steps: int = 1000
 
@@ -60,6 +68,9 @@ class AdaptiveDPMSolver(Solver):
     def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         predict = partial(predict_one(len(state.x)), model.uncounted)
         start, end = sde.log_snr(t), sde.log_snr(s)
+
+        def scale(t: Array) -> Array:
+            return jnp.hypot(sde.alpha(t), sde.sigma(t))
 
         def unfinished(walk: _Walk) -> Array:
             return (walk.log_snr != end) & (walk.attempts < self.max_steps)
@@ -73,20 +84,22 @@ class AdaptiveDPMSolver(Solver):
 
             counted = Model(predict)
             higher, lower = _PAIRS[self.order].pair(counted, sde, walk.x, walk.t, u)
-            size = jnp.maximum(jnp.abs(lower), jnp.abs(walk.lower))
-            scaled = (higher - lower) / jnp.maximum(self.atol, self.rtol * size)
-            error = jnp.sqrt(jnp.mean(scaled**2))
+            unit = scale(u)
+            size = jnp.abs(lower) / unit
+            delta = jnp.maximum(self.atol, self.rtol * jnp.maximum(size, walk.size))
+            error = jnp.sqrt(jnp.mean(((higher - lower) / unit / delta) ** 2))
 
-            reached = (higher, lower, u, log_snr)
-            stayed = (walk.x, walk.lower, walk.t, walk.log_snr)
-            x, lower, now, log_snr = jax.tree.map(partial(jnp.where, error <= 1.0), reached, stayed)
+            reached = (higher, size, u, log_snr)
+            stayed = (walk.x, walk.size, walk.t, walk.log_snr)
+            x, size, now, log_snr = jax.tree.map(partial(jnp.where, error <= 1.0), reached, stayed)
             h = self.safety * h * error ** (-1.0 / self.order)
+            h = jnp.clip(h, -self.longest_step, self.longest_step)
             calls = walk.calls + counted.calls
-            return _Walk(x, lower, now, log_snr, h, calls, walk.attempts + 1)
+            return _Walk(x, size, now, log_snr, h, calls, walk.attempts + 1)
 
         def solve(x: Array) -> tuple[Array, Array]:
             h, none = self.first_step * jnp.sign(end - start), jnp.zeros((), jnp.int32)
-            walk = _Walk(x[None], x[None], t, start, h, none, none)
+            walk = _Walk(x[None], jnp.abs(x[None]) / scale(t), t, start, h, none, none)
             walk = jax.lax.while_loop(unfinished, attempt, walk)
             return jnp.where(walk.log_snr == end, walk.x[0], jnp.nan), walk.calls
 

@@ -21,7 +21,7 @@ class Ancestral(Solver):
         c = b sigma_s / sigma_t (variance "posterior"),  c = b (variance "forward")
 
     These are DDPM's two choices of the variance. Ho et al. 2020, eqs. 6, 7 and sec. 3.2;
-    for VE, Song et al. 2021, eq. 47.
+    for VE, Song et al. 2021, eq. 47, with the variance "posterior".
     """
 
     order = 1

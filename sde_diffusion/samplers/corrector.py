@@ -166,8 +166,7 @@ class PredictorCorrector(Wrapping):
     predictor: Solver
     corrector: Solver
 
-    # The corrector's noise is not that of the path.
-    strong_order = None
+    strong_order = None  # the corrector's noise is not that of the path
 
     @property
     def solver(self) -> Solver:  # type: ignore[override]
@@ -178,7 +177,7 @@ class PredictorCorrector(Wrapping):
         return self.predictor.times
 
     @property
-    def evaluations(self) -> int:
+    def evaluations(self) -> int:  # type: ignore[override]
         return self.predictor.evaluations + self.corrector.evaluations
 
     @property

@@ -24,7 +24,7 @@ class Euler(Solver):
 class EulerMaruyama(Solver):
     """Euler-Maruyama on the reverse SDE; weak order 1.
 
-    x_s = x_t - (t - s) [f x_t - g^2 score] + g sqrt(t - s) z. Song et al. 2021, eq. 6 and app. G.
+    x_s = x_t - (t - s) [f x_t - g^2 score] + g sqrt(t - s) z. Song et al. 2021, eq. 6 and sec. 4.1.
     """
 
     order = 1
@@ -47,7 +47,8 @@ class ReverseDiffusion(Solver):
     """The reverse SDE discretized as the forward one is; weak order 1.
 
     With the forward transition x_t = a x_s + b z:  x_s = (2 - a) x_t + b^2 score + b z.
-    Song et al. 2021, eq. 46 (46 to 48 for VE and VP), where a and b come from the time grid.
+    Song et al. 2021, eq. 46, for VE and VP the predictors of their algorithms 2 and 3; here a and b
+    come from the time grid.
     """
 
     order = 1

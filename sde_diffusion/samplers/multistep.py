@@ -34,8 +34,8 @@ FEW = 15
 class Past(NamedTuple):
     """The view's values before this time, the latest first, and 1 / h of the steps since each.
 
-    Where there is no step yet the rate is 0, which leaves that value without weight. `end` is the
-    time at which the last step ends.
+    Where there is no step yet the rate is 0, which leaves that value without weight; towards noise,
+    as in encoding, h is negative. `end` is the time at which the last step ends.
     """
 
     values: tuple[Array, ...]
@@ -44,7 +44,7 @@ class Past(NamedTuple):
 
     @classmethod
     def none(cls, x: Array, size: int, grid: Array | None) -> "Past":
-        end = jnp.asarray(-jnp.inf if grid is None else grid[-1], x.dtype)
+        end = jnp.asarray(jnp.nan if grid is None else grid[-1])
         return cls((jnp.zeros_like(x),) * size, (jnp.zeros((), x.dtype),) * size, end)
 
     def push(self, value: Array, rate: Array) -> "Past":
@@ -53,7 +53,7 @@ class Past(NamedTuple):
 
     def linear(self, s: Array) -> Array:
         """Whether the step to s has d1 alone: the second one, and the last."""
-        return (self.rates[1] == 0.0) | (s <= self.end)
+        return (self.rates[1] == 0.0) | (s == self.end)
 
     def differences(self, value: Array, h: Array, s: Array) -> tuple[Array, ...]:
         """(d1, d2, d3) of Newton's formula for a step to s, as many as there are values."""
@@ -68,7 +68,7 @@ class Past(NamedTuple):
         d2 = jnp.where(linear, 0.0, self.share) * (slopes[0] - slopes[1])
         if len(slopes) == 2:
             return slopes[0], d2
-        known = (self.rates[2] > 0.0) & ~linear
+        known = (self.rates[2] != 0.0) & ~linear
         h1, h2, h3 = (1.0 / jnp.where(known, rate, 1.0) for rate in self.rates)
         d3 = (h1 + h2) / (h1 + h2 + h3) * (d2 - h1 / (h2 + h3) * (slopes[1] - slopes[2]))
         return slopes[0], d2, jnp.where(known, d3, 0.0)
@@ -77,7 +77,7 @@ class Past(NamedTuple):
     def share(self) -> Array:
         """h_{i-1} / (h_{i-1} + h_{i-2}), and 0 where there is no h_{i-2}."""
         near, far = self.rates[:2]
-        return far / jnp.where(far > 0.0, near + far, 1.0)
+        return far / jnp.where(far != 0.0, near + far, 1.0)
 
     def weights(self, span: Span) -> tuple[Array, ...]:
         """The integrals of what multiplies the differences, times h."""
@@ -135,8 +135,10 @@ class _Multistep(Exponential):
 class DEIS(_Multistep):
     """Exponential Adams-Bashforth in eps, of order 1 (DDIM), 2 or 3, with one evaluation a step.
 
-    The polynomial is in lambda, as in diffusers' DEIS, where the paper's tAB is in t. Zhang & Chen
-    2023 (DEIS), eq. 14.
+        x_s = alpha_s / alpha_t x_t - sigma_s h (phi_1 eps + phi_2 d1 + (phi_2 + 2 q phi_3) d2)
+
+    with phi_k at h; without d2 for order 2, without d1 and d2 for order 1. The polynomial is in
+    lambda, as in diffusers' DEIS, where the paper's tAB is in t. Zhang & Chen 2023 (DEIS), eq. 14.
     """
 
     view = "eps"

@@ -34,10 +34,16 @@ class ParaDiGMS(Wrapping):
         x_{i+1} <- x_a + sum_{j = a, ..., i} (step(x_j) - x_j),   i = a, ..., a + window - 1
 
     x_a is the last sample that is final. After each round x_{a+1} is so too, and of those beyond
-    it all before the first which the round moved by more than `tolerance`: the root mean square,
-    in units of sqrt(alpha^2 + sigma^2). The window slides past them, for each sample at its own
-    pace. What else a solver carries is taken from the step before, and must have settled as well.
-    Shih et al. 2023 (ParaDiGMS), eq. 5 and algorithm 1, with the steps of any solver.
+    it all before the first which the round moved by more than tolerance / n, of n steps: the root
+    mean square, in units of sqrt(alpha^2 + sigma^2). The window slides past them, for each sample
+    at its own pace. What else a solver carries is taken from the step before, and must have settled
+    as well. Shih et al. 2023 (ParaDiGMS), eq. 5 and algorithm 1, with the steps of any solver.
+
+    What a final point still had to move is an error of its step, and these add up: over n steps to
+    at most `tolerance`. So far from the sequential solver's, in float32 as far as its rounding
+    goes, is every sample at every time where the flow brings neighbours together. Between modes of
+    the data it parts them and makes the error grow: of 500 samples of 25 modes, by 10 solvers, the
+    furthest was at 0.63 tolerance, and nine of ten within 0.01.
 
     The network gets `window` times the batch at once, and `nfe` [B] counts all of it: the number
     of rounds, which is at most that of the steps, is nfe / (window evaluations). As a loop of
@@ -76,7 +82,9 @@ class ParaDiGMS(Wrapping):
         n, batch = len(grid) - 1, len(x)
         width = min(self.window, n)
         offset, sample = jnp.arange(width + 1)[:, None], jnp.arange(batch)
-        bound = self.tolerance * jnp.sqrt(sde.alpha(grid) ** 2 + sde.sigma(grid) ** 2)
+        # What is left over at n points adds up to the tolerance. (With the tolerance for each of
+        # them, samples between two modes ended at 14 times that.)
+        bound = self.tolerance / n * jnp.sqrt(sde.alpha(grid) ** 2 + sde.sigma(grid) ** 2)
         predict = predict_one(batch)
         # A deterministic solver draws nothing from its keys.
         key = noise.sample_keys(jax.random.key(0), 1)

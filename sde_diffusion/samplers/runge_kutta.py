@@ -44,7 +44,14 @@ class Midpoint(_RungeKutta):
 
 @dataclasses.dataclass(frozen=True)
 class RK4(_RungeKutta):
-    """The classical Runge-Kutta method of order 4, on the probability flow. Kutta 1901."""
+    """The classical Runge-Kutta method of order 4, on the probability flow.
+
+        k_1 = dx/dt (x_t, t);                          k_2 = dx/dt (x_t + h k_1 / 2, t + h / 2)
+        k_3 = dx/dt (x_t + h k_2 / 2, t + h / 2);      k_4 = dx/dt (x_t + h k_3, s)
+        x_s = x_t + h (k_1 + 2 k_2 + 2 k_3 + k_4) / 6,  h = s - t
+
+    Kutta 1901.
+    """
 
     order = 4
     evaluations = 4

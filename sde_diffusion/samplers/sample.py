@@ -44,9 +44,9 @@ def sample(
     nor does one with another grid of the same length, other parameters of the SDE or, where the
     model is a pytree as `from_network` makes it, other weights or conditions.
 
-    Raises ValueError for a grid that is missing, not the solver's own, or does not decrease, an
-    x_init of another shape, or an SDE without a finite diffusion or log-SNR at grid[0] for a solver
-    that reads it.
+    Raises ValueError for a grid that is missing, not the solver's own, or does not decrease
+    between t_max and 0 (excluded where there is no noise), an x_init of another shape, or an SDE
+    without a finite diffusion or log-SNR at grid[0] for a solver that reads it.
 
         model = sde_diffusion.from_eps(sde, lambda x, t: network(x, t))
         sample(key, model, sde, (16, 32, 32, 3), solver=DDIM(), grid=grids.uniform(sde, 50)).x
@@ -104,18 +104,18 @@ def _grid(solver: Solver, grid: Array | None) -> Array:
         if grid is None:
             raise ValueError(f"{type(solver).__name__} needs a grid of times")
         return jnp.asarray(grid)
-    own = jnp.asarray(solver.times)
-    traced = isinstance(grid, jax.core.Tracer)
-    if grid is not None and not traced and not np.array_equal(own, grid):
-        raise ValueError(
-            f"{type(solver).__name__} was fitted with its own grid {np.asarray(own)}, got "
-            f"{np.asarray(grid)}: leave the grid out"
-        )
-    return own
+    if grid is not None and not isinstance(grid, jax.core.Tracer):
+        given = np.asarray(grid)
+        if not np.array_equal(np.asarray(solver.times, given.dtype), given):
+            raise ValueError(
+                f"{type(solver).__name__} was fitted with its own grid {solver.times}, got "
+                f"{given}: leave the grid out"
+            )
+    return jnp.asarray(solver.times)
 
 
 def check(solver: Solver, sde: SDE, grid: Array) -> None:
-    """ValueError unless the grid decreases and the solver can start on it under this SDE."""
+    """ValueError unless the grid decreases from t_max or later, and the solver can take it."""
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"grid must hold at least two times, got shape {grid.shape}")
     leaves = jax.tree.leaves((grid, sde))
@@ -124,16 +124,27 @@ def check(solver: Solver, sde: SDE, grid: Array) -> None:
     times = np.asarray(grid)
     if not np.all(np.diff(times) < 0):
         raise ValueError(f"grid must decrease from noise to data, got {times}")
+    if times[-1] < 0.0 or times[0] > float(sde.t_max) * (1.0 + 1e-6):  # up to float32's rounding
+        raise ValueError(
+            f"grid must lie between 0 and t_max={sde.t_max:g}, got times from {times[0]:g} to "
+            f"{times[-1]:g}"
+        )
+    if times[-1] == 0.0 and not np.isfinite(_at(sde.log_snr, 0.0)):
+        raise ValueError(
+            f"{type(sde).__name__} has no noise at t = 0: end the grid above it, for example at "
+            "t_min; the step to t = 0 is denoise_last's"
+        )
     for needed, name, value in (
         (solver.reads_diffusion, "diffusion g(t)", sde.diffusion),
         (solver.reads_log_snr, "log-SNR", sde.log_snr),
     ):
-        if not needed:
-            continue
-        with jax.ensure_compile_time_eval():  # constants, under the caller's jit too
-            finite = np.isfinite(value(jnp.asarray(times[0])))
-        if not finite:
+        if needed and not np.isfinite(_at(value, times[0])):
             raise ValueError(
                 f"{type(solver).__name__} needs a finite {name}, but {type(sde).__name__} has "
                 f"none at t = {times[0]:g}: start the grid later, for example with t_max=0.999"
             )
+
+
+def _at(function: Callable[[Array], Array], t: float) -> Array:
+    with jax.ensure_compile_time_eval():  # constants, under the caller's jit too
+        return function(jnp.asarray(t))

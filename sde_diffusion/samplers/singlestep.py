@@ -41,7 +41,14 @@ class _TwoStages(Exponential):
 
 @dataclasses.dataclass(frozen=True)
 class DPMSolver2S(_TwoStages):
-    """DPM-Solver-2, order 2 in eps: w = (exp(h) - 1) / 2. Lu et al. 2022, algorithm 1."""
+    """DPM-Solver-2, order 2 in eps.
+
+        u = t_lambda(lambda_t + h / 2);  x_u by exponential Euler
+        x_s = alpha_s / alpha_t x_t - sigma_s (exp(h) - 1) eps(x_u, u)
+
+    that is w = (exp(h) - 1) / 2. Every step is of order 2, also where the budget is odd and the
+    authors' code ends with one of order 1. Lu et al. 2022 (DPM-Solver), algorithm 1.
+    """
 
     view = "eps"
 
@@ -51,8 +58,12 @@ class DPMSolver2S(_TwoStages):
 
 @dataclasses.dataclass(frozen=True)
 class DPMSolverPP2S(_TwoStages):
-    """DPM-Solver++(2S), order 2 in x0: w = (1 - exp(-h)) / 2.
+    """DPM-Solver++(2S), order 2 in x0.
 
+        u = t_lambda(lambda_t + h / 2);  x_u by exponential Euler
+        x_s = sigma_s / sigma_t x_t + alpha_s (1 - exp(-h)) x0(x_u, u)
+
+    that is w = (1 - exp(-h)) / 2. Every step is of order 2, as those of `DPMSolver2S`.
     Lu et al. 2022 (DPM-Solver++), algorithm 1.
     """
 
@@ -64,10 +75,14 @@ class DPMSolverPP2S(_TwoStages):
 
 @dataclasses.dataclass(frozen=True)
 class RES2S(_TwoStages):
-    """Exponential Runge-Kutta method of order 2 in x0: w = h phi_2(-h).
+    """Exponential Runge-Kutta method of order 2 in x0.
 
-    It fulfils the stiff order conditions, which DPM-Solver++(2S) does to leading order in h only.
-    Zhang et al. 2023 (RES), algorithm 1 and table 3; Hochbruck & Ostermann 2010, example 2.18.
+        u = t_lambda(lambda_t + h / 2);  x_u by exponential Euler;  D = x0(x_u, u) - x0(x_t, t)
+        x_s = sigma_s / sigma_t x_t + alpha_s h (phi_1(-h) x0(x_t, t) + 2 phi_2(-h) D)
+
+    that is w = h phi_2(-h). It fulfils the stiff order conditions, which DPM-Solver++(2S) does to
+    leading order in h only. Zhang et al. 2023 (RES), algorithm 1 and table 3; Hochbruck & Ostermann
+    2010, example 2.18.
     """
 
     view = "x0"
@@ -120,7 +135,16 @@ class _ThreeStages(Exponential):
 
 @dataclasses.dataclass(frozen=True)
 class DPMSolver3S(_ThreeStages):
-    """DPM-Solver-3, order 3 in eps, with r1 = 1/3 and r2 = 2/3. Lu et al. 2022, algorithm 2."""
+    """DPM-Solver-3, order 3 in eps, with r1 = 1/3 and r2 = 2/3, here c2 and c3.
+
+        D_i = eps(x_i, u_i) - eps(x_t, t),  u_i = t_lambda(lambda_t + h c_i)
+        x_2 = exponential Euler to u_2
+        x_3 = exponential Euler to u_3 - sigma_{u_3} h 4/3 phi_2(2/3 h) D_2
+        x_s = alpha_s / alpha_t x_t - sigma_s h (phi_1(h) eps(x_t, t) + 3/2 phi_2(h) D_3)
+
+    Every step is of order 3, without the steps of order 2 and 1 with which DPM-Solver-fast uses up
+    its budget (sec. 3.3 of the paper). Lu et al. 2022 (DPM-Solver), algorithm 2.
+    """
 
     view = "eps"
     c2 = 1 / 3
@@ -130,6 +154,12 @@ class DPMSolver3S(_ThreeStages):
 @dataclasses.dataclass(frozen=True)
 class RES3S(_ThreeStages):
     """Exponential Runge-Kutta method of order 3 in x0, with c2 = 1/2 and c3 = 1.
+
+        D_i = x0(x_i, u_i) - x0(x_t, t),  u_2 = t_lambda(lambda_t + h / 2),  u_3 = s
+        x_2 = exponential Euler to u_2
+        x_3 = exponential Euler to s + alpha_s h (2 phi_2(-h/2) + 2 phi_2(-h)) D_2
+        x_s = sigma_s / sigma_t x_t
+              + alpha_s h (phi_1(-h) x0(x_t, t) + phi_2(-h) (4 D_2 + D_3) / 3)
 
     Zhang et al. 2023 (RES); Hochbruck & Ostermann 2005.
     """

@@ -12,6 +12,7 @@ a path, of which they see no more than increments.
 """
 
 import dataclasses
+import itertools
 import math
 from typing import ClassVar
 
@@ -42,17 +43,20 @@ class _Noisy(Exponential):
 
     def euler(self, prediction: Prediction, s: Array) -> Array:
         sde, t = prediction.sde, prediction.t
-        kept = jnp.exp(-self._lost(sde, t, sde.log_snr(s) - sde.log_snr(t)))
+        kept = jnp.exp(-self._lost(sde, t, sde.log_snr_rise(t, s)))
         return sde.alpha(s) * prediction.x0 + sde.sigma(s) * kept * prediction.eps
 
     def noises(self, key: Keys, x: Array, sde: SDE, t: Array, *times: Array) -> list[Array]:
         """The noise in x at each of the times after t, one after the other."""
-        log_snr = [sde.log_snr(time) for time in (t, *times)]
+        parts = itertools.pairwise((t, *times))
+        draws = noise.normals(key, x, *(sde.log_snr(time) for time in (t, *times)))
         gathered, noises = jnp.zeros_like(x), []
-        for i, z in enumerate(noise.normals(key, x, *log_snr)):
-            lost = self._lost(sde, t, log_snr[i + 1] - log_snr[i])
-            gathered = jnp.exp(-lost) * gathered + jnp.sqrt(-jnp.expm1(-2.0 * lost)) * z
-            noises.append(sde.sigma(times[i]) * gathered)
+        for (start, end), z in zip(parts, draws, strict=True):
+            lost = self._lost(sde, t, sde.log_snr_rise(start, end))
+            some = lost != 0.0  # the square root has no slope at 0
+            std = jnp.sqrt(-jnp.expm1(-2.0 * jnp.where(some, lost, 1.0)))
+            gathered = jnp.exp(-lost) * gathered + jnp.where(some, std, 0.0) * z
+            noises.append(sde.sigma(end) * gathered)
         return noises
 
     def _lost(self, sde: SDE, t: Array, h: Array) -> Array:
@@ -83,6 +87,8 @@ class _NoisyStages(_Eta):
 
     def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
         stages = [between(sde, t, s, c) for c in self.nodes]
+        # From alpha_t = 0 a stage is t itself: no derivative by s is multiplied with infinity.
+        stages = [jnp.where(u == t, t, u) for u in stages]
         *inner, last = self.noises(key, state.x, sde, t, *stages, s)
         waiting = iter((0.0, *inner))
         noisy = Model(lambda x, u: model(x + next(waiting), u))
@@ -159,7 +165,8 @@ class SASolver(_Noisy, MultistepPC):
     The corrector, in PEC form, keeps the predictor's noise. tau acts in steps that start where
     sigma / alpha is between `tau_min` and `tau_max`, as the authors' tau(t) does; elsewhere the
     step is that of the probability flow. Of weak order 2 (1 for p = 1 without the corrector) and
-    strong order 1 with noise; of order p, or p + 1 with the corrector, at tau = 0.
+    strong order 1 with noise; at tau = 0 of order p, or p + 1 with the corrector, up to the 3 that
+    the last step, with p of at most 2 and not corrected, leaves.
     Xue et al. 2023 (SA-Solver), eqs. 15 and 18 for the integrals.
     """
 

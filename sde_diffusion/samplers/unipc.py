@@ -36,7 +36,9 @@ class MultistepPC(Exponential):
         corrector   the same step through these and the x0 predicted at its end, taken afterwards
 
     A step's x0 is evaluated at the predicted sample, and used uncorrected; the last sample stays
-    as predicted. The first steps have fewer values and a lower p.
+    as predicted. The first steps have fewer values and a lower p, and the last one has a p of at
+    most 2, as in the papers' code, of however many steps: its error of h^3 is in the result, and
+    the order is min(p + corrector, 3).
     """
 
     view = "x0"
@@ -53,7 +55,7 @@ class MultistepPC(Exponential):
 
     @property
     def order(self) -> int:  # type: ignore[override]
-        return self.p + self.corrector
+        return min(self.p + self.corrector, 3)
 
     def init(self, x: Array, grid: Array | None = None) -> UniPCState:
         past = Past.none(x, self.p - 1, grid)
@@ -101,9 +103,10 @@ class MultistepPC(Exponential):
 class UniPC(MultistepPC):
     """UniP-p and, with the `corrector`, UniC-p after it, in x0, with one evaluation a step.
 
-    UniC raises the order from p to p + 1. Where a single difference is known its weight is B / 2,
-    with B = h (`variant` "bh1") or 1 - exp(-h) ("bh2"); the others do not depend on B. Zhao et al.
-    2023 (UniPC), condition 5, theorem 3.1 (UniC) and corollary 3.2 (UniP).
+    UniC raises the order from p to p + 1 in every step but the last, which is UniP-2 at most and
+    not corrected, as in the authors' code: of order 3 at most. Where a single difference is known
+    its weight is B / 2, with B = h (`variant` "bh1") or 1 - exp(-h) ("bh2"); the others do not
+    depend on B. Zhao et al. 2023 (UniPC), condition 5, theorem 3.1 (UniC) and corollary 3.2 (UniP).
     """
 
     variant: str = "bh2"

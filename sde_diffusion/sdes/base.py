@@ -161,11 +161,30 @@ class SDE:
         t = as_time(t)
         return expand(self.alpha(t), x0) * x0, self.sigma(t)
 
+    def log_snr_rise(self, t: Time, s: Time) -> Array:
+        """h = lambda_s - lambda_t of a step; 0 where s = t, though lambda be infinite."""
+        apart, t, s = self._apart(t, s)
+        return jnp.where(apart, self.log_snr(s) - self.log_snr(t), 0.0)
+
     def transition(self, t: Time, s: Time) -> tuple[Array, Array]:
-        """(a, b) with x_t | x_s ~ N(a x_s, b^2 I) for s <= t; b^2 = sigma_t^2 - a^2 sigma_s^2."""
-        t, s = as_time(t), as_time(s)
+        """(a, b) with x_t | x_s ~ N(a x_s, b^2 I) for s <= t; b^2 = sigma_t^2 - a^2 sigma_s^2.
+
+        (1, 0) where s = t, though alpha be 0 there.
+        """
+        apart, t, s = self._apart(t, s)
         b = self.sigma(t) * jnp.sqrt(-jnp.expm1(2.0 * (self.log_snr(t) - self.log_snr(s))))
-        return self.alpha(t) / self.alpha(s), b
+        a = self.alpha(t) / self.alpha(s)
+        return jnp.where(apart, a, 1.0), jnp.where(apart, b, 0.0)
+
+    def _apart(self, t: Time, s: Time) -> tuple[Array, Array, Array]:
+        """Whether lambda differs from t to s, t and s; and two other times where it does not.
+
+        What is then discarded is finite with its derivatives, and 0 / 0, inf - inf and the square
+        root's slope at 0 reach neither value nor gradient.
+        """
+        t, s = as_time(t), as_time(s)
+        apart = self.log_snr(t) != self.log_snr(s)
+        return apart, jnp.where(apart, t, 0.5 * self.t_max), jnp.where(apart, s, 0.25 * self.t_max)
 
     def discretize(self, x: Array, t: Time, num_scales: int) -> tuple[Array, Array]:
         """(f, G) of the forward chain x_{i+1} = x_i + f + G z with N = num_scales steps.

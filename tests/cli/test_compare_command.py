@@ -2,7 +2,12 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
+
+from sde_diffusion.cli import build, run
+from sde_diffusion.cli.compare import trained_problem
 
 
 def test_prints_a_table_and_leaves_a_report(call, tmp_path):
@@ -25,6 +30,18 @@ def test_compares_on_a_trained_network(call, trained, tmp_path):
     (row,) = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
     assert row["nfe"] == 3
     assert row["problem"].endswith("at step 8")
+
+
+def test_the_data_of_a_run_come_in_the_order_of_the_draw(trained):
+    problem = trained_problem(run.folder(str(trained)), {})
+    source = build.source(run.read_config(run.folder(str(trained)), {}))
+    key = jax.random.key(3)
+    rows = np.asarray(jax.random.choice(key, len(source), (50,), replace=False))
+    made = np.asarray(problem.data(key, 50)).reshape(50, -1)
+    whole = np.asarray(source.x, float).reshape(len(source), -1)
+    for place in (0, 7, 49):
+        alike = [np.corrcoef(made[place], whole[row])[0, 1] for row in rows]
+        assert np.argmax(alike) == place
 
 
 @pytest.mark.parametrize(

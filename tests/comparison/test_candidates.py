@@ -71,6 +71,26 @@ def test_an_adaptive_solver_runs_at_each_tolerance(solver, tolerances):
     assert all(c.budget is None for c in runs)
 
 
+def test_an_adaptive_solver_that_was_given_a_tolerance_runs_at_that():
+    (only,) = made.candidates("ode(rtol=1e-3)", (5,), ("log_snr",), sd.VP())
+    assert (only.label, only.solver.rtol) == ("ode(rtol=1e-3)", 1e-3)
+
+
+def test_all_can_stand_beside_others():
+    labels = [c.label for c in made.candidates("all,ddim(eta=1.0)", (5,), ("log_snr",), sd.VP())]
+    assert {"ddim", "ddim(eta=1.0)", "unipc"} <= set(labels)
+
+
+def test_no_solver_is_told():
+    with pytest.raises(ValueError, match="solvers: none is given"):
+        made.candidates(",", (5,), ("log_snr",), sd.VP())
+
+
+def test_a_value_of_another_type_is_told():
+    with pytest.raises(ValueError, match="solver 'ddim' does not take eta='x'"):
+        made.candidates("ddim(eta='x')", (5,), ("log_snr",), sd.VP())
+
+
 def test_a_solver_with_times_of_its_own_runs_on_them_alone():
     @dataclasses.dataclass(frozen=True)
     class Own(samplers.DDIM):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import sde_diffusion as sd
-from sde_diffusion import samplers
+from sde_diffusion import grids, samplers
 from sde_diffusion.comparison import Problem, compare, exact_problem, measure, store
 from sde_diffusion.comparison.table import table
 
@@ -136,13 +136,31 @@ def test_the_score_error_is_that_of_a_network_in_closed_form():
     assert made["discretization"] < 0.02
 
 
+def test_a_solver_that_was_fitted_has_a_row_on_its_own_times():
+    times = tuple(np.asarray(grids.log_snr(sd.VP(), 4)).tolist())
+    fitted = samplers.FittedGrid(samplers.DDIM(), times)
+    ours, standard = compare("gaussian", [fitted, samplers.DDIM()], (5,), num=NUM)
+    assert (ours["grid"], ours["nfe"], ours["finite"]) == ("own", 5, 1.0)
+    assert ours["rms"] == pytest.approx(standard["rms"], rel=1e-3)
+
+
+def test_discretization_is_how_far_the_solver_is_from_the_flow():
+    few, many = compare("gaussian", "ddim", (5, 101), num=NUM)
+    assert few["discretization"] > 10 * many["discretization"] > 0
+
+
+def test_a_metric_that_needs_a_density_says_so():
+    with pytest.raises(ValueError, match="'kl' needs an exact density in up to 3 dimensions"):
+        compare("mixture64d", "ddim", (5,), metrics=["kl"])
+
+
 def test_a_problem_without_an_exact_density_is_held_against_its_data():
     sde, exact = sd.VP(), gaussian(sd.VP()).exact
     problem = Problem("mine", sde, exact.model(sde), (2,), exact.sample)
     (made,) = compare(problem, "heun", (11,), num=NUM, metrics=["wasserstein2"])
     assert math.isnan(made["truncation"])
     assert made["score_error"] > 0
-    with pytest.raises(ValueError, match="unknown metric 'kl'"):
+    with pytest.raises(ValueError, match="'kl' needs an exact density"):
         compare(problem, "heun", (11,), num=NUM, metrics=["kl"])
 
 
@@ -213,6 +231,13 @@ class TestFolder:
         assert first[0]["mean_error"] < 0.5 * second[0]["mean_error"]
         (again,) = compare(of(5.0), "ddim", (5,), num=20, out=tmp_path)
         assert (again["id"], again["seconds"]) == (second[0]["id"], second[0]["seconds"])
+
+    def test_rows_that_were_there_stay_in_the_report(self, tmp_path):
+        for solver in ("heun", "ddim"):
+            compare("gaussian", solver, (5,), num=20, metrics=["mean_error"], out=tmp_path)
+        report = (tmp_path / "report.html").read_text()
+        assert "heun" in report
+        assert "ddim" in report
 
     def test_rows_that_are_there_are_not_measured_again(self, rows, folder, monkeypatch):
         monkeypatch.setattr(measure, "_run", None)

@@ -1,5 +1,7 @@
 """Adaptive DPM-Solver."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 import sde_diffusion as sd
 from sde_diffusion import noise, samplers
+from sde_diffusion.sdes import KINDS
 
 SDE = sd.VP()
 EXACT = sd.analytic.Gaussian.of(jnp.array([0.7, -0.4]), jnp.array([0.8, 0.1]))
@@ -14,17 +17,41 @@ X = jnp.array([[1.3, -0.2], [-0.5, 0.9]])
 ENDS = jnp.array([1.0, 1e-3])
 
 
-def solve(solver, model=None, sde=SDE, grid=ENDS):
+def solve(solver, model=None, sde=SDE, grid=ENDS, x=X):
     model = EXACT.model(sde) if model is None else model
-    keys = noise.sample_keys(jax.random.key(0), len(X))
-    x = jnp.asarray(X, grid.dtype)
+    keys = noise.sample_keys(jax.random.key(0), len(x))
+    x = jnp.asarray(x, grid.dtype)
     return jax.jit(lambda grid: solver.solve(keys, model, sde, x, grid))(grid)
 
 
-def along_the_flow(x, t, s):
+def along_the_flow(x, t, s, sde=SDE):
     """(x - alpha mean) / std is constant along the flow of a Gaussian."""
-    spread = [jnp.sqrt(SDE.alpha(u) ** 2 * EXACT.variances + SDE.sigma(u) ** 2) for u in (t, s)]
-    return SDE.alpha(s) * EXACT.mean + spread[1] / spread[0] * (x - SDE.alpha(t) * EXACT.mean)
+    spread = [jnp.sqrt(sde.alpha(u) ** 2 * EXACT.variances + sde.sigma(u) ** 2) for u in (t, s)]
+    return sde.alpha(s) * EXACT.mean + spread[1] / spread[0] * (x - sde.alpha(t) * EXACT.mean)
+
+
+@pytest.mark.parametrize("name", ["vp", "subvp", "ve", "edm", "cosine"])
+def test_at_its_defaults_every_sample_ends_where_the_flow_does(name):
+    sde = KINDS[name]()
+    ends = jnp.array([sde.t_max, sde.t_min])
+    x = sde.prior_sample(jax.random.key(3), (1000, 2))
+    made = solve(samplers.AdaptiveDPMSolver(), sde=sde, grid=ends, x=x).x
+    np.testing.assert_allclose(made, along_the_flow(x, *ends, sde), atol=0.02)
+
+
+@pytest.mark.parametrize("name", ["subvp", "ve", "edm", "cosine", "flow"])
+def test_every_sde_takes_the_steps_of_the_variance_preserving_one(name):
+    # In x / sqrt(alpha^2 + sigma^2) against lambda all of these SDEs are one.
+    with jax.enable_x64(True):
+        ends, spent = [], []
+        for sde in (SDE, KINDS[name]()):
+            grid = sde.t_of_log_snr(jnp.array([-4.0, 3.0]))
+            unit = jnp.hypot(sde.alpha(grid), sde.sigma(grid))
+            made = solve(samplers.AdaptiveDPMSolver(), sde=sde, grid=grid, x=unit[0] * X)
+            ends.append(made.x / unit[1])
+            spent.append(made.nfe)
+        np.testing.assert_allclose(*ends, rtol=1e-6)
+        np.testing.assert_array_equal(*spent)
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -80,7 +107,8 @@ def dpm_solver_12_or_23(order, eps, x, rtol=0.05, atol=0.0078, h=0.05, theta=0.9
 def test_each_sample_takes_the_steps_of_the_paper(order):
     with jax.enable_x64(True):
         model = EXACT.model(SDE)
-        made = solve(samplers.AdaptiveDPMSolver(order), grid=jnp.array([1.0, 1e-3]))
+        solver = samplers.AdaptiveDPMSolver(order, longest_step=math.inf)
+        made = solve(solver, grid=jnp.array([1.0, 1e-3]))
         for x, end, nfe in zip(np.float64(X), made.x, made.nfe, strict=True):
             expected, evaluations = dpm_solver_12_or_23(
                 order, lambda x, t: np.asarray(model(x[None], t).eps[0]), x

@@ -24,14 +24,18 @@ EXPONENTIAL = [
     samplers.IPNDM(order=2),
     samplers.IPNDM(order=3),
     samplers.IPNDM(),
-    samplers.UniPC(p=1),
+    *[samplers.UniPC(p=p, corrector=corrector) for p in (1, 2, 3) for corrector in (True, False)],
     samplers.UniPC(p=2, variant="bh1"),
-    samplers.UniPC(p=3),
     samplers.UniPC(p=2, variant="bh1", corrector=False),
-    samplers.UniPC(p=3, corrector=False),
+    samplers.SASolver(p=2, corrector=False, tau=0.0),
+    samplers.SASolver(p=2, tau=0.0),
+    samplers.SASolver(p=3, corrector=False, tau=0.0),
+    samplers.SASolver(p=3, tau=0.0),
     samplers.RES2S(),
     samplers.RES3S(),
 ]
+# A churn that stays at every step leaves an error that more steps do not mend.
+NO_ORDER = [samplers.EDMSampler(churn=0.1), samplers.EDMSampler(churn=0.4)]
 FIRST_ORDER = [
     samplers.EulerMaruyama(),
     samplers.ReverseDiffusion(),
@@ -65,7 +69,7 @@ ALONG_A_PATH = [
 
 
 def ids(solver):
-    told = ("variance", "eta", "order", "p", "variant", "corrector", "tau")
+    told = ("variance", "eta", "order", "p", "variant", "corrector", "tau", "churn")
     extra = [str(vars(solver)[name]) for name in told if name in vars(solver)]
     return "-".join([type(solver).__name__, *extra])
 
@@ -92,6 +96,22 @@ def test_weak_order_of_the_first(solver, name):
 @pytest.mark.parametrize("solver", SECOND_ORDER, ids=ids)
 def test_weak_order_of_the_second(solver):
     assert orders.weak_order(solver, SDES["vp"]) == pytest.approx(solver.order, abs=0.2)
+
+
+@pytest.mark.parametrize("solver", NO_ORDER, ids=ids)
+def test_a_churn_that_stays_has_no_order(solver):
+    assert solver.order == 0
+    assert solver.strong_order is None
+    assert orders.weak_order(solver, SDES["vp"]) == pytest.approx(0.0, abs=0.2)
+
+
+def test_a_churn_that_falls_with_the_steps_has_weak_order_2():
+    with jax.enable_x64(True):
+        errors = [
+            orders.weak_error(samplers.EDMSampler(churn=20.0 / n), SDES["vp"])(n)
+            for n in orders.WEAK
+        ]
+    assert orders.fitted_order(orders.WEAK, errors) == pytest.approx(2.0, abs=0.2)
 
 
 @pytest.mark.slow

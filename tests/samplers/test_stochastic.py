@@ -1,5 +1,6 @@
 """Stochastic solvers and correctors against their formulas and what they must leave invariant."""
 
+import functools
 import itertools
 
 import jax
@@ -16,7 +17,7 @@ KEYS = noise.sample_keys(jax.random.key(0), 2)
 X = jnp.array([[0.4, -1.1, 2.0], [1.0, 0.2, -0.3]])
 
 
-def take(solver, model, times, x=X):
+def take(solver, model, times, x=X, sde=SDE):
     """The solver's sample after these times, in x0 = model(x, t), on a path."""
 
     @jax.jit
@@ -24,20 +25,21 @@ def take(solver, model, times, x=X):
         state, path = solver.init(x), noise.BrownianPath(KEYS)
         for i in range(len(times) - 1):
             t, s = times[i], times[i + 1]
-            counted = samplers.Model(sd.from_x0(SDE, model))
-            state = solver.step(noise.step_keys(path, i, SDE, t, s), counted, SDE, state, t, s)
+            counted = samplers.Model(sd.from_x0(sde, model))
+            state = solver.step(noise.step_keys(path, i, sde, t, s), counted, sde, state, t, s)
         return state.x
 
     return np.asarray(run(jnp.array(times)))
 
 
-def gathered(t, s):
+def gathered(t, s, sde=SDE):
     """What the noise of a path adds to x from t to s, where x0 is constant."""
     t, s = jnp.float32(t), jnp.float32(s)
-    z = noise.normal(noise.step_keys(noise.BrownianPath(KEYS), 0, SDE, t, s), X)
-    return SDE.sigma(s) * jnp.sqrt(-jnp.expm1(2 * (SDE.log_snr(t) - SDE.log_snr(s)))) * z
+    z = noise.normal(noise.step_keys(noise.BrownianPath(KEYS), 0, sde, t, s), X)
+    return sde.sigma(s) * jnp.sqrt(-jnp.expm1(2 * (sde.log_snr(t) - sde.log_snr(s)))) * z
 
 
+@pytest.mark.parametrize(("sde", "t"), [(SDE, 0.7), (sd.Flow(), 1.0)], ids=["vp", "alpha-zero"])
 @pytest.mark.parametrize(
     "solver",
     [
@@ -50,13 +52,48 @@ def gathered(t, s):
     ],
     ids=lambda solver: type(solver).__name__,
 )
-def test_where_x0_is_constant_any_steps_are_exact(solver):
+def test_where_x0_is_constant_any_steps_are_exact(solver, sde, t):
     # x_s = alpha_s x0 + (sigma_s^2 / alpha_s) / (sigma_t^2 / alpha_t) (x_t - alpha_t x0) + noise
-    t, s, x0 = 0.7, 0.3, 0.25
-    kept = (SDE.sigma(s) / SDE.sigma(t)) ** 2 * SDE.alpha(t) / SDE.alpha(s)
-    exact = SDE.alpha(s) * x0 + kept * (X - SDE.alpha(t) * x0) + gathered(t, s)
-    made = take(solver, lambda x, t: jnp.full_like(x, x0), [t, 0.52, 0.5, s])
+    s, x0 = 0.3, 0.25
+    kept = (sde.sigma(s) / sde.sigma(t)) ** 2 * sde.alpha(t) / sde.alpha(s)
+    exact = sde.alpha(s) * x0 + kept * (X - sde.alpha(t) * x0) + gathered(t, s, sde)
+    made = take(solver, lambda x, t: jnp.full_like(x, x0), [t, 0.52, 0.5, s], sde=sde)
     np.testing.assert_allclose(made, exact, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [samplers.SDEDPMSolverPP2S(), samplers.EDMSampler(churn=0.1)],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_from_alpha_zero_the_times_after_it_have_a_gradient(solver):
+    flow = sd.Flow()
+    with jax.enable_x64(True):
+
+        @jax.jit
+        @jax.value_and_grad
+        def end(middle):
+            model = sd.from_x0(flow, lambda x, t: jnp.tanh(x) * t)
+            grid = jnp.array([1.0, 0.6, 0.3]).at[1].set(middle)
+            options = {"solver": solver, "grid": grid, "x_init": jnp.float64(X)}
+            return jnp.mean(sd.sample(jax.random.key(0), model, flow, X.shape, **options).x ** 2)
+
+        difference = (end(0.6 + 1e-5)[0] - end(0.6 - 1e-5)[0]) / 2e-5
+        np.testing.assert_allclose(end(0.6)[1], difference, rtol=1e-4)
+
+
+def test_churn_beyond_its_bounds_leaves_the_gradient_by_the_sde_alone():
+    # There it raises the time to itself, a transition of no length.
+    @functools.partial(jax.jit, static_argnums=1)
+    @jax.grad
+    def slope(beta_max, solver):
+        sde = sd.VP(beta_max=beta_max)
+        model = sd.from_x0(sde, lambda x, t: jnp.tanh(x))
+        options = {"solver": solver, "grid": jnp.array([1.0, 0.5, 0.1]), "x_init": X}
+        return jnp.mean(sd.sample(jax.random.key(0), model, sde, X.shape, **options).x ** 2)
+
+    churned = slope(20.0, samplers.EDMSampler(churn=0.1, churn_max=1e-3))
+    np.testing.assert_allclose(churned, slope(20.0, samplers.EDMSampler()), rtol=1e-4)
 
 
 @pytest.mark.parametrize(
