@@ -127,18 +127,19 @@ class TestEveryKind:
         variance = (a * sde.sigma(s)) ** 2 + b**2
         np.testing.assert_allclose(variance, sde.sigma(t) ** 2, rtol=1e-5)
 
-    @pytest.mark.parametrize("part", [0.0, 1e-5, 0.5, 1.0])
-    def test_a_step_of_no_length_does_nothing_and_has_derivatives(self, sde, part):
+    def test_a_step_of_no_length_does_nothing_and_has_derivatives(self, sde):
         # Flow has alpha = 0 at the end, and EDM sigma = 0 at the start.
-        t = part * sde.t_max
+        t = jnp.array([0.0, 1e-5, 0.5, 1.0]) * sde.t_max
 
         def step(sde, t):
             return jnp.stack([*sde.transition(t, t), sde.log_snr_rise(t, t)])
 
-        np.testing.assert_array_equal(step(sde, t), [1.0, 0.0, 0.0])
-        for derivative in (jax.jacrev, jax.jacfwd):
-            slopes = jax.jit(derivative(step, (0, 1)))(sde, t)
-            np.testing.assert_array_equal(np.stack(jax.tree.leaves(slopes)), 0.0)
+        made, pullback = jax.vjp(step, sde, t)
+        np.testing.assert_array_equal(made, [[1.0] * 4, [0.0] * 4, [0.0] * 4])
+        ones = jax.tree.map(jnp.ones_like, (sde, t))
+        slopes = [*pullback(jnp.ones_like(made)), jax.jvp(step, (sde, t), ones)[1]]
+        for slope in jax.tree.leaves(slopes):
+            np.testing.assert_array_equal(slope, 0.0)
 
     def test_a_step_is_as_long_as_its_parts(self, sde):
         t, u, s = (jnp.float32(part * sde.t_max) for part in (0.9, 0.5, 0.1))

@@ -66,9 +66,9 @@ mend; the class says why.
 
 `evaluations` are those of a step; `sample` adds one that denoises. `draws on` is the noise of a
 step, in Gaussians of the sample's shape, and of how many steps before a multistep method uses the
-evaluations. A solver works on every SDE unless its row says
-otherwise. The numbers in DEIS, PNDM, UniPC, RES, SA-Solver, SEEDS and ParaDiGMS are those by which
-the authors' own code, or other public code, refers to them.
+evaluations. A solver works on every SDE unless its row says otherwise. The numbers in DEIS, PNDM,
+UniPC, RES, SA-Solver, SEEDS and ParaDiGMS are those by which the authors' own code, or other public
+code, refers to them.
 """
 ADAPTIVE = """
 ## Adaptive

@@ -15,7 +15,8 @@ from sde_diffusion.sdes import SDE, Array, Time, expand
 class Exact(abc.ABC):
     """A distribution of x_0 whose noised versions p_t are known; a kind is a pytree.
 
-    Samples are [B, *event], times [] or [B].
+    Samples are [B, *event], times [] or [B], where sigma is above 0: at sigma = 0, as EDM has it at
+    t = 0, what is asked for may be nan.
     """
 
     @property

@@ -42,7 +42,7 @@ class AdaptiveDPMSolver(Solver):
     y every SDE is the variance-preserving one of the paper, where y = x, and takes its steps. The
     times of the grid are where it must stop: `[t_max, t_min]` leaves the steps to it. Each sample
     has its own step sizes and its own count of evaluations; one that needs more than `max_steps`
-    attempts comes out as NaN. Lu et al. 2022 (DPM-Solver), with the values of the authors' code.
+    attempts comes out as NaN. Lu et al. 2022 (DPM-Solver), algorithms 6 and 7.
 
     The paper does not bound h (longest_step = inf). In pure noise E is next to 0, and h leaps from
     `first_step` over nearly all of lambda, where the two orders may agree by chance: of a Gaussian,

@@ -44,7 +44,7 @@ class Past(NamedTuple):
 
     @classmethod
     def none(cls, x: Array, size: int, grid: Array | None) -> "Past":
-        end = jnp.asarray(jnp.nan if grid is None else grid[-1])
+        end = jnp.asarray(-jnp.inf if grid is None else grid[-1])
         return cls((jnp.zeros_like(x),) * size, (jnp.zeros((), x.dtype),) * size, end)
 
     def push(self, value: Array, rate: Array) -> "Past":
