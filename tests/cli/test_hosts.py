@@ -58,7 +58,7 @@ def lines(text):
 
 
 @pytest.mark.slow
-def test_two_processes_train_sample_and_evaluate_as_one_run(call, tiny, tmp_path):
+def test_two_and_four_processes_train_sample_and_evaluate_as_one_run(call, tiny, tmp_path):
     workdir = tmp_path / "run"
     train = ("train", "--config", tiny, "--workdir", workdir, "--config.mesh.fsdp=2")
     first, second = together(*train, cache=tmp_path)
@@ -70,15 +70,16 @@ def test_two_processes_train_sample_and_evaluate_as_one_run(call, tiny, tmp_path
     assert (workdir / "samples" / "step_0000008.png").exists()
 
     sample = ("sample", "--workdir", workdir, "--num", 30, "--out")
-    results = together(*sample, tmp_path / "two.npz", cache=tmp_path)
-    assert [code for code, _, _ in results] == [0, 0], results
     assert call(*sample, tmp_path / "one.npz")[0] == 0
-    with np.load(tmp_path / "two.npz") as two, np.load(tmp_path / "one.npz") as one:
-        np.testing.assert_allclose(two["x"], one["x"], rtol=1e-4, atol=1e-4)
-        np.testing.assert_array_equal(two["y"], one["y"])
+    for num in (2, 4):
+        results = together(*sample, tmp_path / f"{num}.npz", cache=tmp_path, num=num)
+        assert [code for code, _, _ in results] == [0] * num, results
+        with np.load(tmp_path / f"{num}.npz") as ours, np.load(tmp_path / "one.npz") as one:
+            np.testing.assert_allclose(ours["x"], one["x"], rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(ours["y"], one["y"])
 
-    results = together("evaluate", "--workdir", workdir, cache=tmp_path)
-    assert [code for code, _, _ in results] == [0, 0], results
+    results = together("evaluate", "--workdir", workdir, cache=tmp_path, num=4)
+    assert [code for code, _, _ in results] == [0] * 4, results
     assert json.loads((workdir / "evaluation.json").read_text())["samples"] == 40
 
 
