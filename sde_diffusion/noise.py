@@ -15,13 +15,13 @@ signal-to-noise ratio.) The tree is the virtual one of Li et al. 2020, "Scalable
 Stochastic Differential Equations".
 """
 
-import dataclasses
 import itertools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, expand
 
 # lambda is taken between -16 and 16, and V as a straight line below 2^-19, where float32 ends.
@@ -30,8 +30,7 @@ _END, _LEVELS = 16.0, 24
 _TREE = 2**32 - 1
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@pytree
 class BrownianPath:
     """The noise of one path for each sample: `sample(BrownianPath(key), ...)` at any step size.
 

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from sde_diffusion.parameterization import Parameterization, named
+from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, Time, expand
 
 PREDICTIONS = ("x0", "eps", "score", "v", "velocity")
@@ -35,8 +36,7 @@ class _Kind:
     name: str
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@pytree
 class Prediction:
     """A network's output `value` of the given `kind` at (x, t); `.x0 .eps .score .v .velocity`.
 

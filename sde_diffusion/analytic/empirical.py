@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from sde_diffusion.analytic.exact import Exact
+from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, Time
 
 # Float32 numbers that the distances of one block of samples to all the data take.
@@ -19,8 +20,7 @@ BLOCK = 2**24
 FEW_DIMENSIONS, NEAREST = 16, 32
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@pytree
 class Empirical(Exact):
     """x_0 is a row of data [N, *event], each with probability 1 / N.
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 
 from sde_diffusion.analytic.exact import Exact
+from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, Time, expand
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@pytree
 class Gaussian(Exact):
     """x_0 ~ N(mean [D], basis diag(variances) basis^T), with an orthogonal basis [D, D].
 

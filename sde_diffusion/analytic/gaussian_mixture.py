@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import jax
@@ -11,11 +10,11 @@ from jax.custom_derivatives import SymbolicZero
 
 from sde_diffusion.analytic.gaussian import Gaussian
 from sde_diffusion.analytic.mixture import Mixture, weights_of
+from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, Time, expand
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@pytree
 class GaussianMixture(Mixture):
     """x_0 ~ sum_k weights_k N(m_k, s_k^2 I): score and denoiser are products of matrices,
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from sde_diffusion.analytic.exact import Exact
+from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, Time, expand
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@pytree
 class Mixture(Exact):
     """x_0 ~ sum_k weights_k p_k: components of one kind, each field stacked to [K, ...].
 

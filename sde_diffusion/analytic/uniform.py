@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import NamedTuple
 
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from sde_diffusion.analytic.exact import Exact
+from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, Time, expand
 
 # Of a normal density what lies beyond 9 standard deviations is below float64's rounding, and 40
@@ -21,8 +21,7 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(40)
 NODES, LOG_WEIGHTS = (NODES + 1.0) / 2.0, np.log(WEIGHTS / 2.0)
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@pytree
 class Uniform(Exact):
     """x_0 ~ U(low, high) on a box; where low = high the box is flat, a segment or a point.
 

@@ -22,6 +22,8 @@ from typing import Any, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 
+from sde_diffusion.pytree import pytree
+
 Array = jax.Array
 Time = jax.Array | float
 Model = Callable[..., Any]
@@ -29,14 +31,14 @@ Model = Callable[..., Any]
 T = TypeVar("T")
 
 
-@dataclass_transform(frozen_default=True)
+@dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def kind(cls: type[T]) -> type[T]:
     """Make a class of SDE a value: frozen, hashable, and a pytree whose leaves are its fields.
 
     So an SDE can be closed over, be a static argument (equal SDEs do not retrace), or be traced:
     one can differentiate or vmap over beta_max.
     """
-    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True)(cls))
+    return pytree(cls)
 
 
 def expand(coefficient: Array | float, x: Array) -> Array:
