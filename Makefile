@@ -18,7 +18,7 @@ demo: $(READY)
 	$(BIN)/sde-diffusion evaluate --workdir runs/digits
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 check: $(READY)
 	$(BIN)/ruff check .

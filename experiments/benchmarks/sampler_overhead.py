@@ -1,10 +1,13 @@
 """Wall time of sample() over as many jitted forward calls of the same network as it makes.
 
-    python experiments/benchmarks/sampler_overhead.py [--repeats 5] [--json overhead.json]
+    python experiments/benchmarks/sampler_overhead.py [--repeats 5] [--solvers "NAME;NAME"]
+        [--json overhead.json]
 
-Every solver with a fixed grid. Both are timed in turn, in the same run, after compilation; the
-ratio is that of the medians, and the aim at most 1.05. Beside it the seconds that the sampler takes
-to compile, for the digits' network also with ten times the steps: the aim is that they be equal.
+Every solver with a fixed grid, one with a corrector, and one with coefficients as `fit` leaves them
+(those of DPM-Solver++(2M), whose values cost nothing). Both are timed in turn, in the same run,
+after compilation; the ratio is that of the medians, and the aim at most 1.05. Beside it the seconds
+that the sampler takes to compile, for the digits' network also with ten times the steps: the aim is
+that they be equal.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import jax.numpy as jnp
 
 import sde_diffusion as sd
 from sde_diffusion import grids, networks, samplers
+from sde_diffusion.fitting import family
 
 SDE = sd.VP()
 # name: (network, shape of a batch, evaluations or a few less, whether to compile for more steps)
@@ -39,9 +43,32 @@ NETWORKS = {
 }
 
 
+def corrected(steps: int) -> samplers.Solver:
+    return samplers.PredictorCorrector(samplers.DDIM(), samplers.Langevin())
+
+
+def fitted(steps: int) -> samplers.Solver:
+    """A non-stationary solver of `steps` steps, the last of which denoises."""
+    times = grids.log_snr(SDE, steps - 1)
+    theta = family.as_multistep(samplers.DPMpp2M(), SDE, times)
+    return family.settle(family.multistep(steps)(SDE, theta))
+
+
+# A solver by its number of steps.
+SOLVERS = {
+    **{
+        name: functools.partial(lambda kind, steps: kind(), kind)
+        for name, kind in samplers.SOLVERS.items()
+        if not kind.adaptive
+    },
+    "ddim, langevin": corrected,
+    "fitted": fitted,
+}
+
+
 def compiled(model, shape: tuple[int, ...], solver: samplers.Solver, steps: int):
     """The sampler as a compiled function of (key, model), and the seconds to compile it."""
-    grid = grids.uniform(SDE, steps)
+    grid = None if solver.times else grids.uniform(SDE, steps)
 
     @jax.jit
     def sampled(key, model):
@@ -58,9 +85,10 @@ def seconds(function) -> float:
     return time.perf_counter() - start
 
 
-def measure(model, forward, shape, solver, budget: int, more: bool, repeats: int) -> dict:
+def measure(model, forward, shape, make, budget: int, more: bool, repeats: int) -> dict:
     """Median seconds of a sampler and of its number of forward calls, and their ratio."""
-    steps = max(1, (budget - 1) // solver.evaluations)
+    steps = max(1, (budget - 1) // make(2).evaluations)
+    solver = make(steps)
     sampler, compile_seconds = compiled(model, shape, solver, steps)
     sampled = functools.partial(sampler, jax.random.key(0), model)
     evaluations = int(sampled().nfe)
@@ -70,6 +98,7 @@ def measure(model, forward, shape, solver, budget: int, more: bool, repeats: int
         for _ in range(repeats)
     ]
     ours, calls = (statistics.median(part) for part in zip(*times, strict=True))
+    longer = compiled(model, shape, make(10 * steps), 10 * steps)[1] if more else None
     return {
         "evaluations": evaluations,
         "steps": steps,
@@ -77,13 +106,14 @@ def measure(model, forward, shape, solver, budget: int, more: bool, repeats: int
         "forward_seconds": calls,
         "ratio": ours / calls,
         "compile_seconds": compile_seconds,
-        "compile_seconds_10": compiled(model, shape, solver, 10 * steps)[1] if more else None,
+        "compile_seconds_10": longer,
     }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--solvers", help="names between ;, all unless given")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
@@ -97,10 +127,9 @@ def main() -> None:
         params = jax.jit(network.init)(jax.random.key(0), x, label)
         model = sd.from_network(SDE, network.apply, params, "ddpm")
         forward = functools.partial(jax.jit(network.apply), params, x, label)
-        for solver_name, kind in samplers.SOLVERS.items():
-            if kind.adaptive:
-                continue
-            row = measure(model, forward, shape, kind(), budget, more, args.repeats)
+        for solver_name in args.solvers.split(";") if args.solvers else SOLVERS:
+            make = SOLVERS[solver_name]
+            row = measure(model, forward, shape, make, budget, more, args.repeats)
             rows.append({"network": name, "solver": solver_name, **row})
             longer = row["compile_seconds_10"]
             print(

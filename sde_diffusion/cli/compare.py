@@ -82,6 +82,7 @@ def trained_problem(workdir: epath.Path, overrides: dict[str, str]) -> problems.
         data,
         _exact(source, scaling.slope),
         conditions if conditional else None,
+        len(source),
     )
 
 

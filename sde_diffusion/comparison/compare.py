@@ -60,16 +60,17 @@ def compare(
     evaluation, the last one that denoises included. `metrics` are all of METRICS unless given,
     `kl` where the density is known and the dimensions are few. A metric compares `num` samples
     with as many of the data, with a 95 % interval (`_low`, `_high`) and its floor (`_floor`), its
-    value between two sets of the data. `rms` is, for a deterministic solver, the distance of each
-    sample to where the flow takes the same start. `discretization`, `truncation` and `score_error`
-    are the parts of the error, by PART_METRIC. A row whose samples are not all finite is kept,
-    with nan.
+    value between two sets of `floor_num` of the data that share none. `rms` is, for a deterministic
+    solver, the distance of each sample to where the flow takes the same start. `discretization`,
+    `truncation` and `score_error` are the parts of the error, by PART_METRIC. A row whose samples
+    are not all finite is kept, with nan.
 
     With `out`, a folder: results.json, results.csv, pictures and report.html are written there,
     and rows that it already holds, of the same problem, are not measured again.
 
     Raises ValueError for an unknown problem, solver, grid or metric, or a solver that does not
-    fit the SDE or the budget, before anything is measured.
+    fit the SDE or the budget, before anything is measured, and for a model whose fine solution is
+    not finite.
     """
     if isinstance(problem, str):
         problem = problems.named(problem, sde or VP())
@@ -88,6 +89,7 @@ def compare(
         "seed": seed,
         "device": jax.devices()[0].device_kind,
         "problem_id": _fingerprint(problem),
+        "floor_num": _floor_num(problem, num),
     }
     identities = [store.identity({**_told(c), **common, "metrics": sorted(metrics)}) for c in todo]
     left = {c: name for c, name in zip(todo, identities, strict=True) if name not in done}
@@ -157,20 +159,26 @@ def _truth(problem: Problem, measures: dict[str, Any], num: int, seed: int, batc
 
     key = jax.random.key(seed)
     # Draws of the data, apart from the noise of the samples, which key itself decides.
-    draws = jax.random.split(jax.random.fold_in(key, 1), 1 + 2 * FLOORS)
+    draws = jax.random.split(jax.random.fold_in(key, 1), 1 + FLOORS)
     data = problem.data(draws[0], num)
     reference = measure.fine(problem, key, num, batch)
+    _require_finite(problem, reference)
     coarser = measure.fine(problem, key, num, batch, steps=measure.FINE // 2)
+    own = measure.own_starts(problem, key, jnp.asarray(data))
     part = measures[PART_METRIC]
     if problem.exact is None:
-        truncation, score_error = np.nan, part(reference, data, seed)
+        ends = measure.fine(problem, key, num, batch, start=own)
+        truncation, score_error = part(reference, ends, seed), part(ends, data, seed)
     else:
         exact = measure.fine_exact(problem, key, num, batch)
-        ends = measure.fine_exact(problem, key, num, batch, data)
+        ends = measure.fine_exact(problem, key, num, batch, own)
         truncation, score_error = part(exact, ends, seed), part(reference, exact, seed)
-    others = [np.asarray(problem.data(draw, num)) for draw in draws[1:]]
+    # Sets that share rows are nearer than two of one distribution: each pair is one draw in halves.
+    half = _floor_num(problem, num)
+    pairs = [np.split(np.asarray(problem.data(draw, 2 * half)), 2) for draw in draws[1:]]
+    sets = [part for pair in pairs for part in pair]
     floors = {
-        f"{name}_floor": distances.floor(f, others.__getitem__, seed, FLOORS)[0]
+        f"{name}_floor": distances.floor(f, sets.__getitem__, seed, FLOORS)[0]
         for name, f in measures.items()
     }
     return _Truth(
@@ -184,6 +192,19 @@ def _truth(problem: Problem, measures: dict[str, Any], num: int, seed: int, batc
             **floors,
         },
     )
+
+
+def _floor_num(problem: Problem, num: int) -> int:
+    return num if problem.size is None else min(num, problem.size // 2)
+
+
+def _require_finite(problem: Problem, reference: np.ndarray) -> None:
+    finite = np.isfinite(reference.reshape(len(reference), -1)).all(axis=-1)
+    if not finite.all():
+        raise ValueError(
+            f"problem {problem.name!r}: the fine solution of its flow, {measure.FINE} steps of RK4 "
+            f"from t_max to t_min, is nan or inf for {np.sum(~finite)} of {len(finite)} starts"
+        )
 
 
 def _told(candidate: Candidate) -> dict[str, Any]:

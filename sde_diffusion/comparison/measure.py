@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -36,33 +36,60 @@ class Run(NamedTuple):
 
 def run(problem: Problem, candidate: Candidate, key: Array, num: int, batch: int) -> Run:
     """The candidate's samples 0, ..., num - 1, timed after compilation, a short run once warm."""
-    return _run(problem, problem.model, candidate.solver, candidate.times, key, num, batch)
+    batch = min(batch, num)
+    call = _sampler(problem, candidate.solver, candidate.times, batch)
+    calls = [*_calls(problem, problem.model, key, num, batch)]
+    clock = time.perf_counter()
+    with without_compilation_cache():
+        compiled = jax.jit(call).lower(*calls[0]).compile()
+    compile_seconds = time.perf_counter() - clock
+
+    def whole() -> tuple[list[Any], float]:
+        clock = time.perf_counter()
+        made = jax.block_until_ready([compiled(*given) for given in calls])
+        return made, time.perf_counter() - clock
+
+    made, seconds = whole()
+    if seconds < WARM:
+        seconds = whole()[1]
+    x, nfe = (np.concatenate(parts)[:num] for parts in zip(*made, strict=True))
+    return Run(x, nfe, seconds, compile_seconds, _peak(compiled.memory_analysis()))
 
 
-def fine(problem: Problem, key: Array, num: int, batch: int, steps: int = FINE) -> np.ndarray:
-    """Where the probability flow of the problem's model takes the same starts, to fine accuracy."""
+def fine(
+    problem: Problem,
+    key: Array,
+    num: int,
+    batch: int,
+    steps: int = FINE,
+    start: Array | None = None,
+) -> np.ndarray:
+    """Where the probability flow of the problem's model takes its starts, to fine accuracy.
+
+    The starts are those of the other runs, unless given, [num, *event] at t_max.
+    """
     times = fine_grid(problem.sde, steps)
-    return _run(problem, problem.model, RK4(), times, key, num, batch, timed=False).x
+    return _ends(problem, problem.model, times, key, num, batch, start)
 
 
 def fine_exact(
-    problem: Problem, key: Array, num: int, batch: int, data: Array | None = None
+    problem: Problem, key: Array, num: int, batch: int, start: Array | None = None
 ) -> np.ndarray:
-    """The same with the exact model; from the process's own start, and to t ~ 0, if given data.
-
-    With data x_0 the start is alpha x_0 + sigma z at t_max, with the z of the other runs, and the
-    flow goes on to t_min / 100: what is left of the difference is truncation at either end.
-    """
+    """The same with the exact model; given starts, it goes on to t ~ 0, t_min / 100."""
     assert problem.exact is not None
     sde = problem.sde
-    start = None
-    if data is not None:
-        z = noise.normal(noise.fold_in(noise.sample_keys(key, num), 0), data)
-        t = jnp.asarray(sde.t_max, data.dtype)
-        start = expand(sde.alpha(t), data) * data + expand(sde.sigma(t), data) * z
+    if start is not None:
         sde = dataclasses.replace(sde, t_min=float(sde.t_min) / 100)
-    model, times = problem.exact.model(problem.sde), fine_grid(sde, FINE)
-    return _run(problem, model, RK4(), times, key, num, batch, timed=False, start=start).x
+    model = problem.exact.model(problem.sde)
+    return _ends(problem, model, fine_grid(sde, FINE), key, num, batch, start)
+
+
+def own_starts(problem: Problem, key: Array, data: Array) -> Array:
+    """x_T = alpha x_0 + sigma z of the data [num, *event], with the z of the other runs' starts."""
+    sde, num = problem.sde, len(data)
+    z = noise.normal(noise.fold_in(noise.sample_keys(key, num), 0), data)
+    t = jnp.asarray(sde.t_max, data.dtype)
+    return expand(sde.alpha(t), data) * data + expand(sde.sigma(t), data) * z
 
 
 def fine_grid(sde: SDE, steps: int) -> Array:
@@ -73,25 +100,29 @@ def fine_grid(sde: SDE, steps: int) -> Array:
     return jnp.unique(jnp.concatenate([dense, wide]))[::-1]
 
 
-def _run(
+def _ends(
     problem: Problem,
     model: Callable[..., Prediction],
-    solver: Solver,
     times: Array,
     key: Array,
     num: int,
     batch: int,
-    *,
-    timed: bool = True,
-    start: Array | None = None,
-) -> Run:
-    given = model if isinstance(model, Partial) else Partial(model)
+    start: Array | None,
+) -> np.ndarray:
     batch = min(batch, num)
+    # Not jitted as a whole: what `sample` has compiled for one model serves others like it.
+    call = _sampler(problem, RK4(), times, batch)
+    made = [call(*given)[0] for given in _calls(problem, model, key, num, batch, start)]
+    return np.concatenate(made)[:num]
 
-    def part(given: Partial, key: Array, first: Array, conditions: Any, start: Array | None) -> Any:
+
+def _sampler(problem: Problem, solver: Solver, times: Array, batch: int) -> Callable[..., Any]:
+    """(model, key, first, conditions, start) -> samples [batch, *event], evaluations [batch]."""
+
+    def sampler(model: Partial, key: Array, first: Array, conditions: Any, start: Any) -> Any:
         made = sample(
             key,
-            with_condition(given, **conditions) if conditions else given,
+            with_condition(model, **conditions) if conditions else model,
             problem.sde,
             (batch, *problem.event),
             solver=solver,
@@ -101,39 +132,24 @@ def _run(
         )
         return made.x, jnp.broadcast_to(made.nfe, (batch,))
 
-    def arguments(first: int) -> tuple[Any, ...]:
+    return sampler
+
+
+def _calls(
+    problem: Problem,
+    model: Callable[..., Prediction],
+    key: Array,
+    num: int,
+    batch: int,
+    start: Array | None = None,
+) -> Iterator[tuple[Any, ...]]:
+    """What a sampler is called with for samples 0, ..., num - 1, `batch` at a time."""
+    given = model if isinstance(model, Partial) else Partial(model)
+    for first in range(0, num, batch):
         # The last batch is filled up with the last sample, rather than compiled for its own size.
         rows = np.minimum(np.arange(first, first + batch), num - 1)
         conditions = problem.conditions(rows) if problem.conditions else {}
-        return (
-            given,
-            key,
-            jnp.asarray(first),
-            conditions,
-            None if start is None else start[rows],
-        )
-
-    clock = time.perf_counter()
-    with without_compilation_cache():
-        compiled = jax.jit(part).lower(*arguments(0)).compile()
-    compile_seconds = time.perf_counter() - clock
-    memory = compiled.memory_analysis()
-
-    def whole() -> list[Any]:
-        made = [compiled(*arguments(first)) for first in range(0, num, batch)]
-        return jax.block_until_ready(made)
-
-    clock = time.perf_counter()
-    made = whole()
-    seconds = time.perf_counter() - clock
-    if timed and seconds < WARM:
-        clock = time.perf_counter()
-        whole()
-        seconds = time.perf_counter() - clock
-    x, nfe = (
-        np.concatenate([np.asarray(a) for a in parts])[:num] for parts in zip(*made, strict=True)
-    )
-    return Run(x, nfe, seconds, compile_seconds, _peak(memory))
+        yield given, key, jnp.asarray(first), conditions, None if start is None else start[rows]
 
 
 def _peak(memory: Any) -> int:

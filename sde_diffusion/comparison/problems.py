@@ -21,7 +21,9 @@ class Problem:
     `model(x, t)` is what they evaluate, `data(key, num)` gives samples [num, *event] of what they
     should end at. `exact` is the data's distribution where it is known: then the error of a
     network is told from that of stopping early, and densities are compared. `conditions(rows)`
-    gives what the model is conditioned on for samples number rows [B], for `with_condition`.
+    gives what the model is conditioned on for samples number rows [B], for `with_condition`. `size`
+    is how many data there are, of which `data` draws without repeating any as long as they last;
+    None where each draw is new.
 
         Problem("mine", sde, sde_diffusion.from_eps(sde, network), (2,), lambda key, num: x[:num])
     """
@@ -33,6 +35,7 @@ class Problem:
     data: Callable[[Array, int], Array]
     exact: Exact | None = None
     conditions: Callable[[np.ndarray], Mapping[str, Array]] | None = None
+    size: int | None = None
 
     def log_prob(self, x: Array) -> Array:
         """log p_0(x) in nats, [B]; ValueError where the data's distribution is not known."""

@@ -71,11 +71,14 @@ def _explained(row: Row, part_metric: str) -> str:
         f"start, the root of the mean over samples of its square, for deterministic solvers; the "
         f"flow is solved by {row['fine_steps']} steps of RK4, and its own error, by half the "
         f"steps, is {number(row['reference_error'])}. The floor of a metric is its value "
-        "between two exact sets of samples of that size: an error near it cannot be seen. "
+        f"between two sets of {row['floor_num']} of the data: an error near it cannot be seen. "
         f"The error taken apart, by {part_metric.replace('_', ' ')}: discretization is solver "
         "against flow; truncation is the exact flow from the prior to t_min against the one "
         "from the process's own start to the data; score error is the network's flow against the "
-        f"exact one. Measured on {html.escape(str(row['device']))}."
+        "exact one. Where the distribution is not known, truncation is the network's flow from "
+        "the prior against the one from the process's own start, and the rest is that one against "
+        "the data. "
+        f"Measured on {html.escape(str(row['device']))}."
     )
 
 

@@ -78,8 +78,8 @@ def fit(
     curvature, `batch` go through the model at a time. `progress` is called with the seconds since
     the start and the error so far.
 
-    Raises ValueError for nfe below 2, a stochastic solver, nfe that are not whole steps of it, or a
-    pool of fewer than N.
+    Raises ValueError for nfe below 2, a stochastic solver, nfe that are not whole steps of it, a
+    pool of fewer than N, or a model whose fine solution is not finite.
 
         fitted = sde_diffusion.fit(key, model, sde, (8192, 2), nfe=8)
         sde_diffusion.sample(key, model, sde, (1000, 2), solver=fitted.solver)
@@ -100,6 +100,12 @@ def fit(
     drawn = starts.draw(key, sde, (many + others, *shape[1:]), conditions)
     held = drawn.rows(slice(many, None))
     held = starts.solved(model, sde, held, steps=fine_steps, size=batch)
+    lost = ~np.isfinite(held.target.reshape(others, -1)).all(axis=-1)
+    if lost.any():
+        raise ValueError(
+            f"model: the fine solution of its flow, {fine_steps} steps of UniPC from t_max to "
+            f"t_min, is nan or inf for {lost.sum()} of {others} starts"
+        )
 
     def errors(theta: Array, of: Starts) -> np.ndarray:
         return np.sqrt(least_squares.squares(make, model, sde, theta, of, size=batch))

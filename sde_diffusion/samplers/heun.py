@@ -17,6 +17,8 @@ class Heun(Solver):
     """Heun's step of the probability flow in t, of order 2 with two evaluations.
 
     x_e = x_t + (s - t) dx/dt (x_t, t);  x_s = x_t + (s - t) (dx/dt (x_t, t) + dx/dt (x_e, s)) / 2
+
+    Karras et al. 2022, algorithm 1, which takes Euler's step where it ends without noise.
     """
 
     order = 2

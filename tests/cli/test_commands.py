@@ -102,6 +102,7 @@ def test_evaluate_prints_and_writes_its_report(trained, call):
     for name in ("agreement", "frechet", "frechet_halves", "precision", "recall", "bits_per_dim"):
         assert name in printed
         assert np.isfinite(report[name])
+    assert "training data, uniformly dequantized" in report["bits_per_dim_of"]
     assert report["evaluations"] == 4
 
 

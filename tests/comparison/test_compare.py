@@ -125,6 +125,40 @@ def test_truncation_is_that_of_the_prior_in_closed_form():
     assert made["score_error"] == 0.0
 
 
+def test_truncation_at_the_start_is_told_of_a_network_too():
+    v, s = 0.25, 1.0
+    exact = gaussian(sd.VE(sigma_min=0.01, sigma_max=s), v, mean=(0.0, 0.0))
+    problem = dataclasses.replace(exact, exact=None)
+    (made,) = compare(problem, "heun", (21,), num=2000, metrics=["mean_error"])
+    expected = math.sqrt(v) * (1 - s / math.sqrt(v + s**2))
+    assert made["truncation"] == pytest.approx(expected, rel=0.1)
+
+
+def test_floors_of_a_data_set_are_between_sets_that_share_no_row():
+    # Sets of 500 of 512 rows would be as good as one: nearly at no distance.
+    sde, x = sd.VP(), jax.random.normal(jax.random.key(0), (512, 2))
+    fresh = exact_problem("normal", sd.analytic.Gaussian.of(jnp.zeros(2), jnp.array(1.0)), sde)
+    finite = dataclasses.replace(
+        fresh,
+        exact=None,
+        data=lambda key, num: jax.random.choice(key, x, (num,), replace=False),
+        size=len(x),
+    )
+    (of_data,) = compare(finite, "ddim", (5,), num=500, metrics=["mmd"])
+    (of_256,) = compare(fresh, "ddim", (5,), num=256, metrics=["mmd"])
+    assert of_data["floor_num"] == of_256["floor_num"] == 256
+    assert of_data["mmd_floor"] == pytest.approx(of_256["mmd_floor"], rel=0.3)
+
+
+def test_a_model_that_gives_nan_is_told_before_any_row():
+    sde = sd.VP()
+    problem = dataclasses.replace(
+        gaussian(sde), model=sd.from_x0(sde, lambda x, t: jnp.where(x > 2.0, jnp.nan, 0.5 * x))
+    )
+    with pytest.raises(ValueError, match=r"'gaussian'.* nan or inf for \d+ of 256 starts"):
+        compare(problem, "ddim", (5,), num=NUM)
+
+
 def test_the_score_error_is_that_of_a_network_in_closed_form():
     # A model of data moved by d ends moved by d: sqrt(E cos^2) |d| by the sliced distance.
     sde, moved = sd.VP(), jnp.array([0.3, 0.4])
@@ -158,7 +192,6 @@ def test_a_problem_without_an_exact_density_is_held_against_its_data():
     sde, exact = sd.VP(), gaussian(sd.VP()).exact
     problem = Problem("mine", sde, exact.model(sde), (2,), exact.sample)
     (made,) = compare(problem, "heun", (11,), num=NUM, metrics=["wasserstein2"])
-    assert math.isnan(made["truncation"])
     assert made["score_error"] > 0
     with pytest.raises(ValueError, match="'kl' needs an exact density"):
         compare(problem, "heun", (11,), num=NUM, metrics=["kl"])
@@ -240,7 +273,7 @@ class TestFolder:
         assert "ddim" in report
 
     def test_rows_that_are_there_are_not_measured_again(self, rows, folder, monkeypatch):
-        monkeypatch.setattr(measure, "_run", None)
+        monkeypatch.setattr(measure, "_sampler", None)
         again = compare("gaussian", SOLVERS, (5, 11), num=NUM, out=folder)
         assert [r["id"] for r in again] == [r["id"] for r in rows]
         assert again[0]["rms"] == rows[0]["rms"]

@@ -158,3 +158,9 @@ def test_a_quarter_of_the_best_standard_error_on_25_modes():
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         fitted(GAUSSIAN, 4, **options)
+
+
+def test_a_model_that_gives_nan_is_told():
+    model = sd.from_x0(SDE, lambda x, t: jnp.where(x > 1.0, jnp.nan, 0.5 * x))
+    with pytest.raises(ValueError, match=r"UniPC.* is nan or inf for \d+ of \d+ starts"):
+        sd.fit(jax.random.key(0), model, SDE, (64, 2), nfe=3, **SMALL)
