@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -16,14 +17,28 @@ hypothesis.settings.register_profile("same", deadline=None, max_examples=30, der
 hypothesis.settings.register_profile("search", deadline=None, max_examples=300)
 hypothesis.settings.load_profile("same")
 
+# A process may map 65,530 regions of memory, of which every compiled program takes a dozen: a
+# worker that kept those of a thousand tests was aborted by the compiler.
+REGIONS = 30_000
 _tests = itertools.count(1)
 
 
 @pytest.fixture(autouse=True)
 def _compiled_programs_do_not_pile_up():
-    # A process may map 65,530 regions of memory, of which every compiled program takes a dozen: a
-    # worker that kept those of a thousand tests was aborted by the compiler.
     yield
-    if next(_tests) % 50 == 0:
+    if next(_tests) % 10 == 0 and _regions() > REGIONS:
         jax.clear_caches()
         gc.collect()
+
+
+def _regions():
+    maps = Path("/proc/self/maps")
+    return maps.read_bytes().count(b"\n") if maps.exists() else 0
+
+
+@pytest.fixture
+def quickly_compiled():
+    """Programs optimized less, in half the time: for tests of what does not depend on that."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

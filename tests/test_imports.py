@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "sde_diffusion"
 
-CORE = {"sdes", "prediction", "parameterization", "grids", "noise", "times", "choices"}
+CORE = {"sdes", "prediction", "parameterization", "grids", "noise", "times", "choices", "pytree"}
 ALLOWED = {
     **dict.fromkeys(CORE, CORE),
     "losses": CORE,

@@ -15,6 +15,7 @@ EDM by giving the schedulers EDM's own.
 """
 
 import argparse
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -315,7 +316,14 @@ def main() -> None:
         (args.out / "diffusers.json").write_text(
             json.dumps({"same_times": pairs, "best": best}, indent=1) + "\n"
         )
-        (args.out / "diffusers.md").write_text(table(best) + "\n" + table(pairs))
+        (args.out / "diffusers.md").write_text(table(best))
+        with (args.out / "pairs.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(pairs[0]))
+            writer.writeheader()
+            writer.writerows(
+                {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
+                for row in pairs
+            )
 
 
 if __name__ == "__main__":

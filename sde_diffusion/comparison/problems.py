@@ -37,6 +37,10 @@ class Problem:
     conditions: Callable[[np.ndarray], Mapping[str, Array]] | None = None
     size: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.size is not None and self.size < 2:
+            raise ValueError(f"Problem takes a size of at least 2 data, got {self.size}")
+
     def log_prob(self, x: Array) -> Array:
         """log p_0(x) in nats, [B]; ValueError where the data's distribution is not known."""
         if self.exact is None:

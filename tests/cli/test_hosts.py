@@ -25,6 +25,7 @@ def together(*arguments, cache, num=2, others=None):
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_NUM_CPU_DEVICES": "2",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # of the compiler: what processes do is the same
         "XDG_CACHE_HOME": str(cache),
     }
     processes = [

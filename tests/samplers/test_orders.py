@@ -173,6 +173,7 @@ def test_ddim_takes_the_same_path_for_every_sde(name):
         np.testing.assert_allclose(*ends, rtol=1e-6)
 
 
+@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize("name", ["vp", "ve", "subvp"])
 @pytest.mark.parametrize("corrector", [None, "langevin", "annealed_langevin"])
 @pytest.mark.parametrize(
