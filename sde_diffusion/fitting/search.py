@@ -72,11 +72,11 @@ def fit(
     `fine_steps` steps.
 
     model(x, t), or model(x, t, **conditions(rows)) for the starts number `rows` [B]. The fit stops
-    after `seconds`, compilation included, at the step that it is at; before that it depends on the
-    key alone. Of three phases the first two, in which samples far off count little, end where they
-    gain little more, and at these `shares` of the time at the latest. `jacobian` starts give the
-    curvature, `batch` go through the model at a time. `progress` is called with the seconds since
-    the start and the error so far.
+    after `seconds`, compilation included, at the step that it is at, but makes the fine solutions
+    and a step whatever they take; before that it depends on the key alone. Of three phases the
+    first two, in which samples far off count little, end where they gain little more, and at these
+    `shares` of the time at the latest. `jacobian` starts give the curvature, `batch` go through the
+    model at a time. `progress` is called with the seconds since the start and the error so far.
 
     Raises ValueError for nfe below 2, a stochastic solver, nfe that are not whole steps of it, a
     pool of fewer than N, or a model whose fine solution is not finite.
