@@ -36,9 +36,9 @@ def _regions():
     return maps.read_bytes().count(b"\n") if maps.exists() else 0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quickly_compiled():
-    """Programs optimized less, in half the time: for tests of what does not depend on that."""
+    """Programs optimized less, sooner: for files of tests of what does not depend on that."""
     jax.config.update("jax_disable_most_optimizations", True)
     yield
     jax.config.update("jax_disable_most_optimizations", False)

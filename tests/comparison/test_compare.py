@@ -215,14 +215,6 @@ def test_each_sample_has_its_own_condition_in_every_batch():
     np.testing.assert_allclose(made.x[:, 0], np.arange(10), atol=1e-5)
 
 
-@pytest.mark.slow
-def test_all_is_every_solver_and_each_gives_finite_samples():
-    rows = compare("mixture2d", "all", (6,), num=64, metrics=["mean_error"])
-    assert {r["solver"].partition("[")[0] for r in rows} == set(samplers.SOLVERS)
-    assert all(r["finite"] == 1.0 for r in rows)
-    assert all(r["nfe"] <= 6 for r in rows if r["budget"] is not None)
-
-
 @dataclasses.dataclass(frozen=True)
 class Broken(samplers.DDIM):
     """DDIM that loses one sample."""

@@ -9,6 +9,8 @@ import sde_diffusion as sd
 from sde_diffusion import samplers
 from sde_diffusion.samplers.one import jacobian_one
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SDE = sd.VP()
 
 

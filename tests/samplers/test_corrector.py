@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import sde_diffusion as sd
-from sde_diffusion import samplers
+from sde_diffusion import grids, samplers
+from sde_diffusion.sdes import KINDS
 
 SDE = sd.VP()
 VARIANCES = jnp.array([0.4, 0.1])
@@ -58,3 +59,26 @@ def test_a_corrector_brings_a_wrong_start_to_the_process(predictor, corrector):
     ).x
     var = SDE.alpha(0.3) ** 2 * VARIANCES + SDE.sigma(0.3) ** 2
     np.testing.assert_allclose(jnp.var(made, axis=0), var, rtol=0.2)
+
+
+@pytest.mark.parametrize("name", ["vp", "ve", "subvp"])
+@pytest.mark.parametrize("corrector", [None, "langevin", "annealed_langevin"])
+@pytest.mark.parametrize(
+    "predictor", ["euler", "euler_maruyama", "reverse_diffusion", "ancestral", "ddim", "heun"]
+)
+def test_any_predictor_with_any_corrector_carries_the_prior_to_the_data(predictor, corrector, name):
+    sde, dimension = KINDS[name](), 64  # norms of Langevin's steps concentrate in many dimensions
+    exact = sd.analytic.Gaussian.of(jnp.full(dimension, 0.5), jnp.full(dimension, 0.4))
+    solver = samplers.SOLVERS[predictor]()
+    if corrector is not None:
+        solver = samplers.PredictorCorrector(solver, samplers.CORRECTORS[corrector](snr=0.1))
+    made = sd.sample(
+        jax.random.key(1),
+        exact.model(sde),
+        sde,
+        (200, dimension),
+        solver=solver,
+        grid=grids.log_snr(sde, 600),  # in fewer steps Euler would not be near the data
+    ).x
+    assert np.mean(made) == pytest.approx(0.5, abs=0.02)
+    assert np.var(made - np.mean(made, 0)) == pytest.approx(0.4, rel=0.1)

@@ -11,6 +11,8 @@ import pytest
 import sde_diffusion as sd
 from sde_diffusion import grids, noise, samplers
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SDE = sd.VP()
 MIXTURE = sd.analytic.GaussianMixture.of(jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 0.3)
 KEYS = noise.sample_keys(jax.random.key(0), 2)
