@@ -50,7 +50,7 @@ def corrected(steps: int) -> samplers.Solver:
 def fitted(steps: int) -> samplers.Solver:
     """A non-stationary solver of `steps` steps, the last of which denoises."""
     times = grids.log_snr(SDE, steps - 1)
-    theta = family.as_multistep(samplers.DPMpp2M(), SDE, times)
+    theta = family.as_multistep(samplers.DPMSolverPP2M(), SDE, times)
     return family.settle(family.multistep(steps)(SDE, theta))
 
 

@@ -318,7 +318,7 @@ def main() -> None:
         )
         (args.out / "diffusers.md").write_text(table(best))
         with (args.out / "pairs.csv").open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(pairs[0]))
+            writer = csv.DictWriter(file, list(pairs[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(
                 {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
