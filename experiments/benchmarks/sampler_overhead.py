@@ -1,6 +1,6 @@
 """Wall time of sample() over as many jitted forward calls of the same network as it makes.
 
-    python experiments/benchmarks/sampler_overhead.py [--repeats 5] [--solvers "NAME;NAME"]
+    python experiments/benchmarks/sampler_overhead.py [--repeats 5] [--solvers NAME,NAME]
         [--json overhead.json]
 
 Every solver with a fixed grid, one with a corrector, and one with coefficients as `fit` leaves them
@@ -57,11 +57,11 @@ def fitted(steps: int) -> samplers.Solver:
 # A solver by its number of steps.
 SOLVERS = {
     **{
-        name: functools.partial(lambda kind, steps: kind(), kind)
+        name: lambda steps, kind=kind: kind()
         for name, kind in samplers.SOLVERS.items()
         if not kind.adaptive
     },
-    "ddim, langevin": corrected,
+    "ddim+langevin": corrected,
     "fitted": fitted,
 }
 
@@ -113,7 +113,7 @@ def measure(model, forward, shape, make, budget: int, more: bool, repeats: int) 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--solvers", help="names between ;, all unless given")
+    parser.add_argument("--solvers", help="names between commas, all unless given")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
 
@@ -127,7 +127,7 @@ def main() -> None:
         params = jax.jit(network.init)(jax.random.key(0), x, label)
         model = sd.from_network(SDE, network.apply, params, "ddpm")
         forward = functools.partial(jax.jit(network.apply), params, x, label)
-        for solver_name in args.solvers.split(";") if args.solvers else SOLVERS:
+        for solver_name in args.solvers.split(",") if args.solvers else SOLVERS:
             make = SOLVERS[solver_name]
             row = measure(model, forward, shape, make, budget, more, args.repeats)
             rows.append({"network": name, "solver": solver_name, **row})

@@ -10,6 +10,8 @@ network evaluation counts. Two questions:
 1. On the very times of a scheduler, what is our solver of the same name to it? Ratio of errors.
 2. At an equal number of evaluations, what is our best standard solver and grid to diffusers' best?
 
+--out leaves diffusers.json, the best as a table, and every pair of the first question in pairs.csv.
+
 diffusers' discrete chain of 1,000 betas is that of VP(0.1, 20), its noise levels are continued to
 EDM by giving the schedulers EDM's own.
 """

@@ -13,7 +13,7 @@ from sde_diffusion.sdes import SDE, Array, Time, expand
 
 
 class Exact(abc.ABC):
-    """A distribution of x_0 whose noised versions p_t are known; a kind is a pytree.
+    """A distribution of x_0 whose noised versions p_t are known; a kind is a `pytree`.
 
     Samples are [B, *event], times [] or [B], where sigma is above 0: at sigma = 0, as EDM has it at
     t = 0, what is asked for may be nan.

@@ -21,8 +21,8 @@ def bits_per_dim(
 
     For data in whole numbers only, which are dequantized with uniform noise, so that what comes
     out bounds the bits/dim of the numbers themselves from above. A run has the data that it was
-    trained on and no other. RK4 in about STEPS steps,
-    Hutchinson's divergence with one Rademacher probe.
+    trained on and no other. RK4 in about STEPS steps, Hutchinson's divergence with one Rademacher
+    probe.
     """
     rows = np.random.default_rng(seed).permutation(len(source))[:num]
     scaling, process = build.scaling(config, source), build.sde(config)

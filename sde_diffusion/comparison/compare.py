@@ -174,9 +174,9 @@ def _truth(problem: Problem, measures: dict[str, Any], num: int, seed: int, batc
         ends = measure.fine_exact(problem, key, num, batch, own)
         truncation, score_error = part(exact, ends, seed), part(reference, exact, seed)
     # Sets that share rows are nearer than two of one distribution: each pair is one draw in halves.
-    half = _floor_num(problem, num)
-    pairs = [np.split(np.asarray(problem.data(draw, 2 * half)), 2) for draw in draws[1:]]
-    sets = [part for pair in pairs for part in pair]
+    pair = 2 * _floor_num(problem, num)
+    drawn = [np.asarray(problem.data(draw, pair)) for draw in draws[1:]]
+    sets = [half for rows in drawn for half in np.split(rows, 2)]
     floors = {
         f"{name}_floor": distances.floor(f, sets.__getitem__, seed, FLOORS)[0]
         for name, f in measures.items()
@@ -199,12 +199,17 @@ def _floor_num(problem: Problem, num: int) -> int:
 
 
 def _require_finite(problem: Problem, reference: np.ndarray) -> None:
-    finite = np.isfinite(reference.reshape(len(reference), -1)).all(axis=-1)
+    finite = _finite(reference)
     if not finite.all():
         raise ValueError(
             f"problem {problem.name!r}: the fine solution of its flow, {measure.FINE} steps of RK4 "
             f"from t_max to t_min, is nan or inf for {np.sum(~finite)} of {len(finite)} starts"
         )
+
+
+def _finite(x: np.ndarray) -> np.ndarray:
+    """Whether each sample of [N, *event] is, [N]."""
+    return np.isfinite(x.reshape(len(x), -1)).all(axis=-1)
 
 
 def _told(candidate: Candidate) -> dict[str, Any]:
@@ -230,7 +235,7 @@ def _row(
     from sde_diffusion.metrics import distances
 
     made = measure.run(problem, candidate, jax.random.key(seed), num, batch)
-    finite = np.isfinite(made.x.reshape(num, -1)).all(axis=-1)
+    finite = _finite(made.x)
     solver = candidate.solver
     row: Row = {
         "solver": candidate.label,

@@ -38,15 +38,15 @@ def run(problem: Problem, candidate: Candidate, key: Array, num: int, batch: int
     """The candidate's samples 0, ..., num - 1, timed after compilation, a short run once warm."""
     batch = min(batch, num)
     call = _sampler(problem, candidate.solver, candidate.times, batch)
-    calls = [*_calls(problem, problem.model, key, num, batch)]
+    arguments = [*_arguments(problem, problem.model, key, num, batch)]
     clock = time.perf_counter()
     with without_compilation_cache():
-        compiled = jax.jit(call).lower(*calls[0]).compile()
+        compiled = jax.jit(call).lower(*arguments[0]).compile()
     compile_seconds = time.perf_counter() - clock
 
     def whole() -> tuple[list[Any], float]:
         clock = time.perf_counter()
-        made = jax.block_until_ready([compiled(*given) for given in calls])
+        made = jax.block_until_ready([compiled(*given) for given in arguments])
         return made, time.perf_counter() - clock
 
     made, seconds = whole()
@@ -112,7 +112,7 @@ def _ends(
     batch = min(batch, num)
     # Not jitted as a whole: what `sample` has compiled for one model serves others like it.
     call = _sampler(problem, RK4(), times, batch)
-    made = [call(*given)[0] for given in _calls(problem, model, key, num, batch, start)]
+    made = [call(*given)[0] for given in _arguments(problem, model, key, num, batch, start)]
     return np.concatenate(made)[:num]
 
 
@@ -135,7 +135,7 @@ def _sampler(problem: Problem, solver: Solver, times: Array, batch: int) -> Call
     return sampler
 
 
-def _calls(
+def _arguments(
     problem: Problem,
     model: Callable[..., Prediction],
     key: Array,
