@@ -290,7 +290,7 @@ def _flow(
         state = solver.step(keys, counted, sde, state, *ends)
         return state, counted.calls
 
-    state, calls = jax.lax.scan(step, solver.init(x), (times[:-1], times[1:]))
+    state, calls = jax.lax.scan(step, solver.init(x, times), (times[:-1], times[1:]))
     return state.x, jnp.sum(calls, axis=0)
 
 

@@ -67,8 +67,8 @@ mend; the class says why.
 `evaluations` are those of a step; `sample` adds one that denoises. `draws on` is the noise of a
 step, in Gaussians of the sample's shape, and of how many steps before a multistep method uses the
 evaluations. A solver works on every SDE unless its row says otherwise. The numbers in DEIS, PNDM,
-UniPC, RES, SA-Solver, SEEDS and ParaDiGMS are those by which the authors' own code, or other public
-code, refers to them.
+UniPC, RES, SA-Solver, SEEDS and ParaDiGMS, and the sections of DPM-Solver++ and of Hochbruck &
+Ostermann 2005, are those by which the authors' own code, or other public code, refers to them.
 """
 ADAPTIVE = """
 ## Adaptive
@@ -98,12 +98,13 @@ def name_of(solver: Solver) -> str:
 
 
 def source(solver: Solver) -> str:
-    """The sentence of the docstring that names a paper, from the first author on."""
+    """The sentence of the docstring that names a paper, from the first author on, or some code."""
     text = " ".join((inspect.getdoc(type(solver)) or "").split())
     name = r"[A-Z][\w\u00c0-\u017f-]+"
     found = re.search(rf"{name}(?: & {name}| et al\.)? (?:18|19|20)\d\d", text)
     if not found:
-        return "k-diffusion" if "k-diffusion" in text else "textbook"
+        code = re.search(r"`\w+` of k-diffusion", text)
+        return code[0] if code else "textbook"
     sentence = re.split(r"\. (?=[A-Z][a-z]* )", text[found.start() :])[0].rstrip(".")
     # Up to a parenthesis that was opened before.
     depth = list(itertools.accumulate((c == "(") - (c == ")") for c in sentence))
@@ -165,14 +166,14 @@ def draws(solver: Solver) -> list[str]:
         mock.patch.object(noise, "increments", draw_increments),
         mock.patch.object(jax.random, "uniform", draw_uniform),
     ):
-        jax.eval_shape(lambda x: walk(solver, solver.init(x), TIMES[:2]), jnp.ones((1, 2)))
+        jax.eval_shape(lambda x: walk(solver, solver.init(x, TIMES), TIMES[:2]), jnp.ones((1, 2)))
     return [f"{count} {name}{'s' * (count > 1)}" for name, count in counts.items() if count]
 
 
 def values_before(solver: Solver) -> int:
     """How many of the arrays that the state holds beside the sample the next one depends on."""
     x = jnp.ones((1, 2))
-    state = solver.init(x)
+    state = solver.init(x, TIMES)
     held = [leaf.shape == x.shape and leaf is not x for leaf in jax.tree.leaves(state)]
     if not any(held):
         return 0

@@ -14,6 +14,7 @@ from sde_diffusion.samplers.corrector import (
     PredictorCorrector,
 )
 from sde_diffusion.samplers.euler import Euler, EulerMaruyama, ReverseDiffusion
+from sde_diffusion.samplers.fast import DPMSolverFast
 from sde_diffusion.samplers.fitted import Fitted, FittedGrid
 from sde_diffusion.samplers.heun import EDMSampler, Heun
 from sde_diffusion.samplers.multistep import DEIS, IPNDM, DPMSolverPP2M, DPMSolverPP3M
@@ -44,6 +45,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "rk4": RK4,
     "dpm_2s": DPMSolver2S,
     "dpm_3s": DPMSolver3S,
+    "dpm_fast": DPMSolverFast,
     "dpmpp_2s": DPMSolverPP2S,
     "dpmpp_2m": DPMSolverPP2M,
     "dpmpp_3m": DPMSolverPP3M,
@@ -93,6 +95,7 @@ __all__ = [
     "BlackBox",
     "DPMSolver2S",
     "DPMSolver3S",
+    "DPMSolverFast",
     "DPMSolverPP2M",
     "DPMSolverPP2S",
     "DPMSolverPP3M",

@@ -196,7 +196,8 @@ class DPMSolverPP3M(_Multistep):
     P(u) has half of its integral 2 q phi_3, so the third order that the name promises is not there
     (2.08 is measured), yet on few steps, where extrapolation is the danger, the smaller weight has
     the smaller error. The exact weight is `UniPC(p=3, corrector=False)`, of order 3. The second
-    and the last step are those of 2M. Lu et al. 2022 (DPM-Solver++), and its authors' code.
+    and the last step are those of 2M. Lu et al. 2022 (DPM-Solver++), as
+    `multistep_dpm_solver_third_update` of its authors' code has it.
     """
 
     view = "x0"

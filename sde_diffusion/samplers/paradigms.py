@@ -143,8 +143,9 @@ def _moved(old: Any, new: Any) -> Array:
     """The root mean square of a change, [W, B]: the greatest of the state's."""
 
     def change(a: Array, b: Array) -> Array:
-        if b.ndim < new.x.ndim:  # a coefficient of the solver's, which has settled or has not
-            return jnp.where(a == b, 0.0, jnp.inf)[1:]
+        if b.shape != new.x.shape:  # coefficients of the solver's, which have settled or have not
+            settled = jnp.all(a == b, axis=tuple(range(2, b.ndim)))
+            return jnp.where(settled, 0.0, jnp.inf)[1:]
         return jnp.sqrt(jnp.mean((b - a)[1:] ** 2, axis=tuple(range(2, b.ndim))))
 
     changes = jax.tree.leaves(jax.tree.map(change, old, new))

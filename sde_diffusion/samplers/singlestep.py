@@ -100,7 +100,7 @@ class _ThreeStages(Exponential):
         x_3 = exponential Euler to u_3 + scale h (gamma c2 phi_2(c2 z) + c3^2 / c2 phi_2(c3 z)) D_2
         x_s = exponential Euler + scale h phi_2(z) (gamma D_2 + D_3) / (gamma c2 + c3)
 
-    with 2 (gamma c2 + c3) = 3 (gamma c2^2 + c3^2). Hochbruck & Ostermann 2005.
+    with 2 (gamma c2 + c3) = 3 (gamma c2^2 + c3^2). Hochbruck & Ostermann 2005, sec. 5.
     """
 
     order = 3
@@ -142,8 +142,8 @@ class DPMSolver3S(_ThreeStages):
         x_3 = exponential Euler to u_3 - sigma_{u_3} h 4/3 phi_2(2/3 h) D_2
         x_s = alpha_s / alpha_t x_t - sigma_s h (phi_1(h) eps(x_t, t) + 3/2 phi_2(h) D_3)
 
-    Every step is of order 3, without the steps of order 2 and 1 with which DPM-Solver-fast uses up
-    its budget (sec. 3.3 of the paper). Lu et al. 2022 (DPM-Solver), algorithm 2.
+    Every step is of order 3: `DPMSolverFast` uses up a budget with steps of order 2 and 1.
+    Lu et al. 2022 (DPM-Solver), algorithm 2.
     """
 
     view = "eps"
@@ -161,7 +161,7 @@ class RES3S(_ThreeStages):
         x_s = sigma_s / sigma_t x_t
               + alpha_s h (phi_1(-h) x0(x_t, t) + phi_2(-h) (4 D_2 + D_3) / 3)
 
-    Zhang et al. 2023 (RES); Hochbruck & Ostermann 2005.
+    Zhang et al. 2023 (RES); Hochbruck & Ostermann 2005, sec. 5.
     """
 
     view = "x0"

@@ -125,8 +125,8 @@ class SDEDPMSolverPP2M(_NoisyMultistep, DPMSolverPP2M):
 
         x_s = exponential Euler with noise + alpha_s (1 - exp(-(1 + eta) h)) d1 / 2
 
-    d1 is that of `multistep`; eta = 0 is DPM-Solver++(2M). Lu et al. 2022 (DPM-Solver++), who have
-    eta = 1; with eta as k-diffusion has it.
+    d1 is that of `multistep`; eta = 0 is DPM-Solver++(2M). Lu et al. 2022 (DPM-Solver++), sec. 5,
+    who have eta = 1; with eta as `sample_dpmpp_2m_sde` of k-diffusion has it.
     """
 
 
@@ -135,7 +135,8 @@ class SDEDPMSolverPP3M(_NoisyMultistep, DPMSolverPP3M):
     """DPM-Solver++(3M) of the SDE, of weak order 2 and strong order 1 with one evaluation a step.
 
     x_s = exponential Euler with noise + (1 + eta) alpha_s h (phi_2 (d1 + d2) + q phi_3 d2), with
-    phi at -(1 + eta) h: like `DPMSolverPP3M`, which it is at eta = 0. From k-diffusion.
+    phi at -(1 + eta) h: like `DPMSolverPP3M`, which it is at eta = 0. No paper has it: it is
+    `sample_dpmpp_3m_sde` of k-diffusion.
     """
 
 

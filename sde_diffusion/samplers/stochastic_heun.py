@@ -36,7 +36,8 @@ class StochasticHeun(Solver):
         D(x, t) = (t - s) [f x - g^2 score] - g sqrt(t - s) z
         x_e = x_t - D(x_t, t);   x_s = x_t - (D(x_t, t) + D(x_e, s)) / 2
 
-    Since the noise is additive, the Ito and the Stratonovich reading are one. Ruemelin 1982.
+    Since the noise is additive, the Ito and the Stratonovich reading are one. Ruemelin 1982; it is
+    the step x'' of Jolicoeur-Martineau et al. 2021, algorithm 1.
     """
 
     order = 2

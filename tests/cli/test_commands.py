@@ -1,6 +1,7 @@
 """train, sample and evaluate, as a user calls them."""
 
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
@@ -95,10 +96,11 @@ def test_a_solver_may_be_written_with_its_fields(trained, call, tmp_path):
     assert np.any(short != sampled(trained, call, out, "--num", 3, "--solver", "ddim")["x"])
 
 
-def test_evaluate_prints_and_writes_its_report(trained, call):
-    code, printed, _ = call("evaluate", "--workdir", trained)
+def test_evaluate_prints_and_writes_its_report(trained, call, tmp_path):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    code, printed, _ = call("evaluate", "--workdir", workdir)
     assert code == 0
-    report = json.loads((trained / "evaluation.json").read_text())
+    report = json.loads((workdir / "evaluation.json").read_text())
     for name in ("agreement", "frechet", "frechet_halves", "precision", "recall", "bits_per_dim"):
         assert name in printed
         assert np.isfinite(report[name])

@@ -169,6 +169,17 @@ class TestKL:
         assert kl(np.zeros((20, 2)), np.zeros(20)) == np.inf
         assert kl(x, np.full(20, -np.inf)) == np.inf
 
+    @pytest.mark.parametrize(("dimension", "least", "most"), [(1, 3.9, 4.3), (64, 0.0, 0.3)])
+    def test_of_a_coordinate_a_hundred_times_too_narrow_is_seen_in_few_dimensions_only(
+        self, dimension, least, most
+    ):
+        # Of log 100 - 1/2 = 4.1 nats, which is why `compare` has it up to three dimensions.
+        exact = normal(0, 1000, dimension)
+        narrow = exact.copy()
+        narrow[:, 0] *= 0.01
+        of_exact, of_narrow = (kl(x, stats.norm().logpdf(x).sum(axis=1)) for x in (exact, narrow))
+        assert least < of_narrow - of_exact < most
+
     @pytest.mark.parametrize(
         ("log_p", "k", "message"),
         [

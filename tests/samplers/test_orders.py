@@ -16,6 +16,7 @@ EXPONENTIAL = [
     samplers.EDMSampler(),
     samplers.DPMSolver2S(),
     samplers.DPMSolver3S(),
+    samplers.DPMSolverFast(),
     samplers.DPMSolverPP2S(),
     samplers.DPMSolverPP2M(),
     samplers.DPMSolverPP3M(),

@@ -37,7 +37,9 @@ def draw(solver, sde=SDE, batch=4, model=None, **options):
         (samplers.DDIM(), sd.EDM(), 20),
         (samplers.Heun(), SDE, 12),
         (samplers.DPMSolverPP2M(), SDE, 20),
-        (samplers.UniPC(), SDE, 38),  # the values before arrive a round late, and it has three
+        # What else they carry, of the two or three steps before, arrives a round late for each.
+        (samplers.DPMSolverFast(), SDE, 38),
+        (samplers.UniPC(), SDE, 38),
     ],
     ids=lambda value: type(value).__name__,
 )
