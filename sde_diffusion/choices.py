@@ -12,7 +12,7 @@ def unknown(what: str, given: str, known: Collection[str]) -> str:
     """One line: what was given, the nearest known name, and all of them."""
     near = difflib.get_close_matches(str(given), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"unknown {what} {given!r}{hint} (choices: {', '.join(known)})"
+    return f"unknown {what} {given!r}{hint} (choices: {', '.join(known) or 'none'})"
 
 
 def require_known(what: str, given: str, known: Collection[str]) -> None:
