@@ -28,11 +28,9 @@ OF_ORDER = {1: samplers.DDIM(), 2: samplers.DPMSolver2S(), 3: samplers.DPMSolver
 
 
 def draw(sde, grid, solver, **options):
-    made = sd.sample(
-        *(jax.random.key(0), EXACT.model(sde), sde, (5, 2)),
-        **{"solver": solver, "grid": grid, "denoise_last": False, **options},
-    )
-    return made
+    model, shape = EXACT.model(sde), (5, 2)
+    options = {"solver": solver, "grid": grid, "denoise_last": False, **options}
+    return sd.sample(jax.random.key(0), model, sde, shape, **options)
 
 
 @pytest.mark.parametrize("n", BLOCKS)
