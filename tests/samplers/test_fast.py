@@ -19,10 +19,7 @@ BLOCKS = {
     3: [2, 1],
     4: [3, 1],
     5: [3, 2],
-    6: [3, 2, 1],
-    7: [3, 3, 1],
-    8: [3, 3, 2],
-    12: [3, 3, 3, 2, 1],
+    9: [3, 3, 2, 1],
 }
 OF_ORDER = {1: samplers.DDIM(), 2: samplers.DPMSolver2S(), 3: samplers.DPMSolver3S()}
 
@@ -33,14 +30,13 @@ def draw(sde, grid, solver, **options):
     return sd.sample(jax.random.key(0), model, sde, shape, **options)
 
 
-@pytest.mark.parametrize("n", BLOCKS)
-@pytest.mark.parametrize("name", SDES)
+@pytest.mark.parametrize(("name", "n"), [*(("vp", n) for n in BLOCKS), ("ve", 5), ("flow", 5)])
 def test_on_steps_equal_in_log_snr_it_is_the_singlestep_solvers_one_after_the_other(name, n):
     with jax.enable_x64(True):
         sde = SDES[name]
         grid = grids.log_snr(sde, n)
-        made = draw(sde, grid, samplers.DPMSolverFast())
-        x = draw(sde, grid, samplers.DDIM(), trajectory=True).trajectory[0]
+        made = draw(sde, grid, samplers.DPMSolverFast(), trajectory=True)
+        x = made.trajectory[0]
         ends = np.cumsum([0, *BLOCKS[n]])
         for order, i, j in zip(BLOCKS[n], ends[:-1], ends[1:], strict=True):
             x = draw(sde, grid[np.array([i, j])], OF_ORDER[order], x_init=x).x
