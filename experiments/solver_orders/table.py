@@ -67,8 +67,9 @@ mend; the class says why.
 `evaluations` are those of a step; `sample` adds one that denoises. `draws on` is the noise of a
 step, in Gaussians of the sample's shape, and of how many steps before a multistep method uses the
 evaluations. A solver works on every SDE unless its row says otherwise. The numbers in DEIS, PNDM,
-UniPC, RES, SA-Solver, SEEDS and ParaDiGMS, and the sections of DPM-Solver++ and of Hochbruck &
-Ostermann 2005, are those by which the authors' own code, or other public code, refers to them.
+UniPC, RES, SA-Solver, SEEDS and ParaDiGMS, and the section of DPM-Solver++, are those by which the
+authors' own code, or other public code, refers to them; so is the section of Hochbruck & Ostermann
+2005, for their method of order 4.
 """
 ADAPTIVE = """
 ## Adaptive
