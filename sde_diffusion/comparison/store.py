@@ -29,16 +29,14 @@ def load(path: Path) -> list[Row]:
         raise ValueError(
             f"{path} is not the results of a comparison: choose another folder, or remove it"
         ) from None
-    # null stands for what is not a number; but an adaptive solver has no budget, which is None.
-    return [
-        {k: math.nan if v is None and k != "budget" else v for k, v in row.items()} for row in rows
-    ]
+    # An adaptive solver has no budget, which is None and not nan.
+    return [{k: v if k == "budget" else _of_json(v) for k, v in row.items()} for row in rows]
 
 
 def save(folder: Path, rows: Sequence[Row]) -> None:
-    """Write results.json and results.csv, each in one move; what is not a number becomes null."""
+    """Write results.json and results.csv, each in one move; nan becomes null, and inf a text."""
     folder.mkdir(parents=True, exist_ok=True)
-    plain = [{k: None if _is_nan(v) else v for k, v in row.items()} for row in rows]
+    plain = [{k: _to_json(v) for k, v in row.items()} for row in rows]
     _write(folder / "results.json", json.dumps({"rows": plain}, indent=1) + "\n")
     names = list(dict.fromkeys(name for row in rows for name in row))
     partial = folder / "results.csv.tmp"
@@ -55,5 +53,13 @@ def _write(path: Path, text: str) -> None:
     os.replace(partial, path)
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)
+def _to_json(value: Any) -> Any:
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return None if math.isnan(value) else str(value)
+
+
+def _of_json(value: Any) -> Any:
+    if value is None:
+        return math.nan
+    return float(value) if value in ("inf", "-inf") else value
