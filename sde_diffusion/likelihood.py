@@ -27,7 +27,7 @@ from jax.tree_util import Partial
 from sde_diffusion import noise
 from sde_diffusion.choices import require_known
 from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers import Model, Solver
+from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import SDE, Array, expand
 
 PROBES: dict[str, Callable[..., Array]] = {
@@ -284,14 +284,8 @@ def _flow(
     """x carried along the times [n + 1], in either direction, and the evaluations, [] or [B]."""
     # A deterministic solver draws nothing from its keys.
     keys = noise.sample_keys(jax.random.key(0), len(x))
-
-    def step(state, ends):
-        counted = Model(model)
-        state = solver.step(keys, counted, sde, state, *ends)
-        return state, counted.calls
-
-    state, calls = jax.lax.scan(step, solver.init(x, times), (times[:-1], times[1:]))
-    return state.x, jnp.sum(calls, axis=0)
+    made = solver.solve(keys, model, sde, x, times)
+    return made.x, made.nfe
 
 
 def _with_divergence(

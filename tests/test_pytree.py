@@ -61,9 +61,9 @@ def test_jit_compiles_for_each_class():
         traced.append(type(value).__name__)
         return value.by
 
-    for number in range(60):
-        # As many pairs as take 1 - (1 - 1/64)^60 = 61 % to show a structure that equals another.
+    for number in range(200):
+        # As many pairs as take 1 - (1 - 1/64)^200 = 96 % to show a structure that equals another.
         made = [pytree(type(f"{n}{number}", (), {"__annotations__": {"by": float}})) for n in "ab"]
         for kind in made:
             name(kind(1.0))
-    assert len(traced) == len(set(traced)) == 120
+    assert len(traced) == len(set(traced)) == 400

@@ -272,7 +272,7 @@ def study(name: str, label: str, num: int) -> tuple[list[dict], list[dict]]:
             }
         )
         print(best[-1], flush=True)
-        # Each compiled program holds memory maps, of which a process has 65,530.
+        # Each compiled program holds memory maps, of which Linux gives a process 65,530.
         jax.clear_caches()
     return pairs, best
 

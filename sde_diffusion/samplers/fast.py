@@ -12,7 +12,7 @@ from sde_diffusion.sdes import SDE, Array
 
 
 class FastState(NamedTuple):
-    """The sample, eps at the start of its block and the bend since, all [B, *event]; the grid."""
+    """The sample, eps at the start of its block and the last bend, all [B, *event]; the grid."""
 
     x: Array
     eps: Array
@@ -22,7 +22,7 @@ class FastState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class DPMSolverFast(Exponential):
-    """DPM-Solver-3 in blocks of three steps of the grid, with one of order 2 or 1 at the end.
+    """DPM-Solver-3 in blocks of three steps of the grid, and lower orders at the end.
 
         orders of n steps: 3, ..., 3, 1 or 3, ..., 3, 2, and 3, ..., 3, 2, 1 where 3 divides n
         x_s = exponential Euler with eps_b + B_s,   B_s = scale h w (eps(x_t, t) - eps_b) / r
@@ -53,9 +53,9 @@ class DPMSolverFast(Exponential):
         # t is a time of the grid. Looked up, not counted, it is known to a step that starts
         # anywhere, as those of ParaDiGMS do.
         i, n = jnp.argmax(grid == t), jnp.argmax(grid == grid[-1])
-        done = jnp.where((n % 3 == 0) & (i == n - 1), 0, i % 3)
-        pair = (done == 1) & ((i == n - 1) | ((n % 3 == 0) & (i == n - 2)))
-        first = done == 0
+        alone = n % 3 == 0  # is the last step, then; a block of two comes before it
+        done = jnp.where(alone & (i == n - 1), 0, i % 3)
+        first, pair = done == 0, (done == 1) & (i == n - 1 - alone)
 
         eps = jnp.where(first, prediction.eps, state.eps)
         alpha = jnp.where(first, 1.0, sde.alpha(t))
@@ -69,5 +69,4 @@ class DPMSolverFast(Exponential):
         part = jnp.where(known, gap, 1.0) * jnp.where(known, span.rate, 1.0)
         weight = jnp.where(pair, 0.5 * phi(1, span.z), phi(2, span.z)) / part
         bend = span.scale * span.h * weight * (prediction.eps - eps)
-        ends = pair | (done == 2)
-        return FastState(x + bend, eps, jnp.where(ends, 0.0, bend), grid)
+        return FastState(x + bend, eps, bend, grid)

@@ -7,7 +7,7 @@ import jax
 import pytest
 
 pytest.importorskip("diffusers", reason="diffusers is in the extra `bench`")
-pytestmark = pytest.mark.filterwarnings("ignore")
+pytestmark = pytest.mark.filterwarnings("ignore:__array_")
 SCRIPT = Path(__file__).parents[2] / "experiments" / "compare_solvers" / "diffusers_schedulers.py"
 
 
