@@ -25,11 +25,14 @@ METRICS = (
     "energy_distance",
     "mmd",
     "kl",
+    "kl_pushforward",
     "mean_error",
     "covariance_error",
 )
 # Dimensions up to which the entropy of samples can be estimated from their neighbours.
 KL_DIMENSIONS = 3
+# Dimensions up to which kl_pushforward is measured unasked: it costs as much as so many samplers.
+PUSHFORWARD_DIMENSIONS = 64
 # Samples of the data by which a problem is known again.
 PROBES = 8
 # Pairs of sets of the data of which a floor is the mean.
@@ -58,12 +61,16 @@ def compare(
     `problem` is a name of `comparison.problems.PROBLEMS`, under `sde` (VP unless given), or a
     `Problem`. `solvers` are names, as "heun" or "ddim(eta=0.5)", or values; `nfe` counts every
     evaluation, the last one that denoises included. `metrics` are all of METRICS unless given,
-    `kl` where the density is known and the dimensions are few. A metric compares `num` samples
-    with as many of the data, with a 95 % interval (`_low`, `_high`) and its floor (`_floor`), its
-    value between two sets of `floor_num` of the data that share none. `rms` is, for a deterministic
-    solver, the distance of each sample to where the flow takes the same start. `discretization`,
-    `truncation` and `score_error` are the parts of the error, by PART_METRIC. A row whose samples
-    are not all finite is kept, with nan.
+    of the two KL divergences at most one, where the density of the data is known: `kl` in up to
+    three dimensions, from the samples alone, and `kl_pushforward` in up to 64, for solvers that are
+    deterministic and make the steps of the grid, by the density of what they make. That one is a
+    lower bound where `kl_pushforward_folded`, the share of samples whose sign (see `pushforward`)
+    is the rarer one, is above zero. A metric compares `num` samples with as many of the data, with
+    a 95 % interval (`_low`, `_high`) and its floor (`_floor`), its value between two sets of
+    `floor_num` of the data that share none. `rms` is, for a deterministic solver, the distance of
+    each sample to where the flow takes the same start. `discretization`, `truncation` and
+    `score_error` are the parts of the error, by PART_METRIC. A row whose samples are not all
+    finite is kept, with nan.
 
     With `out`, a folder: results.json, results.csv, pictures and report.html are written there,
     and rows that it already holds, of the same problem, are not measured again.
@@ -77,7 +84,7 @@ def compare(
     elif sde is not None:
         raise ValueError("sde: a Problem has its own")
     if metrics is None:
-        metrics = [name for name in METRICS if name != "kl" or _has_kl(problem)]
+        metrics = _usual(problem)
     measures = _measures(problem, (*metrics, PART_METRIC))
     todo = candidates(solvers, nfe, grids, problem.sde)
     folder = None if out is None else Path(out)
@@ -133,12 +140,26 @@ class _Truth(NamedTuple):
     common: dict[str, Any]
 
 
-def _has_kl(problem: Problem) -> bool:
-    return problem.exact is not None and math.prod(problem.event) <= KL_DIMENSIONS
+def _usual(problem: Problem) -> list[str]:
+    """The metrics that are measured where none are given."""
+    size = math.prod(problem.event)
+    fits = {
+        "kl": size <= KL_DIMENSIONS,
+        "kl_pushforward": KL_DIMENSIONS < size <= PUSHFORWARD_DIMENSIONS,
+    }
+    usual = [name for name in METRICS if fits.get(name, True)]
+    return usual if _has_density(problem) else [name for name in usual if name not in fits]
+
+
+def _has_density(problem: Problem) -> bool:
+    """Whether the data has one that is known: that of single points is not finite there."""
+    if problem.exact is None:
+        return False
+    return bool(jnp.all(jnp.isfinite(problem.log_prob(problem.data(jax.random.key(0), PROBES)))))
 
 
 def _measures(problem: Problem, names: Sequence[str]) -> dict[str, Any]:
-    """f(x, y, seed) for each metric; `kl` takes x alone, and the exact density."""
+    """f(x, y, seed) for each metric of two sets; `kl` takes x alone, and the exact density."""
     from sde_diffusion.metrics import distances
 
     log_prob = jax.jit(problem.log_prob)
@@ -146,12 +167,17 @@ def _measures(problem: Problem, names: Sequence[str]) -> dict[str, Any]:
     def kl(x: Any, y: Any, seed: int) -> float:
         return distances.kl(x, np.asarray(log_prob(x)))
 
-    known = dict(distances.DISTANCES)
-    if _has_kl(problem):
-        known["kl"] = kl
-    elif "kl" in names:
-        raise ValueError(f"metric 'kl' needs an exact density in up to {KL_DIMENSIONS} dimensions")
-    return {name: choose("metric", name, known) for name in dict.fromkeys(names)}
+    known = {**distances.DISTANCES, "kl": kl, "kl_pushforward": None}
+    chosen = {name: choose("metric", name, known) for name in dict.fromkeys(names)}
+    if "kl" in chosen and math.prod(problem.event) > KL_DIMENSIONS:
+        raise ValueError(
+            f"metric 'kl' is of samples in up to {KL_DIMENSIONS} dimensions, of which "
+            f"{problem.name!r} has {math.prod(problem.event)}: kl_pushforward is of any number"
+        )
+    for name in {"kl", "kl_pushforward"} & set(chosen):
+        if not _has_density(problem):
+            raise ValueError(f"metric {name!r} needs an exact density, {problem.name!r} has none")
+    return {name: f for name, f in chosen.items() if f is not None}
 
 
 def _truth(problem: Problem, measures: dict[str, Any], num: int, seed: int, batch: int) -> _Truth:
@@ -257,17 +283,30 @@ def _row(
     }
     for name in metrics:
         row |= {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
+    if "kl_pushforward" in metrics:  # samples of the data have the data's density
+        row |= {"kl_pushforward_floor": 0.0, "kl_pushforward_folded": np.nan}
     if not finite.all():
         return row
     if not solver.stochastic:
-        row["rms"] = distances.rms(made.x, truth.reference)
-        row["rms_low"], row["rms_high"] = distances.interval(
-            distances.rms, made.x, truth.reference, seed
-        )
+        row |= _measured("rms", distances.rms, made.x, truth.reference, seed)
     row["discretization"] = measures[PART_METRIC](made.x, truth.reference, seed)
     for name in metrics:
-        row[name] = measures[name](made.x, truth.data, seed)
-        row[f"{name}_low"], row[f"{name}_high"] = distances.interval(
-            measures[name], made.x, truth.data, seed
-        )
+        if name in measures:
+            row |= _measured(name, measures[name], made.x, truth.data, seed)
+    if "kl_pushforward" in metrics and not (solver.stochastic or solver.adaptive):
+        ratio, sign = measure.log_ratio(problem, candidate, jax.random.key(seed), num, batch)
+        row |= _measured("kl_pushforward", _mean, ratio[:, None], ratio[:, None], seed)
+        row["kl_pushforward_folded"] = float(min(np.mean(sign < 0), np.mean(sign > 0)))
     return row
+
+
+def _measured(name: str, f: Callable[..., float], x: Any, y: Any, seed: int) -> Row:
+    """f(x, y, seed) under its name, with its interval."""
+    from sde_diffusion.metrics import distances
+
+    low, high = distances.interval(f, x, y, seed)
+    return {name: f(x, y, seed), f"{name}_low": low, f"{name}_high": high}
+
+
+def _mean(x: np.ndarray, y: np.ndarray, seed: int) -> float:
+    return float(np.mean(x, dtype=np.float64))

@@ -9,6 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from sde_diffusion.comparison.store import Row
+from sde_diffusion.comparison.table import is_bound
 
 BEST = 8  # lines in colour; the rest are grey, for the table tells them apart
 PARTS = ("discretization", "truncation", "score_error")
@@ -27,7 +28,8 @@ def work_precision(rows: Sequence[Row], metric: str, title: str) -> Figure:
     """`metric` over evaluations and over seconds, a line for each solver, the best ones coloured.
 
     The best are those of least error, as a geometric mean over the budgets; adaptive ones are
-    dotted. The dashed line is the floor: the metric between two sets of the data of that size.
+    dotted. The dashed line is the floor: the metric between two sets of the data of that size. A
+    lower bound stands in a circle.
     """
     lines: dict[str, list[Row]] = {}
     for row in rows:
@@ -56,6 +58,18 @@ def work_precision(rows: Sequence[Row], metric: str, title: str) -> Figure:
                 linewidth=1.6 if told else 0.7,
                 color=colours.get(name, "0.75"),
                 label=name if told else None,
+            )
+        bounds = [row for row in rows if is_bound(row, metric)]
+        if bounds:
+            axis.plot(
+                [row[work] for row in bounds],
+                [row[metric] for row in bounds],
+                "o",
+                color="black",
+                fillstyle="none",
+                markersize=10,
+                markeredgewidth=0.7,
+                label="at least so much",
             )
         floor = _floor(rows, metric)
         if floor > 0:

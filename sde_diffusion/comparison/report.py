@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sde_diffusion.comparison import figures
 from sde_diffusion.comparison.store import Row
-from sde_diffusion.comparison.table import number
+from sde_diffusion.comparison.table import measured, number
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
@@ -24,6 +24,12 @@ tr:hover td { background: #eef; }
 .scroll { overflow-x: auto; }
 svg { max-width: 100%; height: auto; }
 """
+PUSHFORWARD = (
+    "<b>kl pushforward</b> is the divergence, in nats, of the density that the solver's own steps "
+    "make of the prior's from that of the data, for deterministic solvers that make the steps of "
+    "the grid; its floor is zero. Behind a &gt; it is a lower bound: the steps are so large that "
+    "several starts end at one sample. "
+)
 # A click on a column's head sorts by it.
 SCRIPT = """
 document.querySelectorAll("th").forEach((head, column) => head.onclick = () => {
@@ -78,6 +84,7 @@ def _explained(row: Row, part_metric: str) -> str:
         "exact one. Where the distribution is not known, truncation is the network's flow from "
         "the prior against the one from the process's own start, and the rest is that one against "
         "the data. "
+        f"{PUSHFORWARD if 'kl_pushforward' in row else ''}"
         f"Measured on {html.escape(str(row['device']))}."
     )
 
@@ -119,7 +126,7 @@ def _measured(row: Row, metric: str) -> str:
     interval = (
         "" if math.isnan(low) else f' <span class="interval">{number(low)} to {number(high)}</span>'
     )
-    return f'<td data-value="{row[metric]}">{number(row[metric])}{interval}</td>'
+    return f'<td data-value="{row[metric]}">{html.escape(measured(row, metric))}{interval}</td>'
 
 
 def _cell(value: str | float) -> str:

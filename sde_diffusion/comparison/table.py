@@ -9,7 +9,8 @@ from sde_diffusion.comparison.store import Row
 def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     """One line a row, by evaluations and then by the first metric; a star marks what is not finite.
 
-    The last line holds the floors: the same metric between two exact sets of samples of that size.
+    The last line of the table holds the floors: the same metric between two exact sets of samples
+    of that size. A > stands before what is a lower bound.
     """
     ordered = sorted(rows, key=lambda row: (row["nfe"], _last_if_nan(row[metrics[0]])))
     shown = ["rms", *metrics, "discretization", "truncation", "score_error"]
@@ -19,7 +20,7 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
             row["solver"] + ("" if row["finite"] == 1.0 else "*"),
             row["grid"],
             f"{row['nfe']:.4g}",
-            *(number(row[name]) for name in shown),
+            *(measured(row, name) for name in shown),
             f"{1e3 * row['seconds']:.1f}",
             f"{row['compile_seconds']:.2f}",
             f"{row['memory_bytes'] / 1e6:.1f}",
@@ -39,7 +40,19 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     ]
     if any(row["finite"] < 1.0 for row in rows):
         text.append("* some samples are not finite")
+    if any(is_bound(row, name) for row in rows for name in metrics):
+        text.append("> at least so much: the steps are so large that starts end at one sample")
     return "\n".join(text)
+
+
+def measured(row: Row, name: str) -> str:
+    """The row's number of that name, behind a > where it is a lower bound."""
+    return f"{'>' if is_bound(row, name) else ''}{number(row[name])}"
+
+
+def is_bound(row: Row, name: str) -> bool:
+    """Whether the row's number of that name is a lower bound."""
+    return row.get(f"{name}_folded", 0.0) > 0.0
 
 
 def number(value: float) -> str:

@@ -19,6 +19,7 @@ from sde_diffusion.samplers.fitted import Fitted, FittedGrid
 from sde_diffusion.samplers.heun import EDMSampler, Heun
 from sde_diffusion.samplers.multistep import DEIS, IPNDM, DPMSolverPP2M, DPMSolverPP3M
 from sde_diffusion.samplers.paradigms import ParaDiGMS
+from sde_diffusion.samplers.pushforward import Pushforward, pushforward
 from sde_diffusion.samplers.runge_kutta import RK4, Midpoint
 from sde_diffusion.samplers.sample import check, sample
 from sde_diffusion.samplers.singlestep import RES2S, RES3S, DPMSolver2S, DPMSolver3S, DPMSolverPP2S
@@ -111,6 +112,7 @@ __all__ = [
     "Model",
     "ParaDiGMS",
     "PredictorCorrector",
+    "Pushforward",
     "ReverseDiffusion",
     "SASolver",
     "SDEDPMSolverPP2M",
@@ -123,5 +125,6 @@ __all__ = [
     "UniPC",
     "check",
     "named",
+    "pushforward",
     "sample",
 ]

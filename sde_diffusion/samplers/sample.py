@@ -51,7 +51,7 @@ def sample(
         model = sde_diffusion.from_eps(sde, lambda x, t: network(x, t))
         sample(key, model, sde, (16, 32, 32, 3), solver=DDIM(), grid=grids.uniform(sde, 50)).x
     """
-    grid = _grid(solver, grid)
+    grid = grid_of(solver, grid)
     if x_init is not None and tuple(x_init.shape) != tuple(shape):
         raise ValueError(f"x_init has shape {tuple(x_init.shape)}, but shape is {tuple(shape)}")
     check(solver, sde, grid)
@@ -90,16 +90,21 @@ def _sample(
     remat: bool,
 ) -> Samples:
     if x_init is None:
-        x_init = sde.sigma(grid[0]) * noise.normal(noise.fold_in(keys, 0), jnp.zeros(shape))
-
-    # 0 drew the start; the steps draw on 1, 2, ...
+        x_init = draw_start(keys, sde, grid, shape)
     made = solver.solve(keys, model, sde, x_init, grid, trajectory=trajectory, remat=remat)
     if denoise_last and not solver.denoises:
         made = made._replace(x=model(made.x, grid[-1]).x0, nfe=made.nfe + 1)
     return made
 
 
-def _grid(solver: Solver, grid: Array | None) -> Array:
+def draw_start(keys: Array | BrownianPath, sde: SDE, grid: Array, shape: tuple[int, ...]) -> Array:
+    """x ~ N(0, sigma(grid[0])^2 I), a sample for each of the keys [B]."""
+    # 0 draws the start; the steps draw on 1, 2, ...
+    return sde.sigma(grid[0]) * noise.normal(noise.fold_in(keys, 0), jnp.zeros(shape))
+
+
+def grid_of(solver: Solver, grid: Array | None) -> Array:
+    """The grid that is given, or the solver's own; ValueError where neither or another is."""
     if solver.times is None:
         if grid is None:
             raise ValueError(f"{type(solver).__name__} needs a grid of times")

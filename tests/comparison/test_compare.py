@@ -183,9 +183,73 @@ def test_discretization_is_how_far_the_solver_is_from_the_flow():
     assert few["discretization"] > 10 * many["discretization"] > 0
 
 
-def test_a_metric_that_needs_a_density_says_so():
-    with pytest.raises(ValueError, match="'kl' needs an exact density in up to 3 dimensions"):
-        compare("mixture64d", "ddim", (5,), metrics=["kl"])
+class TestKLOfThePushforward:
+    def test_of_a_network_that_is_wrong_in_one_coordinate_is_its_closed_form(self):
+        # KL(N(0, s^2) || N(0, 1)) = (s^2 - 1) / 2 - log s, which samples in 64-D cannot tell.
+        sde, s, variances = sd.VP(), 0.1, jnp.ones(64)
+        truth = exact_problem("normal", of_variances(variances), sde)
+        model = of_variances(variances.at[0].set(s**2)).model(sde)
+        problem = dataclasses.replace(truth, model=model)
+        (made,) = compare(problem, "heun", (41,), num=1000, metrics=["kl_pushforward"])
+        # The last denoising, from alpha x_0 + sigma z, makes s a little smaller.
+        alpha, sigma = float(sde.alpha(sde.t_min)), float(sde.sigma(sde.t_min))
+        s *= alpha * s / math.hypot(alpha * s, sigma)
+        expected = 0.5 * (s**2 - 1) - math.log(s)
+        # log q - log p = (s^2 - 1) z^2 / 2 - log s for x = s z, of which four standard errors.
+        error = (1 - s**2) / math.sqrt(2 * 1000)
+        assert made["kl_pushforward"] == pytest.approx(expected, abs=4 * error)
+        interval = made["kl_pushforward_high"] - made["kl_pushforward_low"]
+        assert interval == pytest.approx(2 * 1.96 * error, rel=0.3)
+        assert made["kl_pushforward_floor"] == made["kl_pushforward_folded"] == 0.0
+
+    def test_is_of_many_dimensions_and_deterministic_solvers_unasked(self):
+        problem = exact_problem("normal", of_variances(jnp.full(4, 0.25)), sd.VP())
+        solvers = "ddim,deis,ddim(eta=1.0),dpm_adaptive(rtol=0.1)"
+        ddim, deis, *others = compare(problem, solvers, (10,), num=64)
+        assert 0 < deis["kl_pushforward"] < 0.2 * ddim["kl_pushforward"]
+        assert "kl" not in ddim
+        assert all(math.isnan(made["kl_pushforward"]) for made in others)
+
+    def test_is_that_of_the_samples_and_where_the_map_folds_a_lower_bound(self, tmp_path):
+        metrics = ["kl", "kl_pushforward"]
+        rows = compare("mixture2d", "ddim,heun", (5,), num=500, metrics=metrics, out=tmp_path)
+        plain, folded = rows
+        assert plain["kl_pushforward_folded"] == 0.0
+        assert plain["kl_pushforward"] == pytest.approx(plain["kl"], rel=0.1)
+        assert folded["kl_pushforward_folded"] > 0.1
+        assert folded["kl_pushforward"] < 0.95 * folded["kl"]
+        marked = [line.split()[0] for line in table(rows, metrics).splitlines() if ">" in line]
+        assert marked == ["heun", ">"]
+        assert (tmp_path / "report.html").read_text().count(">&gt;") == 1
+
+    def test_batches_are_those_of_one_set(self):
+        problem, key = gaussian(sd.VP()), jax.random.key(0)
+        candidate = compare_candidate("ddim", problem.sde)
+        whole, parts = (measure.log_ratio(problem, candidate, key, 10, n)[0] for n in (10, 4))
+        np.testing.assert_allclose(parts, whole, atol=1e-5)
+
+
+def of_variances(variances):
+    return sd.analytic.Gaussian.of(jnp.zeros(len(variances)), jnp.diag(variances))
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "message"),
+    [
+        ("mixture64d", "kl", "'kl' is of samples in up to 3 dimensions.*'mixture64d' has 64"),
+        ("digits", "kl_pushforward", "'kl_pushforward' needs an exact density, 'digits' has none"),
+    ],
+)
+def test_a_metric_that_needs_a_density_says_so(name, metric, message):
+    with pytest.raises(ValueError, match=message):
+        compare(name, "ddim", (5,), metrics=[metric])
+
+
+def test_single_points_have_no_density_and_no_kl():
+    exact = sd.analytic.Empirical(jax.random.normal(jax.random.key(0), (100, 2)))
+    (made,) = compare(exact_problem("points", exact, sd.VP()), "ddim", (5,), num=64)
+    assert "energy_distance" in made
+    assert not [name for name in made if name.startswith("kl")]
 
 
 def test_a_problem_without_an_exact_density_is_held_against_its_data():
