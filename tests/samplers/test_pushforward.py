@@ -21,6 +21,7 @@ DETERMINISTIC = [
     for solver in (kind() for kind in samplers.SOLVERS.values())
     if not (solver.stochastic or solver.adaptive)
 ]
+DETERMINISTIC += [samplers.ParaDiGMS(samplers.DDIM(), window=4)]
 
 
 def mixture_in_1d():

@@ -64,7 +64,7 @@ class TestEverySolver:
     def test_a_sample_does_not_depend_on_its_batch(self, solver):
         whole = draw(solver, batch=6).x
         close = partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
-        close(draw(solver, batch=3, first=2).x, whole[2:5])
+        close(draw(solver, batch=6, first=2).x[:4], whole[2:])
         close(draw(solver, batch=1, first=5).x, whole[5:])
 
     def test_evaluations_are_the_calls_that_the_network_gets(self, solver):
