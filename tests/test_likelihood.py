@@ -258,7 +258,8 @@ class TestEncoding:
             expected = latent_of_gaussian(exact, VP, x)
             for steps in (50, 400):
                 ways = {"solver": samplers.named(name), "grid": grids.log_snr(VP, steps)}
-                errors.append(jnp.max(jnp.abs(encode(exact.model(VP), VP, x, **ways) - expected)))
+                made = encode(exact.model(VP), VP, x, **ways)
+                errors.append(float(jnp.max(jnp.abs(made - expected))))
         # A multistep method begins with a step of order 1, so that no more than 2 is asked for.
         assert errors[1] < errors[0] / 8 ** (min(samplers.named(name).order, 2) - 0.3)
 
