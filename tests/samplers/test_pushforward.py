@@ -33,19 +33,27 @@ def correlated(dimension):
     return analytic.Gaussian.of(jnp.linspace(-0.5, 0.5, dimension), jnp.asarray(root @ root.T))
 
 
+def starts(sde, grid, shape):
+    """What `sample` starts from, of the prior's standard deviation at grid[0]."""
+    keys = sd.noise.fold_in(sd.noise.sample_keys(KEY, shape[0]), 0)
+    return sde.sigma(grid[0]) * sd.noise.normal(keys, jnp.zeros(shape))
+
+
 @pytest.mark.parametrize("solver", DETERMINISTIC, ids=lambda s: type(s).__name__)
 def test_of_a_gaussian_it_is_the_gaussian_that_the_affine_steps_make(solver):
-    # The score of a Gaussian is affine, so all steps together are x = b + A x_T.
+    # The score of a Gaussian is affine, so all steps together are x = A x_T + b.
     sde, dimension = sd.VP(), 4
-    model = correlated(dimension).model(sde)
     grid = grids.log_snr(sde, 6)
+    model = correlated(dimension).model(sde)
     made = pushforward(KEY, model, sde, (NUM, dimension), solver=solver, grid=grid)
 
-    points = jnp.concatenate([jnp.zeros((1, dimension)), jnp.eye(dimension)])
-    ends = sd.sample(KEY, model, sde, points.shape, solver=solver, grid=grid, x_init=points).x
-    b, a = np.asarray(ends[0], float), np.asarray(ends[1:] - ends[0], float).T
-    expected = stats.multivariate_normal(b, float(sde.sigma(grid[0])) ** 2 * a @ a.T)
-    np.testing.assert_allclose(made.log_prob, expected.logpdf(made.x), atol=2e-3)
+    x_T = np.asarray(starts(sde, grid, (NUM, dimension)), float)
+    rows = np.concatenate([x_T, np.ones((NUM, 1))], axis=1)
+    (*a, b), *_ = np.linalg.lstsq(rows, np.asarray(made.x, float))
+    np.testing.assert_allclose(rows @ [*a, b], made.x, atol=2e-4)
+    covariance = float(sde.sigma(grid[0])) ** 2 * np.transpose(a) @ a
+    expected = stats.multivariate_normal(b, covariance).logpdf(made.x)
+    np.testing.assert_allclose(made.log_prob, expected, atol=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +87,7 @@ class TestInOneDimension:
         sde, solver = sd.VP(), samplers.DDIM()
         model, grid = mixture_in_1d().model(sde), grids.log_snr(sde, 8)
         made = pushforward(KEY, model, sde, (NUM, 1), solver=solver, grid=grid)
-        s = float(sde.sigma(grid[0]))
-        x = s * sd.noise.normal(sd.noise.fold_in(sd.noise.sample_keys(KEY, NUM), 0), made.x)
+        s, x = float(sde.sigma(grid[0])), starts(sde, grid, (NUM, 1))
         up, down = (ends_of(model, sde, solver, grid, x + h) for h in (1e-2, -1e-2))
         expected = stats.norm(0, s).logpdf(x[:, 0]) - np.log((up - down) / 2e-2)
         np.testing.assert_allclose(made.log_prob, expected, atol=0.05)
