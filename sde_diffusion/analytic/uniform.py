@@ -32,7 +32,8 @@ class Uniform(Exact):
 
     and given x_t = x the noise is standard normal, truncated to
     [(x - alpha high) / sigma, (x - alpha low) / sigma]. At sigma = 0, which EDM has at t = 0,
-    `log_prob` is that of the data; outside the box it is then below -1e35.
+    `log_prob` is that of the data, half its density on the very edge; outside the box it is then
+    below -1e35.
     """
 
     low: Array
@@ -79,7 +80,9 @@ class Uniform(Exact):
     def _noise(self, sde: SDE, x: Array, t: Time) -> _TruncatedNormal:
         """The noise given x_t = x, on each axis by itself, [B, D]."""
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
-        low, high = (x - alpha * self.high) / sigma, (x - alpha * self.low) / sigma
+        low, high = (x - alpha * corner for corner in (self.high, self.low))
+        # On the very edge without noise: the limit of both, as they are for any noise.
+        low, high = (jnp.where((d == 0.0) & (sigma == 0.0), 0.0, d / sigma) for d in (low, high))
         return _truncated_normal(low, high, alpha * (self.high - self.low) / sigma)
 
 

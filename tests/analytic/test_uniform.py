@@ -66,6 +66,12 @@ def test_without_noise_the_density_is_the_datas():
     assert np.all(np.exp(log_prob[1:]) == 0)
 
 
+def test_on_the_very_edge_the_density_is_the_half_of_that_within():
+    for noise in (0.0, 1e-3):
+        log_prob = evaluate(box(), "log_prob", sd.EDM(), jnp.array([[-1.0], [2.0]]), noise)
+        np.testing.assert_allclose(log_prob, -np.log(6), rtol=1e-4)
+
+
 def test_without_data_left_it_is_the_noise():
     # Flow has alpha = 0 at t = 1
     x = jnp.array([[0.7]])
