@@ -156,7 +156,7 @@ def test_killed_one_or_all_again_and_again_they_end_with_the_bits_of_a_run_that_
     for victims in VICTIMS:
         # each gets some steps further, and none is done
         before = max(losses(killed), default=0)
-        processes = start_all(killed, cache, steps=steps, seconds=0.05)
+        processes = start_all(killed, cache, steps=steps, seconds=0.1)
         wait_for_step(processes, killed, before + 1)
         time.sleep(moments.uniform(0, 0.3))
         for victim in victims:

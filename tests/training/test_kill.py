@@ -15,7 +15,7 @@ import tiny_run
 
 from sde_diffusion.training.reporting import read_metrics
 
-STEPS = 200
+STEPS = 220
 SCRIPT = Path(tiny_run.__file__)
 # Forked from a process that has imported what is slow to import, and used none of it.
 FORKED = multiprocessing.get_context("forkserver")
@@ -42,10 +42,9 @@ def losses(workdir):
     return {record["step"]: record["loss"] for record in read_metrics(workdir)}
 
 
-def wait_for_new_records(is_alive, workdir):
-    """Returns as soon as the process has trained some steps of its own."""
-    before = losses(workdir).keys()
-    while not losses(workdir).keys() - before:
+def wait_for_records_since(moment, is_alive, workdir):
+    """Returns as soon as the process started at `moment` has trained some steps of its own."""
+    while not any(record["time"] > moment for record in read_metrics(workdir)):
         assert is_alive()
         time.sleep(0.01)
 
@@ -67,10 +66,11 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(tmp_path, ca
     state, records, _ = uninterrupted
     moments = random.Random(0)
     for _ in range(20):
-        # each gets some steps further: twenty of them are not done
-        process = FORKED.Process(target=tiny_run.main, args=(tmp_path, STEPS, cache, 0.03))
+        # Each trains 16 steps at most, so past one checkpoint: twenty of them are not done.
+        started = time.time()
+        process = FORKED.Process(target=tiny_run.main, args=(tmp_path, STEPS, cache, 0.01, 16))
         process.start()
-        wait_for_new_records(process.is_alive, tmp_path)
+        wait_for_records_since(started, process.is_alive, tmp_path)
         time.sleep(moments.uniform(0, 0.1))
         assert process.is_alive()
         process.kill()
@@ -85,8 +85,9 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(tmp_path, ca
 def test_sigterm_saves_the_step_it_came_at_and_leaves_with_exit_code_0(
     tmp_path, cache, uninterrupted
 ):
-    process = start(tmp_path, cache, seconds_per_batch=0.02)
-    wait_for_new_records(lambda: process.poll() is None, tmp_path)
+    started = time.time()
+    process = start(tmp_path, cache, seconds_per_batch=0.1)
+    wait_for_records_since(started, lambda: process.poll() is None, tmp_path)
     process.terminate()
     assert finish(process)["preempted"]
     saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())

@@ -4,7 +4,9 @@ As a script it trains in a process of its own and leaves the final state in WORK
     python tiny_run.py WORKDIR TOTAL_STEPS CACHE SECONDS_PER_BATCH
 """
 
+import itertools
 import json
+import math
 import sys
 import time
 from pathlib import Path
@@ -29,15 +31,17 @@ def loss_fn(params, key, batch):
     return jnp.sum((noisy @ params["w"] + params["b"] - batch["x"]) ** 2, axis=-1)
 
 
-def batches(seconds_per_batch=0.0, points=POINTS):
-    """Endless shuffled batches of 8 points."""
+def batches(seconds_per_batch=0.0, points=POINTS, stalls_after=math.inf):
+    """Endless shuffled batches of 8 points, one after the other; a stall outlasts any test."""
+    asked = itertools.count()
 
     def gather(indices):
-        time.sleep(seconds_per_batch)
+        time.sleep(seconds_per_batch if next(asked) < stalls_after else 600)
         return {"x": points[indices]}
 
     indices = grain.MapDataset.range(len(points)).shuffle(seed=1).repeat().batch(8)
-    return iter(indices.map(gather).to_iter_dataset())
+    one_by_one = grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)
+    return iter(indices.map(gather).to_iter_dataset(one_by_one))
 
 
 def run(workdir, total_steps, **changes):
@@ -63,11 +67,12 @@ def same(state, other):
     return all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
 
 
-def main(workdir, total_steps, cache, seconds_per_batch):
+def main(workdir, total_steps, cache, seconds_per_batch, stalls_after=math.inf):
     training.enable_compilation_cache(cache)
     events = []
     jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
-    outcome = run(workdir, int(total_steps), data=batches(float(seconds_per_batch)))
+    data = batches(float(seconds_per_batch), stalls_after=stalls_after)
+    outcome = run(workdir, int(total_steps), data=data)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(outcome.state)]
     np.savez(Path(workdir) / "final.npz", *leaves)
     count = {name: events.count(f"/jax/compilation_cache/{name}") for name in CACHE_EVENTS}
