@@ -25,7 +25,10 @@ from sde_diffusion.cli import fit as command
 from sde_diffusion.comparison.problems import PROBLEMS, Problem, named
 
 SDES = ("vp", "edm")
-SOLVERS = "euler,ddim,edm,dpmpp_2m,dpmpp_3m,deis,ipndm,unipc,ddim(eta=1.0),sde_dpmpp_2m,sa_solver"
+SOLVERS = (
+    "euler,ddim,edm,dpm_fast,dpmpp_2m,dpmpp_3m,deis,ipndm,unipc,"
+    "ddim(eta=1.0),sde_dpmpp_2m,sa_solver"
+)
 GRIDS = ("log_snr", "karras", "quadratic")
 METRIC = "sliced_wasserstein"
 # A fit is for few evaluations: with many any solver is near, and it takes longer.

@@ -1,5 +1,6 @@
 """The command that fits a solver to a trained network or to an exact problem."""
 
+import math
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,17 @@ import jax
 from tqdm import tqdm
 
 from sde_diffusion import choices, fitting, samplers, sdes
+from sde_diffusion.analytic import Empirical
 from sde_diffusion.cli import run
 from sde_diffusion.cli.compare import trained_problem
 from sde_diffusion.comparison import problems
 from sde_diffusion.samplers import written
 
-# A network costs more than an exact model: fewer starts, not chosen from more, and a coarser fine
-# solution. `looked_at` starts are drawn for each that is fitted to. And so few steps that the first
-# two phases would take all the time.
-EXACT: dict[str, Any] = {"num": 8192, "looked_at": 16, "fit": {"held_out": 8192}}
-NETWORK: dict[str, Any] = {
+# A network, and a sum over all rows of some data, cost more than other exact models: fewer starts,
+# not chosen from more, and a coarser fine solution. `looked_at` starts are drawn for each that is
+# fitted to. And so few steps that the first two phases would take all the time.
+CHEAP: dict[str, Any] = {"num": 8192, "looked_at": 16, "fit": {"held_out": 8192}}
+DEAR: dict[str, Any] = {
     "num": 2048,
     "looked_at": 1,
     "fit": {
@@ -52,9 +54,9 @@ def fit(args: Namespace, overrides: dict[str, str]) -> None:
     with tqdm(total=args.seconds, unit="s", desc="fitting", bar_format=BAR) as bar:
 
         def progress(seconds: float, error: float) -> None:
-            bar.set_postfix_str(f"error {error:.4g}", refresh=False)
-            bar.n = min(round(seconds, 1), args.seconds)
-            bar.refresh()
+            told = "preparing" if math.isnan(error) else f"error {error:.4g}"
+            bar.set_postfix_str(told, refresh=False)
+            bar.update(min(round(seconds, 1), args.seconds) - bar.n)
 
         fitted = fitting.fit(
             jax.random.key(args.seed),
@@ -76,7 +78,8 @@ def fit(args: Namespace, overrides: dict[str, str]) -> None:
 
 def sizes(problem: problems.Problem, num: int | None = None) -> dict[str, Any]:
     """The `shape` of the starts that `fit` gets, and its options of how many there are of what."""
-    options = EXACT if problem.exact is not None else NETWORK
+    dear = problem.exact is None or isinstance(problem.exact, Empirical)
+    options = DEAR if dear else CHEAP
     num = num or options["num"]
     shape = (num, *problem.event)
     return {"shape": shape, "pool": num * options["looked_at"], **options["fit"]}

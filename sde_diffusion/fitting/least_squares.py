@@ -129,19 +129,23 @@ def descend(
     for _ in range(1000):
         parts = [_gradient(make, model, sde, theta, chunk, m) for chunk in starts.chunks(size)]
         square = np.concatenate([square for _, square in parts])
+        before = loss(square)
+        if before == 0.0:
+            return
         slope = np.sum([slope for slope, _ in parts], axis=0, dtype=float) / len(square)
         drawn = _drawn(rng, starts, square, m, num, size)
         products = [_curvature(make, model, sde, theta, *chunk) for chunk in drawn]
         curvature = np.sum(products, axis=0, dtype=float)
         new = mean is None
         mean = curvature if new else mean + 0.3 * (curvature - mean)
-        if not (np.isfinite(mean).all() and np.isfinite(slope).all()):
+        # Nothing to go by, or nothing to gain: shares of steps that are all at their bounds.
+        if not (np.isfinite(mean).all() and np.isfinite(slope).all() and mean.any()):
             return
         diagonal = np.diag(mean) + 1e-6 * np.diag(mean).max()
         for _ in range(10):
             move = np.linalg.solve(mean + mu * np.diag(diagonal), -slope)
             near = theta + jnp.asarray(move, theta.dtype)
-            gain = 1.0 - loss(squares(make, model, sde, near, starts, size=size)) / loss(square)
+            gain = 1.0 - loss(squares(make, model, sde, near, starts, size=size)) / before
             if gain > 0.0:
                 break
             mu *= 4.0

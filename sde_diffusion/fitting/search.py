@@ -1,6 +1,7 @@
 """fit(): the solver that takes noise to where a fine solution takes it, in few evaluations."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -25,6 +26,9 @@ GRIDS = ("log_snr", "karras", "quadratic", "uniform", "cosine")
 SKIPPED = (0.0, 0.15, 0.3)
 # Steps of the solution that tells which starts are hard.
 ROUGH = 24
+# The share of the time that each of the preparations may take: the fine solutions of the starts
+# held out, which standard solver is the best, which starts are hard, the fine solutions of those.
+PREPARING = 1 / 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,11 +76,13 @@ def fit(
     `fine_steps` steps.
 
     model(x, t), or model(x, t, **conditions(rows)) for the starts number `rows` [B]. The fit stops
-    after `seconds`, compilation included, at the step that it is at, but makes the fine solutions
-    and a step whatever they take; before that it depends on the key alone. Of three phases the
-    first two, in which samples far off count little, end where they gain little more, and at these
-    `shares` of the time at the latest. `jacobian` starts give the curvature, `batch` go through the
-    model at a time. `progress` is called with the seconds since the start and the error so far.
+    after `seconds`, compilation included, at the step that it is at; before that it depends on the
+    key alone. Where the model is slow for so few seconds, it takes fewer starts and standard
+    solvers, so that half of the time is left to fit in, but at least a `batch` and a step. Of three
+    phases the first two, in which samples far off count little, end where they gain little more,
+    and at these `shares` of the time at the latest. `jacobian` starts give the curvature, `batch`
+    go through the model at a time. `progress` is called with the seconds since the start and the
+    error so far, nan until there is one.
 
     Raises ValueError for nfe below 2, a stochastic solver, nfe that are not whole steps of it, a
     pool of fewer than N, or a model whose fine solution is not finite.
@@ -98,13 +104,25 @@ def fit(
     batch = min(batch, shape[0])
     num, others, many = (-(-n // batch) * batch for n in (shape[0], held_out, pool or shape[0]))
     drawn = starts.draw(key, sde, (many + others, *shape[1:]), conditions)
+
+    def preparing() -> Callable[[], bool]:
+        """Says whether there is time for more, from its first call on: what is before compiles."""
+        calls: list[float] = []
+
+        def going() -> bool:
+            calls.append(time.monotonic() - clock)
+            progress(calls[-1], math.nan)
+            return calls[-1] - calls[0] < PREPARING * seconds
+
+        return going
+
     held = drawn.rows(slice(many, None))
-    held = starts.solved(model, sde, held, steps=fine_steps, size=batch)
-    lost = ~np.isfinite(held.target.reshape(others, -1)).all(axis=-1)
+    held = starts.solved(model, sde, held, steps=fine_steps, size=batch, going=preparing())
+    lost = ~np.isfinite(held.target.reshape(len(held.x), -1)).all(axis=-1)
     if lost.any():
         raise ValueError(
             f"model: the fine solution of its flow, {fine_steps} steps of UniPC from t_max to "
-            f"t_min, is nan or inf for {lost.sum()} of {others} starts"
+            f"t_min, is nan or inf for {lost.sum()} of {len(lost)} starts"
         )
 
     def errors(theta: Array, of: Starts) -> np.ndarray:
@@ -113,16 +131,24 @@ def fit(
     def error(theta: Array, of: Starts) -> float:
         return float(np.sqrt(np.mean(errors(theta, of) ** 2)))
 
-    few = held.rows(slice(batch))
-    order = sorted(candidates, key=lambda name: _or_inf(error(candidates[name], few)))
+    few, going = held.rows(slice(batch)), preparing()
+    tried: dict[str, float] = {}
+    for name, theta in candidates.items():
+        tried[name] = _or_inf(error(theta, few))
+        if not going():
+            break
+    order = sorted(tried, key=lambda name: tried[name])
     start, best = order[0], candidates[order[0]]
     start_error = least = error(best, held)
+    if least == 0.0:  # data that are a single point: any solver ends there
+        return Fit(family.settle(make(sde, best)), nfe, 0.0, start, 0.0, time.monotonic() - clock)
 
     trained = drawn.rows(slice(many))
     if many > num:
-        rough = starts.solved(model, sde, trained, steps=ROUGH, size=batch)
-        trained = starts.choose(key, trained, errors(best, rough), num)
-    trained = starts.solved(model, sde, trained, steps=fine_steps, size=batch)
+        rough = starts.solved(model, sde, trained, steps=ROUGH, size=batch, going=preparing())
+        trained = starts.choose(key, rough, errors(best, rough), min(num, len(rough.x)))
+    trained = starts.solved(model, sde, trained, steps=fine_steps, size=batch, going=preparing())
+    num = len(trained.x)
     # First without the samples far off, on a quarter of the starts; last the mean square of all.
     quarter = trained.rows(slice(-(-num // (4 * batch)) * batch))
     phases = ((0.1, quarter, shares[0]), (0.3, trained, shares[1]), (30.0, trained, 1.0))

@@ -50,13 +50,29 @@ def draw(
     return jax.tree.map(np.asarray, Starts(x, x, dict(told), weight))
 
 
-def solved(model: Partial, sde: SDE, starts: Starts, *, steps: int, size: int) -> Starts:
-    """With the targets where UniPC takes them in so many steps, the noise left taken out."""
+def solved(
+    model: Partial,
+    sde: SDE,
+    starts: Starts,
+    *,
+    steps: int,
+    size: int,
+    going: Callable[[], bool] = lambda: True,
+) -> Starts:
+    """With the targets where UniPC takes them in so many steps, the noise left taken out.
+
+    `size` starts after the other, as many as are solved while it is `going`.
+    """
     low, high = family.ends(sde)
     inner = sde.t_of_log_snr(jnp.linspace(low, high, steps + 1)[1:])
     times = jnp.append(jnp.asarray(sde.t_max, inner.dtype), inner)
-    target = [_solve(model, sde, chunk, times) for chunk in starts.chunks(size)]
-    return starts._replace(target=np.concatenate(target))
+    target = []
+    for chunk in starts.chunks(size):
+        target.append(np.asarray(_solve(model, sde, chunk, times)))
+        if not going():
+            break
+    done = starts.rows(slice(size * len(target)))
+    return done._replace(target=np.concatenate(target))
 
 
 @jax.jit
@@ -77,7 +93,8 @@ def choose(key: Array, starts: Starts, error: np.ndarray, num: int) -> Starts:
     finite = np.isfinite(error)
     error = np.where(finite, error, np.max(error[finite]) if finite.any() else 1.0)
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    likely = (error + error.mean()) / np.sum(error + error.mean())
+    share = error + error.mean() if error.any() else np.ones(len(error))
+    likely = share / np.sum(share)
     rows = rng.choice(len(error), num, p=likely)
     weight = 1.0 / (len(error) * likely[rows])
     return starts.rows(rows)._replace(weight=weight.astype(np.float32))

@@ -12,7 +12,7 @@ from sde_diffusion.cli import fit as command
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     sizes = {"held_out": 32, "fine_steps": 8, "jacobian": 32, "batch": 32}
-    for of in (command.EXACT, command.NETWORK):
+    for of in (command.CHEAP, command.DEAR):
         monkeypatch.setitem(of, "num", 32)
         monkeypatch.setitem(of, "fit", sizes)
 

@@ -1,5 +1,7 @@
 """fit(): what it reaches, what it guarantees, and what it refuses."""
 
+import time
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -24,8 +26,13 @@ def fitted(exact, num, *, key=0, nfe=3, **options):
 
 
 @pytest.fixture(scope="module")
-def of_gaussian():
-    return fitted(GAUSSIAN, 128)
+def progress():
+    return []
+
+
+@pytest.fixture(scope="module")
+def of_gaussian(progress):
+    return fitted(GAUSSIAN, 128, progress=lambda *told: progress.append(told))
 
 
 def rms(x, y):
@@ -75,8 +82,47 @@ def test_with_no_time_left_it_keeps_what_it_has():
     assert isinstance(result.solver, samplers.Fitted)
 
 
+def test_a_slow_model_is_fitted_to_fewer_starts():
+    calls = []
+
+    def slow(x):
+        calls.append(len(x))
+        time.sleep(0.01)
+        return np.zeros_like(x)
+
+    def denoise(x, t):
+        nothing = jax.pure_callback(slow, x, jax.lax.stop_gradient(x))
+        return GAUSSIAN.denoise(SDE, x, t) + nothing
+
+    model, few = sd.from_x0(SDE, denoise), {"held_out": 64, "batch": 2, "jacobian": 2}
+    result = sd.fit(
+        jax.random.key(0), model, SDE, (64, 2), nfe=3, **(SMALL | few | {"seconds": 2.0})
+    )
+    assert result.error <= result.start_error
+    # The fine solutions alone of 64 and 64 starts, two at a time, would take 2,560 calls.
+    assert len(calls) < 1280
+
+
+def test_its_progress_has_no_error_while_it_prepares_and_then_the_least_so_far(
+    of_gaussian, progress
+):
+    seconds, errors = np.array(progress).T
+    assert (np.diff(seconds) >= 0).all()
+    first = np.flatnonzero(~np.isnan(errors))[0]
+    assert first > 0
+    assert (np.diff(errors[first:]) <= 0).all()
+    assert errors[-1] == of_gaussian.error
+
+
 def test_it_depends_on_the_key_alone(of_gaussian):
     assert fitted(GAUSSIAN, 128).solver == of_gaussian.solver
+
+
+def test_of_data_that_are_one_point_it_keeps_a_standard_solver():
+    model = sd.from_x0(SDE, lambda x, t: jnp.ones_like(x))
+    result = sd.fit(jax.random.key(0), model, SDE, (64, 2), pool=128, nfe=3, **SMALL)
+    assert result.start_error == result.error == 0.0
+    assert isinstance(result.solver, samplers.Fitted)
 
 
 @pytest.mark.slow

@@ -53,8 +53,9 @@ def test_a_chosen_start_keeps_its_condition():
     np.testing.assert_array_equal(chosen.x, everything.x[chosen.condition["label"]])
 
 
-def test_where_all_errors_are_equal_all_weights_are_one():
-    chosen = starts.choose(jax.random.key(0), drawn(100), np.full(100, 0.3), 40)
+@pytest.mark.parametrize("error", [0.3, 0.0])
+def test_where_all_errors_are_equal_all_weights_are_one(error):
+    chosen = starts.choose(jax.random.key(0), drawn(100), np.full(100, error), 40)
     np.testing.assert_allclose(chosen.weight, 1.0, rtol=1e-6)
 
 
