@@ -40,8 +40,8 @@ def fit(args: Namespace, overrides: dict[str, str]) -> None:
         raise ValueError(f"--out must end in .json, got {out}")
     if args.nfe < 2:
         raise ValueError(f"--nfe must be at least 2, got {args.nfe}")
-    if args.seconds <= 0:
-        raise ValueError(f"--seconds must be above 0, got {args.seconds:g}")
+    if not 0 < args.seconds < math.inf:
+        raise ValueError(f"--seconds must be a number above 0, got {args.seconds:g}")
     solver = None
     if args.solver is not None:
         name, fields = written.read(args.solver)

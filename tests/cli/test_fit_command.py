@@ -65,6 +65,7 @@ def test_a_fitted_solver_is_found_described_and_sampled_by(fitted, trained, call
         (("--nfe", 1, "--out", "s.json"), ("--nfe", "at least 2, got 1")),
         (("--nfe", 4, "--out", "s.npz"), (".json", "s.npz")),
         (("--nfe", 4, "--out", "s.json", "--seconds", 0), ("--seconds", "0")),
+        (("--nfe", 4, "--out", "s.json", "--seconds", "nan"), ("--seconds", "nan")),
         (("--nfe", 4, "--out", "s.json", "--num", 0), ("--num", "0")),
         (("--nfe", 4, "--out", "s.json", "--sde", "vpp"), ("'vpp'", "did you mean 'vp'")),
         (("--nfe", 4, "--out", "s.json", "--solver", "dim"), ("'dim'", "did you mean 'ddim'")),

@@ -247,6 +247,11 @@ def test_a_metric_that_needs_a_density_says_so(name, metric, message):
         compare(name, "ddim", (5,), metrics=[metric])
 
 
+def test_too_few_samples_for_an_interval_are_refused():
+    with pytest.raises(ValueError, match="num must be at least 64, got 63"):
+        compare("gaussian", "ddim", (5,), num=63)
+
+
 def test_single_points_have_no_density_and_no_kl():
     exact = sd.analytic.Empirical(jax.random.normal(jax.random.key(0), (100, 2)))
     (made,) = compare(exact_problem("points", exact, sd.VP()), "ddim", (5,), num=64)
