@@ -16,12 +16,12 @@ from sde_diffusion.comparison import problems
 from sde_diffusion.samplers import written
 
 # A network, and a sum over all rows of some data, cost more than other exact models: fewer starts,
-# not chosen from more, and a coarser fine solution. `looked_at` starts are drawn for each that is
+# chosen from fewer, and a coarser fine solution. `looked_at` starts are drawn for each that is
 # fitted to. And so few steps that the first two phases would take all the time.
 CHEAP: dict[str, Any] = {"num": 8192, "looked_at": 16, "fit": {"held_out": 8192}}
 DEAR: dict[str, Any] = {
-    "num": 2048,
-    "looked_at": 1,
+    "num": 1024,
+    "looked_at": 8,
     "fit": {
         "held_out": 1024,
         "fine_steps": 64,
