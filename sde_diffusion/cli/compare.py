@@ -21,6 +21,8 @@ def compare(args: Namespace, overrides: dict[str, str]) -> None:
     """Compare solvers, print a table, and leave results and pictures in a folder."""
     if (args.problem is None) == (args.workdir is None):
         raise ValueError("compare needs either --problem or --workdir")
+    if args.num < 64:
+        raise ValueError(f"--num must be at least 64, got {args.num}")
     nfe = _numbers("--nfe", args.nfe)
     if args.problem is not None:
         if overrides:

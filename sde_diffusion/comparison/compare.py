@@ -33,8 +33,8 @@ METRICS = (
 KL_DIMENSIONS = 3
 # Dimensions up to which kl_pushforward is measured unasked: it costs as much as so many samplers.
 PUSHFORWARD_DIMENSIONS = 64
-# Samples below which a metric of a quarter of them, of which intervals are made, is of no use.
-LEAST = 64
+# Samples that an interval takes.
+LEAST = 16
 # Samples of the data by which a problem is known again.
 PROBES = 8
 # Pairs of sets of the data of which a floor is the mean.
@@ -78,7 +78,7 @@ def compare(
     and rows that it already holds, of the same problem, are not measured again.
 
     Raises ValueError for an unknown problem, solver, grid or metric, a solver that does not fit
-    the SDE or the budget, or fewer than 64 samples, before anything is measured, and for a model
+    the SDE or the budget, or fewer than 16 samples, before anything is measured, and for a model
     whose fine solution is not finite.
     """
     if num < LEAST:

@@ -247,9 +247,10 @@ def test_a_metric_that_needs_a_density_says_so(name, metric, message):
         compare(name, "ddim", (5,), metrics=[metric])
 
 
-def test_too_few_samples_for_an_interval_are_refused():
-    with pytest.raises(ValueError, match="num must be at least 64, got 63"):
-        compare("gaussian", "ddim", (5,), num=63)
+def test_too_few_samples_for_an_interval_are_refused_and_enough_are_not():
+    assert compare("gaussian", "ddim", (5,), num=16)[0]["finite"] == 1.0
+    with pytest.raises(ValueError, match="num must be at least 16, got 15"):
+        compare("gaussian", "ddim", (5,), num=15)
 
 
 def test_single_points_have_no_density_and_no_kl():
