@@ -33,8 +33,6 @@ METRICS = (
 KL_DIMENSIONS = 3
 # Dimensions up to which kl_pushforward is measured unasked: it costs as much as so many samplers.
 PUSHFORWARD_DIMENSIONS = 64
-# Samples that an interval takes.
-LEAST = 16
 # Samples of the data by which a problem is known again.
 PROBES = 8
 # Pairs of sets of the data of which a floor is the mean.
@@ -81,8 +79,10 @@ def compare(
     the SDE or the budget, or fewer than 16 samples, before anything is measured, and for a model
     whose fine solution is not finite.
     """
-    if num < LEAST:
-        raise ValueError(f"num must be at least {LEAST}, got {num}")
+    from sde_diffusion.metrics import distances
+
+    if num < distances.LEAST:
+        raise ValueError(f"num must be at least {distances.LEAST}, got {num}")
     if isinstance(problem, str):
         problem = problems.named(problem, sde or VP())
     elif sde is not None:

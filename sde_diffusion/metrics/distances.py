@@ -20,6 +20,8 @@ Distance = Callable[[ArrayLike, ArrayLike, int], float]
 
 # Rows that are assigned to each other at once: the time grows as their cube, 0.1 s for 1,000.
 BLOCK = 1000
+# Rows that an interval takes at least: its subsets are quarters.
+LEAST = 16
 
 
 def wasserstein2(x: ArrayLike, y: ArrayLike, seed: int = 0) -> float:
@@ -175,8 +177,8 @@ def interval(
     Raises ValueError for fewer than 16 rows.
     """
     x, y = np.asarray(x), np.asarray(y)
-    if min(len(x), len(y)) < 16:
-        raise ValueError(f"interval needs at least 16 rows, got {len(x)} and {len(y)}")
+    if min(len(x), len(y)) < LEAST:
+        raise ValueError(f"interval needs at least {LEAST} rows, got {len(x)} and {len(y)}")
     draws = [f(_quarter(x, (seed, i)), _quarter(y, (seed, i)), seed) for i in range(resamples)]
     b = len(x) // 4
     spread = np.std(draws, ddof=1) * math.sqrt(b / (len(x) - b))

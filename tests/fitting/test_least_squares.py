@@ -30,5 +30,5 @@ def test_where_the_ends_are_met_there_are_none_either():
     assert descend(lambda x, t: jnp.zeros_like(x), np.zeros((8, 2), np.float32)) == []
 
 
-def test_where_they_do_there_are():
+def test_where_a_parameter_changes_the_ends_there_are_steps():
     assert descend(lambda x, t: 0.5 * x, np.ones((8, 2), np.float32))

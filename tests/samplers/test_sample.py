@@ -93,6 +93,7 @@ class TestEverySolver:
         close = partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
         close(draw(solver, batch=6, first=2).x[:4], whole[2:])
         close(two_counted(solver)[0].x, whole[4:])
+        close(draw(solver, batch=1, first=5).x, whole[5:])
 
     def test_evaluations_are_the_calls_that_the_network_gets(self, solver):
         made, calls = two_counted(solver)
