@@ -14,5 +14,5 @@ from sde_diffusion.cli.config import choice, load
 
 def get_config():
     config = load(Path(__file__).parent / "../vp/ddpm/cifar10_continuous.py")
-    config.sde = choice("sde", "subvp")
+    config.sde = choice("sde", "subvp", t_min=1e-5)
     return config

@@ -12,6 +12,7 @@ from sde_diffusion.cli.config import choice, default
 
 def get_config():
     config = default()
+    config.sde = choice("sde", "vp", t_min=1e-5)
     config.network = choice(
         "network",
         "ncsnpp",
@@ -25,4 +26,5 @@ def get_config():
     config.sampling.solver = choice("sampling.solver", "euler_maruyama")
     config.sampling.grid = choice("sampling.grid", "uniform")
     config.sampling.steps = 1000
+    config.sampling.t_min = 1e-3
     return config

@@ -1,5 +1,6 @@
 """From a config to the values that it describes. Nothing below this file sees a config."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -39,6 +40,20 @@ def _fields(group: ConfigDict) -> dict[str, Any]:
 
 def sde(config: ConfigDict) -> SDE:
     return choices.build("sde", config.sde.name, sdes.KINDS, _fields(config.sde))
+
+
+def sampling_sde(config: ConfigDict) -> SDE:
+    """The SDE as samplers see it, down to config.sampling.t_min where there is one."""
+    process, t_min = sde(config), config.sampling.get("t_min")
+    if t_min is None:
+        return process
+    low, high = float(process.t_min), float(process.t_max)
+    if not isinstance(t_min, int | float) or not low <= t_min < high:
+        raise ValueError(
+            f"config.sampling.t_min must be None or from config.sde's t_min of {low:g} to below "
+            f"its t_max of {high:g}, got {t_min!r}"
+        )
+    return dataclasses.replace(process, t_min=float(t_min))
 
 
 def network(config: ConfigDict) -> nn.Module:
@@ -190,7 +205,7 @@ def solver(config: ConfigDict) -> samplers.Solver:
     """The solver, with the corrector before each of its steps where there is one."""
     group, corrector = config.sampling.solver, config.sampling.corrector
     if group.name == "fitted":
-        predictor = fitting.load(group.path, sde(config))
+        predictor = fitting.load(group.path, sampling_sde(config))
     else:
         predictor = samplers.named(group.name, **_fields(group))
     if corrector.name == "none":
@@ -209,7 +224,7 @@ def grid(config: ConfigDict) -> Array | None:
     if steps < 1:
         raise ValueError(f"config.sampling.steps (--steps) must be at least 1, got {steps}")
     group = config.sampling.grid
-    return grids.named(group.name, sde(config), steps, **_fields(group))
+    return grids.named(group.name, sampling_sde(config), steps, **_fields(group))
 
 
 def mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -76,7 +76,7 @@ def trained_problem(workdir: epath.Path, overrides: dict[str, str]) -> problems.
 
     return problems.Problem(
         f"{workdir} at step {step}",
-        build.sde(config),
+        build.sampling_sde(config),
         build.unconditioned(config, params),
         source.x.shape[1:],
         data,

@@ -123,6 +123,7 @@ def default() -> ConfigDict:
                 "corrector": choice("sampling.corrector", "none"),
                 "grid": choice("sampling.grid", "log_snr"),
                 "steps": 20,  # of the solver; one more evaluation denoises the last sample
+                "t_min": None,  # where sampling stops, if later than that of the SDE
                 "batch_size": 1000,
             },
             "eval": {

@@ -41,7 +41,8 @@ def draw(
     In batches of about config.sampling.batch_size, over all the devices; every process
     draws, and has all the samples. Sample i depends on the seed, i and y[i] alone.
     """
-    process, solver, grid = build.sde(config), build.solver(config), build.grid(config)
+    process = build.sampling_sde(config)
+    solver, grid = build.solver(config), build.grid(config)
     scaling = build.scaling(config, source)
     mesh = build.mesh(config)
     # As many on each device.

@@ -91,7 +91,7 @@ def plan_sampling(config: ConfigDict, topology: Topology, source: data.Source) -
             mesh,
             lambda params, y: build.model(config, params, y),
             jax.eval_shape(build.init_params(config, event), jax.random.key(0)),
-            build.sde(config),
+            build.sampling_sde(config),
             (size, *event),
             solver=solver,
             grid=grid,

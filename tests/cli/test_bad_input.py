@@ -55,6 +55,8 @@ class TestConfig:
             ("training.batch_size=5000", ("digits", "1797", "5000")),
             ("sampling.solver.name=dpm", ("sampling.solver.name", "dpmpp_2m")),
             ("sampling.grid.name=log", ("sampling.grid.name", "log_snr")),
+            ("sampling.t_min=1e-4", ("config.sampling.t_min", "0.001", "0.0001")),
+            ("sampling.t_min=late", ("config.sampling.t_min", "0.001", "'late'")),
             ("network.num_classes=7", ("num_classes", "7", "10")),
             ("sde.beta_min=-1.0", ("beta_min=-1.0",)),
         ],

@@ -60,6 +60,16 @@ def test_the_network_and_the_sde_agree(name):
 
 
 @published
+def test_the_ends_of_time_are_those_of_the_reference(name):
+    # score_sde trains and has its likelihoods from 1e-5 on; run_lib.py says where samplers stop.
+    config = config_of(name)
+    assert build.sde(config).t_min == 1e-5
+    stops = 1e-5 if name.startswith("ve/") else 1e-3
+    assert build.sampling_sde(config).t_min == stops
+    assert float(build.grid(config)[-1]) == pytest.approx(stops)
+
+
+@published
 def test_the_docstring_gives_the_command(name):
     text = (ROOT / "configs" / f"{name}.py").read_text()
     assert f"sde-diffusion train --config configs/{name}.py" in text

@@ -12,10 +12,12 @@ from sde_diffusion.cli.config import choice, default
 
 def get_config():
     config = default()
+    config.sde = choice("sde", "vp", t_min=1e-5)
     config.network = choice("network", "ddpm")
     config.data.source = choice("data.source", "cifar10", path="data/cifar-10-binary.tar.gz")
     config.data.flip = True
     config.sampling.solver = choice("sampling.solver", "euler_maruyama")
     config.sampling.grid = choice("sampling.grid", "uniform")
     config.sampling.steps = 1000
+    config.sampling.t_min = 1e-3
     return config
