@@ -9,6 +9,7 @@ network evaluation counts. Two questions:
 
 1. On the very times of a scheduler, what is our solver of the same name to it? Ratio of errors.
 2. At an equal number of evaluations, what is our best standard solver and grid to diffusers' best?
+   The last evaluation may denoise or go into one more step, as some of the schedulers have it.
 
 --out leaves diffusers.json, the best as a table, and every pair of the first question in pairs.csv.
 
@@ -19,6 +20,7 @@ EDM by giving the schedulers EDM's own.
 import argparse
 import csv
 import dataclasses
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +39,10 @@ from sde_diffusion.comparison.candidates import parse
 BUDGETS = (5, 8, 10, 15, 20)
 SDES = {"vp": sd.VP(t_min=1e-3), "edm": sd.EDM()}
 CHAIN = {"beta_start": 1e-4, "beta_end": 2e-2, "beta_schedule": "linear"}
-GRIDS = ("uniform", "trailing", "quadratic", "log_snr", "karras", "cosine", "beta")
+GRIDS = (
+    *("uniform", "leading", "trailing", "quadratic"),
+    *("log_snr", "karras", "cosine", "beta"),
+)
 SPACINGS: dict[str, dict] = {
     "linspace": {"timestep_spacing": "linspace"},
     "leading": {"timestep_spacing": "leading"},
@@ -248,16 +253,16 @@ def study(name: str, label: str, num: int) -> tuple[list[dict], list[dict]]:
                         "ratio": error_ours / error,
                     }
                 )
-        for solver_name in STANDARD:
+        for solver_name, denoised in itertools.product(STANDARD, (True, False)):
             _, solver = parse(solver_name, sde)
-            steps = (budget - 1) // solver.evaluations
+            steps = (budget - denoised) // solver.evaluations
             if steps < 1:
                 continue
             for grid in GRIDS:
                 times = grids.named(grid, sde, steps)
-                mine.append(
-                    (rms(ours(exact, sde, z, solver, times), end), f"{solver_name}, {grid}")
-                )
+                x = ours(exact, sde, z, solver, times, "denoises" if denoised else "steps")
+                told = "" if denoised else ", not denoised"
+                mine.append((rms(x, end), f"{solver_name}, {grid}{told}"))
         (error, scheme), (error_ours, solver_name) = min(theirs), min(mine)
         best.append(
             {

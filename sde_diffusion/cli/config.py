@@ -122,7 +122,8 @@ def default() -> ConfigDict:
                 "solver": choice("sampling.solver", "dpmpp_2m"),
                 "corrector": choice("sampling.corrector", "none"),
                 "grid": choice("sampling.grid", "log_snr"),
-                "steps": 20,  # of the solver; one more evaluation denoises the last sample
+                "steps": 20,  # of the solver
+                "denoise_last": True,  # by one more evaluation
                 "t_min": None,  # where sampling stops, if later than that of the SDE
                 "batch_size": 1000,
             },

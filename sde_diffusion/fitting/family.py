@@ -88,15 +88,17 @@ def multistep(nfe: int) -> Make:
     return make
 
 
-def as_multistep(solver: Solver, sde: SDE, times: Array) -> Array:
-    """The theta of `multistep` that makes the same steps as a solver, and denoises at the end.
+def as_multistep(solver: Solver, sde: SDE, times: Array, *, denoise_last: bool = True) -> Array:
+    """The theta of `multistep` that makes the samples of `sample` with a solver on these times.
 
     For a deterministic solver whose steps are combinations of x and the x0 predicted so far, with
     coefficients from the times alone: what it calls the model with is such a combination, and is
-    read off where x_T and the predictions are unit vectors.
+    read off where x_T and the predictions are unit vectors. Without `denoise_last` the last step
+    of `multistep` is the solver's own to times[-1].
     """
-    times = times_of(sde, logits_of(sde, times))
-    nfe = (len(times) - 1) * solver.evaluations + 1
+    asked = times if denoise_last else times[:-1]
+    times = jnp.concatenate([times_of(sde, logits_of(sde, asked)), times[len(asked) :]])
+    nfe = (len(times) - 1) * solver.evaluations + denoise_last
     unit = jnp.eye(nfe + 1, dtype=times.dtype)
     called: list[tuple[Array, Array]] = []
 
@@ -107,13 +109,18 @@ def as_multistep(solver: Solver, sde: SDE, times: Array) -> Array:
     state = solver.init(unit[:1], times)
     for t, s in itertools.pairwise(times):
         state = solver.step(jax.random.key(0)[None], Model(model), sde, state, t, s)
-    model(state.x, times[-1])
-    x = jnp.concatenate([jnp.stack([x for x, _ in called]), unit[-1:]])
+    end, end_sigma = (unit[-1:], 0.0) if denoise_last else (state.x, sde.sigma(times[-1]))
+    if denoise_last:
+        model(state.x, times[-1])
+    x = jnp.concatenate([jnp.stack([x for x, _ in called]), end])
     at = jnp.stack([t for _, t in called])
-    a = jnp.append(sde.sigma(at[1:]) / sde.sigma(at[:-1]), 0.0)
+    sigma = jnp.append(sde.sigma(at), end_sigma)
+    a = sigma[1:] / sigma[:-1]
     c = (x[1:] - a[:, None] * x[:-1])[:, 1:]
+    alpha = jnp.append(sde.alpha(at), 1.0)
+    beyond = jnp.sum(c, axis=1) - alpha[1:] + a * alpha[:-1]
     below = c[np.tril_indices(nfe, -1)]
-    return jnp.concatenate([logits_of(sde, at), a, jnp.zeros_like(a), below])
+    return jnp.concatenate([logits_of(sde, at), a, beyond, below])
 
 
 def settle(solver: Solver) -> Solver:

@@ -13,13 +13,14 @@ import numpy as np
 from jax.tree_util import Partial
 
 from sde_diffusion import grids
-from sde_diffusion.fitting import family, least_squares, starts
+from sde_diffusion.fitting import family, least_squares, race, starts
 from sde_diffusion.fitting.starts import Starts
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers import DDIM, DEIS, DPMSolverPP2M, Solver
 from sde_diffusion.sdes import SDE, Array
 
-# What the fit starts from: the best of these solvers on the best of these grids.
+# What the fit starts from: the best of these solvers on these grids, with and without a last
+# evaluation that denoises,
 SOLVERS: dict[str, Solver] = {"dpmpp_2m": DPMSolverPP2M(), "deis": DEIS(), "ddim": DDIM()}
 GRIDS = ("log_snr", "karras", "quadratic", "uniform", "cosine")
 # and from these shares of the way in lambda on.
@@ -29,6 +30,9 @@ ROUGH = 24
 # The share of the time that each of the preparations may take: the fine solutions of the starts
 # held out, which standard solver is the best, which starts are hard, the fine solutions of those.
 PREPARING = 1 / 8
+# How many standard solvers race, and for which share of the time that is left.
+RUNNERS = 12
+RACING = 0.4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +72,14 @@ def fit(
 ) -> Fit:
     """Fit a solver to a model, so that `nfe` evaluations end where a fine solution does.
 
-    Without `solver`: times and coefficients of `Fitted`, from the best standard solver on. With a
-    deterministic one: its times alone, from its best standard grid on. The starts are `shape`
-    [N, *event], and `held_out` others, by which the result is chosen: it is never worse there than
-    what the fit started from. With a `pool` of more than N, the N are drawn from so many by how far
-    off a standard solver takes them, and weighted to stand for all. The fine solution is UniPC's in
-    `fine_steps` steps.
+    Without `solver`: times and coefficients of `Fitted`, from the best standard solvers on. With a
+    deterministic one: its times alone, from its best standard grids on. These race, half of them
+    going on after every few steps, for they lead to minima of very unlike errors.
+
+    The starts are `shape` [N, *event], and `held_out` others, by which the result is chosen: it is
+    never worse there than what the fit started from. With a `pool` of more than N, the N are drawn
+    from so many by how far off a standard solver takes them, and weighted to stand for all. The
+    fine solution is UniPC's in `fine_steps` steps.
 
     model(x, t), or model(x, t, **conditions(rows)) for the starts number `rows` [B]. The fit stops
     after `seconds`, compilation included, at the step that it is at; before that it depends on the
@@ -153,31 +159,49 @@ def fit(
     quarter = trained.rows(slice(-(-num // (4 * batch)) * batch))
     phases = ((0.1, quarter, shares[0]), (0.3, trained, shares[1]), (30.0, trained, 1.0))
 
+    def descent(phase: int, i: int, theta: Array) -> Iterator[Array]:
+        far, part, _ = phases[phase]
+        return least_squares.descend(
+            jax.random.fold_in(key, len(phases) * i + phase),
+            make,
+            model,
+            sde,
+            theta,
+            part,
+            m=(far * start_error) ** 2,
+            num=-(-min(jacobian, num) // batch) * batch,
+            size=batch,
+        )
+
+    def reached(theta: Array) -> float:
+        """Its error on the starts held out; the least so far is kept."""
+        nonlocal best, least
+        came = _or_inf(error(theta, held))
+        if came < least:
+            best, least = theta, came
+        progress(time.monotonic() - clock, least)
+        return came
+
+    began = time.monotonic() - clock
+    ahead = race.race(
+        [candidates[name] for name in order[:RUNNERS]],
+        partial(descent, 0),
+        reached,
+        lambda: time.monotonic() - clock < began + RACING * (seconds - began),
+    )
+
     def attempts() -> Iterator[Array]:
-        for i, name in enumerate(order[:2]):
-            theta, began = candidates[name], time.monotonic() - clock
-            for j, (far, part, share) in enumerate(phases):
-                for better in least_squares.descend(
-                    jax.random.fold_in(key, len(phases) * i + j),
-                    make,
-                    model,
-                    sde,
-                    theta,
-                    part,
-                    m=(far * start_error) ** 2,
-                    num=-(-min(jacobian, num) // batch) * batch,
-                    size=batch,
-                ):
+        for i, theta in enumerate(ahead):
+            began = time.monotonic() - clock
+            for phase, (_, _, share) in enumerate(phases):
+                for better in descent(phase, RUNNERS + i, theta):
                     theta = better
                     yield theta
                     if time.monotonic() - clock > began + share * (seconds - began):
                         break
 
     for theta in attempts():
-        reached = error(theta, held)
-        if reached < least:
-            best, least = theta, reached
-        progress(time.monotonic() - clock, least)
+        reached(theta)
         if time.monotonic() - clock > seconds:
             break
     found = family.settle(make(sde, best))
@@ -188,13 +212,14 @@ def _candidates(sde: SDE, nfe: int, solver: Solver | None) -> tuple[family.Make,
     """What theta stands for, and the thetas of standard solvers by name."""
     if solver is None:
         make = family.multistep(nfe)
-        times = _standard_times(sde, nfe - 1)
-        stacked = jnp.stack(list(times.values()))
-        made = {
-            f"{name} on {grid}": theta
-            for name, standard in SOLVERS.items()
-            for grid, theta in zip(times, _thetas(standard, sde, stacked), strict=True)
-        }
+        made: dict[str, Array] = {}
+        for denoise_last, told in ((True, ""), (False, ", not denoised")):
+            times = _standard_times(sde, nfe - denoise_last)
+            stacked = jnp.stack(list(times.values()))
+            for name, standard in SOLVERS.items():
+                thetas = _thetas(standard, sde, stacked, denoise_last)
+                named = (f"{name} on {grid}{told}" for grid in times)
+                made |= dict(zip(named, thetas, strict=True))
         return make, made
     if solver.stochastic or solver.adaptive:
         raise ValueError(
@@ -227,9 +252,10 @@ def _standard_times(sde: SDE, steps: int) -> dict[str, Array]:
     return made
 
 
-@partial(jax.jit, static_argnames="solver")
-def _thetas(solver: Solver, sde: SDE, times: Array) -> Array:
-    return jax.vmap(lambda times: family.as_multistep(solver, sde, times))(times)
+@partial(jax.jit, static_argnames=("solver", "denoise_last"))
+def _thetas(solver: Solver, sde: SDE, times: Array, denoise_last: bool) -> Array:
+    as_multistep = partial(family.as_multistep, solver, sde, denoise_last=denoise_last)
+    return jax.vmap(as_multistep)(times)
 
 
 def _or_inf(value: float) -> float:

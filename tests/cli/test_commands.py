@@ -88,6 +88,15 @@ def test_solver_steps_and_fields_can_be_chosen(trained, call, tmp_path):
     assert "by ddim, 7 evaluations each" in printed
 
 
+def test_the_last_evaluation_may_be_left_out(trained, call, tmp_path):
+    options = ("--solver", "heun", "--steps", 4, "--grid", "uniform", "--num", 5)
+    last = "--config.sampling.denoise_last=false"
+    _, printed, _ = call(
+        "sample", "--workdir", trained, "--out", tmp_path / "samples.npz", *options, last
+    )
+    assert "by heun, 8 evaluations each" in printed
+
+
 def test_a_solver_may_be_written_with_its_fields(trained, call, tmp_path):
     out = tmp_path / "samples.npz"
     short = sampled(trained, call, out, "--num", 3, "--solver", "ddim(eta=0.5)")["x"]

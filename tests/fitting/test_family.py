@@ -38,13 +38,17 @@ def test_the_logits_of_times_give_them_back(sde):
     [samplers.DDIM(), samplers.DPMSolverPP2M(), samplers.DEIS(), samplers.UniPC()],
     ids=lambda solver: type(solver).__name__,
 )
-def test_a_standard_solver_is_one_of_the_family(sde, solver):
-    times = grids.cosine(sde, 4)
-    theta = family.as_multistep(solver, sde, times)
+@pytest.mark.parametrize("denoise_last", [True, False])
+def test_a_standard_solver_is_one_of_the_family(sde, solver, denoise_last):
+    times = grids.cosine(sde, 5 - denoise_last)
+    theta = family.as_multistep(solver, sde, times, denoise_last=denoise_last)
     fitted = family.settle(family.multistep(5)(sde, theta))
-    near = family.times_of(sde, family.logits_of(sde, times))
+    near = times[: len(fitted.times) - 1]
+    near = family.times_of(sde, family.logits_of(sde, near))
+    near = jnp.concatenate([near, times[len(near) :]])
     key, model = jax.random.key(0), EXACT.model(sde)
-    expected = sd.sample(key, model, sde, (64, 2), solver=solver, grid=near)
+    options = {"solver": solver, "grid": near, "denoise_last": denoise_last}
+    expected = sd.sample(key, model, sde, (64, 2), **options)
     made = sd.sample(key, model, sde, (64, 2), solver=fitted)
     assert int(made.nfe) == int(expected.nfe) == 5
     np.testing.assert_allclose(made.x, expected.x, atol=2e-3)

@@ -1,0 +1,57 @@
+"""Which of many starts a fit descends from."""
+
+import itertools
+import math
+
+from sde_diffusion.fitting.race import FINALISTS, LAP, race
+
+
+def to(floor, taken):
+    """Descents that halve what is left to floor[i], each start's own, and count their steps."""
+
+    def descent(i, theta):
+        for _ in range(40):
+            theta = floor[i] + 0.5 * (theta - floor[i])
+            taken[i] += 1
+            yield theta
+
+    return descent
+
+
+def run(starts, floor, going=lambda: True):
+    taken = [0] * len(starts)
+    ahead = race(starts, to(floor, taken), lambda theta: theta, going)
+    return ahead, taken
+
+
+def test_the_start_that_leads_lowest_wins_over_the_lowest_start():
+    starts, floor = [8.0, 9.0, 10.0, 11.0, 12.0], [7.0, 5.0, 0.0, 6.0, 4.0]
+    ahead, taken = run(starts, floor)
+    assert len(ahead) == FINALISTS
+    assert ahead[0] == 10.0 * 0.5 ** taken[2]
+    assert ahead == sorted(ahead)
+
+
+def test_half_of_them_go_on_after_each_lap():
+    starts = [10.0 + i for i in range(8)]
+    _, taken = run(starts, starts[::-1])
+    assert sorted(taken) == [LAP] * 4 + [2 * LAP] * 4
+
+
+def test_it_is_called_off_as_it_stands():
+    calls = itertools.count()
+    ahead, taken = run([10.0 + i for i in range(8)], [0.0] * 8, lambda: next(calls) < 2)
+    assert taken == [LAP] * 3 + [0] * 5
+    assert ahead == [10.0 / 2**LAP, 11.0 / 2**LAP]
+
+
+def test_a_descent_that_is_over_stays_where_it_ended():
+    ahead = race([3.0, 1.0, 2.0], lambda i, theta: iter(()), float, lambda: True)
+    assert ahead == [1.0, 2.0]
+
+
+def test_an_error_that_is_infinite_comes_last():
+    def error(theta):
+        return math.inf if theta == 1.0 else theta
+
+    assert race([3.0, 1.0, 2.0], lambda i, theta: iter(()), error, lambda: True) == [2.0, 3.0]
