@@ -25,14 +25,15 @@ def race(
     halving: Jamieson & Talwalkar 2016.
     """
     runs = [(math.inf, theta, descent(i, theta)) for i, theta in enumerate(starts)]
-    while len(runs) > FINALISTS:
+    while len(runs) > FINALISTS and going():
         lap = []
         for _, theta, run in runs:
-            *_, theta = theta, *itertools.islice(run, LAP)
+            for better in itertools.islice(run, LAP):
+                theta = better
+                if not going():
+                    break
             lap.append((error(theta), theta, run))
             if not going():
                 break
         runs = sorted(lap, key=lambda run: run[0])[: max(FINALISTS, len(lap) // 2)]
-        if not going():
-            break
-    return [theta for _, theta, _ in runs]
+    return [theta for _, theta, _ in runs[:FINALISTS]]

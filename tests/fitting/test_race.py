@@ -1,6 +1,5 @@
 """Which of many starts a fit descends from."""
 
-import itertools
 import math
 
 from sde_diffusion.fitting.race import FINALISTS, LAP, race
@@ -18,9 +17,10 @@ def to(floor, taken):
     return descent
 
 
-def run(starts, floor, going=lambda: True):
+def run(starts, floor, limit=1000):
+    """(finalists, steps that each start took), called off after `limit` steps of all."""
     taken = [0] * len(starts)
-    ahead = race(starts, to(floor, taken), lambda theta: theta, going)
+    ahead = race(starts, to(floor, taken), float, lambda: sum(taken) < limit)
     return ahead, taken
 
 
@@ -39,10 +39,16 @@ def test_half_of_them_go_on_after_each_lap():
 
 
 def test_it_is_called_off_as_it_stands():
-    calls = itertools.count()
-    ahead, taken = run([10.0 + i for i in range(8)], [0.0] * 8, lambda: next(calls) < 2)
-    assert taken == [LAP] * 3 + [0] * 5
+    starts = [10.0 + i for i in range(8)]
+    ahead, taken = run(starts, [0.0] * 8, limit=2 * LAP + 1)
+    assert taken == [LAP, LAP, 1, 0, 0, 0, 0, 0]
     assert ahead == [10.0 / 2**LAP, 11.0 / 2**LAP]
+
+
+def test_called_off_before_it_began_the_first_starts_win():
+    ahead, taken = run([10.0, 11.0, 12.0], [0.0] * 3, limit=0)
+    assert ahead == [10.0, 11.0]
+    assert taken == [0, 0, 0]
 
 
 def test_a_descent_that_is_over_stays_where_it_ended():
