@@ -28,8 +28,8 @@ def work_precision(rows: Sequence[Row], metric: str, title: str) -> Figure:
     """`metric` over evaluations and over seconds, a line for each solver, the best ones coloured.
 
     The best are those of least error, as a geometric mean over the budgets; adaptive ones are
-    dotted. The dashed line is the floor: the metric between two sets of the data of that size. A
-    lower bound stands in a circle.
+    dotted, and fitted ones, of one budget each, are stars. The dashed line is the floor: the metric
+    between two sets of the data of that size. A lower bound stands in a circle.
     """
     lines: dict[str, list[Row]] = {}
     for row in rows:
@@ -41,6 +41,8 @@ def work_precision(rows: Sequence[Row], metric: str, title: str) -> Figure:
     adaptive = [name for name, line in lines.items() if line[0]["budget"] is None]
     colours = dict(zip(ranking, colormaps["tab10"].colors, strict=False))  # type: ignore[attr-defined]
     colours |= dict(zip(adaptive, ("black", "0.35", "saddlebrown", "indigo"), strict=False))
+    fitted = [n for n, line in lines.items() if line[0]["grid"] == "own" and n not in adaptive]
+    colours |= dict(zip(fitted, colormaps["Dark2"].colors, strict=False))  # type: ignore[attr-defined]
     figure = Figure(figsize=(11, 5), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for axis, work, label in zip(
@@ -49,11 +51,12 @@ def work_precision(rows: Sequence[Row], metric: str, title: str) -> Figure:
         for name in sorted(lines, key=lambda name: name in ranking):  # the best on top
             line = sorted(lines[name], key=lambda row: row[work])
             best, told = name in ranking, name in colours
+            marker = MARKERS[ranking.index(name)] if best else "."
             axis.plot(
                 [row[work] for row in line],
                 [row[metric] for row in line],
-                marker=MARKERS[ranking.index(name)] if best else ".",
-                markersize=5 if best else 3,
+                marker="*" if name in fitted else marker,
+                markersize=11 if name in fitted else 5 if best else 3,
                 linestyle=":" if name in adaptive else "-",
                 linewidth=1.6 if told else 0.7,
                 color=colours.get(name, "0.75"),
