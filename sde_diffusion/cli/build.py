@@ -44,7 +44,7 @@ def sde(config: ConfigDict) -> SDE:
 
 def sampling_sde(config: ConfigDict) -> SDE:
     """The SDE as samplers see it, down to config.sampling.t_min where there is one."""
-    process, t_min = sde(config), config.sampling.get("t_min")
+    process, t_min = sde(config), config.sampling.t_min
     if t_min is None:
         return process
     low, high = float(process.t_min), float(process.t_max)

@@ -241,7 +241,7 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """The config that to_json wrote."""
+    """The config that to_json wrote; what an earlier version had no field for is at its default."""
 
     def tuples(value: Any) -> Any:
         if isinstance(value, list):
@@ -250,4 +250,13 @@ def from_json(text: str) -> ConfigDict:
             return {k: tuples(v) for k, v in value.items()}
         return value
 
-    return ConfigDict(tuples(json.loads(text))).lock()
+    def complete(config: ConfigDict, known: ConfigDict, group: str) -> None:
+        for key, value in known.items():
+            if key not in config:
+                config[key] = value
+            elif isinstance(value, ConfigDict) and group + key not in CHOICES:
+                complete(config[key], value, f"{group}{key}.")
+
+    config = ConfigDict(tuples(json.loads(text)))
+    complete(config, default(), "")
+    return config.lock()

@@ -61,7 +61,7 @@ def draw(
             (size, *source.x.shape[1:]),
             solver=solver,
             grid=grid,
-            denoise_last=config.sampling.get("denoise_last", True),
+            denoise_last=config.sampling.denoise_last,
             first=first,
         )
         made.append(distributed.to_every_process(scaling.unscale(samples.x)))

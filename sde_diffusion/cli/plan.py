@@ -110,7 +110,7 @@ def plan_sampling(config: ConfigDict, topology: Topology, source: data.Source) -
     times = solver.times if grid is None else grid
     assert times is not None  # a solver without a grid of its own has the config's
     steps = len(times) - 1
-    denoises = config.sampling.get("denoise_last", True) and not solver.denoises
+    denoises = config.sampling.denoise_last and not solver.denoises
     evaluations = steps * solver.evaluations + denoises
     seconds = costs.get("estimate_seconds")
     whole = None if seconds is None else seconds * evaluations / solver.evaluations

@@ -165,6 +165,13 @@ def test_a_config_survives_json():
     assert configs.differences(configs.from_json(configs.to_json(config)), config) == []
 
 
+def test_what_an_earlier_version_had_no_field_for_is_at_its_default():
+    config = configs.default()
+    text = json.loads(configs.to_json(config))
+    del text["sampling"]["t_min"], text["sampling"]["denoise_last"], text["mesh"]
+    assert configs.differences(configs.from_json(json.dumps(text)), config) == []
+
+
 def test_a_new_name_brings_the_fields_of_its_choice():
     config = configs.override(
         configs.default(), {"sde.sigma_max": "20", "sde.name": "ve", "network.ch_mult": "(1, 2)"}
