@@ -5,9 +5,11 @@
 
 Writes best.md: for each problem, SDE and number of evaluations the error of the best standard
 solver and of one that was fitted, by distance to the flow's end; and by the sliced Wasserstein
-distance to the data the best deterministic and the best stochastic one. And best.png, the distance
-of every deterministic solver on its best grid; the report of each comparison lies beside them. Fits
-and rows that are there already are not made again, so that parts of it may run side by side.
+distance to the data the best deterministic and the best stochastic one. The last evaluation of a
+standard solver denoises, or is left for a step. And best.png, the distance of every deterministic
+solver on its best grid, with the better use of the last evaluation; the report of each comparison
+lies beside them. Fits and rows that are there already are not made again, so that parts of it may
+run side by side.
 """
 
 import argparse
@@ -23,6 +25,7 @@ from tqdm import tqdm
 from sde_diffusion import comparison, fitting, sdes
 from sde_diffusion.cli import fit as command
 from sde_diffusion.comparison.problems import PROBLEMS, Problem, named
+from sde_diffusion.comparison.table import undenoised
 
 SDES = ("vp", "edm")
 SOLVERS = (
@@ -60,7 +63,7 @@ def least(rows: list[dict], metric: str) -> dict:
 
 
 def told(row: dict, metric: str) -> str:
-    return f"{row[metric]:.3g} {row['solver']}, {row['grid']}"
+    return f"{row[metric]:.3g} {row['solver']}, {row['grid']}{undenoised(row)}"
 
 
 def line(name: str, label: str, budget: int, rows: list[dict]) -> str:
@@ -81,7 +84,7 @@ def line(name: str, label: str, budget: int, rows: list[dict]) -> str:
 
 
 def draw(axis: Any, title: str, rows: list[dict], budgets: list[int]) -> None:
-    """The distance over evaluations of each deterministic solver, on its best grid at each."""
+    """The distance over evaluations of each deterministic solver, at its best with each."""
     rows = [row for row in rows if not row["stochastic"]]
     for number, solver in enumerate(dict.fromkeys(r["solver"] for r in rows if r["grid"] != "own")):
         best = [
@@ -123,6 +126,7 @@ def main() -> None:
                 ",".join([SOLVERS, *files]),
                 budgets,
                 grids=GRIDS,
+                denoise_last=(True, False),
                 metrics=[METRIC],
                 out=folder,
                 progress=lambda todo, what=f"{name}, {label}": tqdm(todo, desc=what),

@@ -120,6 +120,11 @@ def _add_compare(commands: Any) -> None:
     )
     compare.add_argument("--nfe", default="5,10,20,50,100", help="budgets of evaluations")
     compare.add_argument("--grids", default="log_snr", help="time grids, as in log_snr,karras")
+    compare.add_argument(
+        "--denoise-last",
+        default="true",
+        help="whether the last evaluation denoises: true, false for a step more, or true,false",
+    )
     compare.add_argument("--metrics", help="as in wasserstein2,mmd; all that fit if absent")
     compare.add_argument("--num", type=int, default=1000, help="samples of each row (1000)")
     compare.add_argument("--seed", type=int, default=0)

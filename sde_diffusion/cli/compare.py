@@ -24,6 +24,7 @@ def compare(args: Namespace, overrides: dict[str, str]) -> None:
     if args.num < 64:
         raise ValueError(f"--num must be at least 64, got {args.num}")
     nfe = _numbers("--nfe", args.nfe)
+    denoise_last = _truths("--denoise-last", args.denoise_last)
     if args.problem is not None:
         if overrides:
             raise ValueError(f"--config.{next(iter(overrides))} needs --workdir")
@@ -45,6 +46,7 @@ def compare(args: Namespace, overrides: dict[str, str]) -> None:
         args.solvers,
         nfe,
         grids=args.grids.split(","),
+        denoise_last=denoise_last,
         metrics=args.metrics.split(",") if args.metrics else None,
         num=args.num,
         seed=args.seed,
@@ -96,3 +98,11 @@ def _numbers(flag: str, text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise ValueError(f"{flag} takes whole numbers, as in 5,10,20; got {text!r}") from None
+
+
+def _truths(flag: str, text: str) -> list[bool]:
+    known = {"true": True, "false": False}
+    try:
+        return [known[part] for part in text.lower().split(",")]
+    except KeyError:
+        raise ValueError(f"{flag} takes true, false or true,false; got {text!r}") from None

@@ -24,13 +24,17 @@ STOCHASTIC_TOLERANCES = (0.5, 0.1, 0.05, 0.01)
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-    """A solver on a grid of times, given at most `budget` evaluations, or a tolerance."""
+    """A solver on a grid of times, given at most `budget` evaluations, or a tolerance.
+
+    Unless `denoise_last`, none of the evaluations denoises after the last step.
+    """
 
     label: str
     solver: Solver
     grid_name: str
     grid: tuple[float, ...]
     budget: int | None
+    denoise_last: bool = True
 
     @property
     def steps(self) -> int:
@@ -69,17 +73,22 @@ def candidates(
     nfe: Sequence[int],
     grid_names: Sequence[str],
     sde: SDE,
+    denoise_last: Sequence[bool] = (True,),
 ) -> list[Candidate]:
     """Every solver with every grid at every budget; of "all", those that fit SDE and budget.
 
-    A solver that was fitted to one budget runs once, on its own grid, and an adaptive one, which
-    finds its own, once for each of TOLERANCES, or of STOCHASTIC_TOLERANCES, unless it has one.
+    Each with a last evaluation that denoises or without, or both, as `denoise_last` has them; one
+    that denoises by itself is the same either way. A solver that was fitted to one budget runs
+    once, on its own grid, and an adaptive one, which finds its own, once for each of TOLERANCES, or
+    of STOCHASTIC_TOLERANCES, unless it has one.
 
     Raises ValueError for an unknown solver or grid, a grid or a solver that does not fit the SDE,
     and, unless all solvers are compared, a budget that is less than a solver needs.
     """
     if not nfe or min(nfe) < 2:
         raise ValueError(f"nfe needs numbers of at least 2, a step and denoising, got {nfe}")
+    if not denoise_last:
+        raise ValueError("denoise_last: none is given; (True,), (False,) or (True, False)")
     for name in grid_names:
         require_known("grid", name, grids.GRIDS)
     given = split(solvers) if isinstance(solvers, str) else list(solvers)
@@ -90,14 +99,15 @@ def candidates(
     made = []
     for item in dict.fromkeys(named):
         label, solver = parse(item, sde) if isinstance(item, str) else (repr(item), item)
-        if solver.adaptive:
-            made += _adaptive(label, solver, sde)
-        elif solver.times is not None:
-            steps = len(solver.times) - 1
-            budget = steps * solver.evaluations + _last(solver)
-            made.append(Candidate(label, solver, "own", tuple(solver.times), budget))
-        else:
-            made += _at_budgets(label, solver, nfe, grid_names, sde, skip=everything)
+        for last in dict.fromkeys(last or solver.denoises for last in denoise_last):
+            if solver.adaptive:
+                made += _adaptive(label, solver, sde, last)
+            elif solver.times is not None:
+                steps = len(solver.times) - 1
+                budget = steps * solver.evaluations + _extra(solver, last)
+                made.append(Candidate(label, solver, "own", tuple(solver.times), budget, last))
+            else:
+                made += _at_budgets(label, solver, nfe, grid_names, sde, last, skip=everything)
     return [c for c in made if _fits(c, sde, skip=everything)]
 
 
@@ -113,9 +123,9 @@ def _fits(candidate: Candidate, sde: SDE, *, skip: bool) -> bool:
     return True
 
 
-def _last(solver: Solver) -> int:
-    """The evaluations after the last step: one, unless that denoises by itself."""
-    return 0 if solver.denoises else 1
+def _extra(solver: Solver, denoise_last: bool) -> int:
+    """The evaluations after the last step: one, if it is to denoise and does not by itself."""
+    return int(denoise_last and not solver.denoises)
 
 
 def _at_budgets(
@@ -124,30 +134,32 @@ def _at_budgets(
     nfe: Sequence[int],
     grid_names: Sequence[str],
     sde: SDE,
+    denoise_last: bool,
     *,
     skip: bool,
 ) -> list[Candidate]:
     made = []
+    extra = _extra(solver, denoise_last)
     for budget in nfe:
-        steps = (budget - _last(solver)) // solver.evaluations
+        steps = (budget - extra) // solver.evaluations
         if steps < 1:
             if skip:
                 continue
             raise ValueError(
-                f"solver {label!r} needs nfe of at least {solver.evaluations + _last(solver)}, "
-                f"a step and the evaluation that denoises, got {budget}"
+                f"solver {label!r} needs nfe of at least {solver.evaluations + extra}, "
+                f"a step{' and the evaluation that denoises' * extra}, got {budget}"
             )
         for name in grid_names:
             times = tuple(np.asarray(grids.named(name, sde, steps), float).tolist())
-            made.append(Candidate(label, solver, name, times, budget))
+            made.append(Candidate(label, solver, name, times, budget, denoise_last))
     return made
 
 
-def _adaptive(label: str, solver: Any, sde: SDE) -> list[Candidate]:
+def _adaptive(label: str, solver: Any, sde: SDE, denoise_last: bool) -> list[Candidate]:
     ends = (float(sde.t_max), float(sde.t_min))
     kind = type(solver)
     if (solver.rtol, solver.atol) != (kind.rtol, kind.atol):  # it was given a tolerance
-        return [Candidate(label, solver, "own", ends, None)]
+        return [Candidate(label, solver, "own", ends, None, denoise_last)]
     return [
         Candidate(
             f"{label}[{tolerance:g}]",
@@ -155,6 +167,7 @@ def _adaptive(label: str, solver: Any, sde: SDE) -> list[Candidate]:
             "own",
             ends,
             None,
+            denoise_last,
         )
         for tolerance in (STOCHASTIC_TOLERANCES if solver.stochastic else TOLERANCES)
     ]

@@ -49,6 +49,7 @@ def compare(
     *,
     sde: SDE | None = None,
     grids: Sequence[str] = ("log_snr",),
+    denoise_last: Sequence[bool] = (True,),
     metrics: Sequence[str] | None = None,
     num: int = 1000,
     seed: int = 0,
@@ -56,20 +57,23 @@ def compare(
     out: str | Path | None = None,
     progress: Progress = lambda todo: todo,
 ) -> list[Row]:
-    """Rows, one for each solver, grid and budget of evaluations: errors, time and memory.
+    """Rows, one for each solver, grid, use of the last evaluation and budget of them.
+
+    A row has errors, time and memory.
 
     `problem` is a name of `comparison.problems.PROBLEMS`, under `sde` (VP unless given), or a
     `Problem`. `solvers` are names, as "heun" or "ddim(eta=0.5)", or values; `nfe` counts every
-    evaluation, the last one that denoises included. `metrics` are all of METRICS unless given,
-    of the two KL divergences at most one, where the density of the data is known: `kl` in up to
-    three dimensions, from the samples alone, and `kl_pushforward` in up to 64, for solvers that are
-    deterministic and make the steps of the grid, by the density of what they make. That one is a
-    lower bound where `kl_pushforward_folded`, the share of samples whose sign (see `pushforward`)
-    is the rarer one, is above zero. A metric compares `num` samples with as many of the data, with
-    a 95 % interval (`_low`, `_high`) and its floor (`_floor`), its value between two sets of
-    `floor_num` of the data that share none. `rms` is, for a deterministic solver, the distance of
-    each sample to where the flow takes the same start. `discretization`, `truncation` and
-    `score_error` are the parts of the error, by PART_METRIC. A row whose samples are not all
+    evaluation, the last one that denoises included; with False among `denoise_last` there are rows
+    without that one, and with a step more where it pays for one. `metrics` are all of METRICS
+    unless given, of the two KL divergences at most one, where the density of the data is known:
+    `kl` in up to three dimensions, from the samples alone, and `kl_pushforward` in up to 64, for
+    solvers that are deterministic and make the steps of the grid, by the density of what they make.
+    That one is a lower bound where `kl_pushforward_folded`, the share of samples whose sign (see
+    `pushforward`) is the rarer one, is above zero. A metric compares `num` samples with as many of
+    the data, with a 95 % interval (`_low`, `_high`) and its floor (`_floor`), its value between two
+    sets of `floor_num` of the data that share none. `rms` is, for a deterministic solver, the
+    distance of each sample to where the flow takes the same start. `discretization`, `truncation`
+    and `score_error` are the parts of the error, by PART_METRIC. A row whose samples are not all
     finite is kept, with nan.
 
     With `out`, a folder: results.json, results.csv, pictures and report.html are written there,
@@ -90,7 +94,7 @@ def compare(
     if metrics is None:
         metrics = _usual(problem)
     measures = _measures(problem, (*metrics, PART_METRIC))
-    todo = candidates(solvers, nfe, grids, problem.sde)
+    todo = candidates(solvers, nfe, grids, problem.sde, denoise_last)
     folder = None if out is None else Path(out)
     done = {row["id"]: row for row in store.load(folder / "results.json")} if folder else {}
     common = {
@@ -243,7 +247,9 @@ def _finite(x: np.ndarray) -> np.ndarray:
 
 
 def _told(candidate: Candidate) -> dict[str, Any]:
-    return {
+    # Only said where it is not the usual, so that rows from before it could be are known again.
+    last = {} if candidate.denoise_last else {"denoise_last": False}
+    return last | {
         "solver": candidate.label,
         "value": repr(candidate.solver),
         "grid": candidate.grid_name,
@@ -270,6 +276,7 @@ def _row(
     row: Row = {
         "solver": candidate.label,
         "grid": candidate.grid_name,
+        "denoise_last": candidate.denoise_last,
         "budget": candidate.budget,
         "steps": candidate.steps,
         "nfe": float(np.mean(made.nfe)),

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from sde_diffusion.comparison.store import Row
-from sde_diffusion.comparison.table import is_bound
+from sde_diffusion.comparison.table import is_bound, undenoised
 
 BEST = 8  # lines in colour; the rest are grey, for the table tells them apart
 PARTS = ("discretization", "truncation", "score_error")
@@ -21,7 +21,8 @@ def name_of(row: Row, rows: Sequence[Row]) -> str:
     """The solver; with its grid where several are compared; an adaptive one without tolerance."""
     name = str(row["solver"]).partition("[")[0]
     several = len({r["grid"] for r in rows if r["grid"] != "own"}) > 1
-    return f"{name}, {row['grid']}" if several and row["grid"] != "own" else name
+    grid = f", {row['grid']}" if several and row["grid"] != "own" else ""
+    return f"{name}{grid}{undenoised(row)}"
 
 
 def work_precision(rows: Sequence[Row], metric: str, title: str) -> Figure:
@@ -104,7 +105,7 @@ def error_apart(rows: Sequence[Row], metric: str, title: str) -> Figure:
         # One that is not finite has no bar; it stands last, and says so.
         panel = sorted(panel, key=lambda row: (row["finite"] != 1.0, _total(row)))
         names = [
-            (row["solver"] if budget == "adaptive" else name_of(row, rows))
+            (f"{row['solver']}{undenoised(row)}" if budget == "adaptive" else name_of(row, rows))
             + ("" if row["finite"] == 1.0 else " (not finite)")
             for row in panel
         ]

@@ -40,7 +40,7 @@ class Run(NamedTuple):
 def run(problem: Problem, candidate: Candidate, key: Array, num: int, batch: int) -> Run:
     """The candidate's samples 0, ..., num - 1, timed after compilation, a short run once warm."""
     batch = min(batch, num)
-    call = _sampler(problem, candidate.solver, candidate.times, batch)
+    call = _sampler(problem, candidate.solver, candidate.times, batch, candidate.denoise_last)
     arguments = [*_arguments(problem, problem.model, key, num, batch)]
     clock = time.perf_counter()
     with without_compilation_cache():
@@ -78,6 +78,7 @@ def log_ratio(
             solver=candidate.solver,
             grid=candidate.times,
             first=first,
+            denoise_last=candidate.denoise_last,
         )
         made.append((at.log_prob - problem.log_prob(at.x), at.sign))
     ratio, sign = (np.concatenate(parts)[:num] for parts in zip(*made, strict=True))
@@ -144,7 +145,9 @@ def _ends(
     return np.concatenate(made)[:num]
 
 
-def _sampler(problem: Problem, solver: Solver, times: Array, batch: int) -> Callable[..., Any]:
+def _sampler(
+    problem: Problem, solver: Solver, times: Array, batch: int, denoise_last: bool = True
+) -> Callable[..., Any]:
     """(model, key, first, conditions, start) -> samples [batch, *event], evaluations [batch]."""
 
     def sampler(model: Partial, key: Array, first: Array, conditions: Any, start: Any) -> Any:
@@ -157,6 +160,7 @@ def _sampler(problem: Problem, solver: Solver, times: Array, batch: int) -> Call
             grid=times,
             first=first,
             x_init=start,
+            denoise_last=denoise_last,
         )
         return made.x, jnp.broadcast_to(made.nfe, (batch,))
 

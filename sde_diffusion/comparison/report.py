@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from sde_diffusion.comparison import figures
 from sde_diffusion.comparison.store import Row
-from sde_diffusion.comparison.table import measured, number
+from sde_diffusion.comparison.table import measured, number, undenoised
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
@@ -105,7 +105,7 @@ def _table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     heads = ["solver", "grid", "nfe", "rms", *metrics, *plain, "MB"]
     body = []
     for row in rows:
-        cells = [_cell(row["solver"]), _cell(row["grid"]), _cell(row["nfe"])]
+        cells = [_cell(row["solver"]), _cell(f"{row['grid']}{undenoised(row)}"), _cell(row["nfe"])]
         cells += [_measured(row, metric) for metric in ("rms", *metrics)]
         cells += [_cell(row[name]) for name in plain] + [_cell(row["memory_bytes"] / 1e6)]
         mark = "" if row["finite"] == 1.0 else ' class="broken"'

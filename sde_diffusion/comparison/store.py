@@ -29,8 +29,12 @@ def load(path: Path) -> list[Row]:
         raise ValueError(
             f"{path} is not the results of a comparison: choose another folder, or remove it"
         ) from None
-    # An adaptive solver has no budget, which is None and not nan.
-    return [{k: v if k == "budget" else _of_json(v) for k, v in row.items()} for row in rows]
+    # An adaptive solver has no budget, which is None and not nan. Rows of earlier versions do not
+    # say that they denoise last: all did.
+    return [
+        {"denoise_last": True} | {k: v if k == "budget" else _of_json(v) for k, v in row.items()}
+        for row in rows
+    ]
 
 
 def save(folder: Path, rows: Sequence[Row]) -> None:

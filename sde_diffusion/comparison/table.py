@@ -18,7 +18,7 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     lines = [
         [
             row["solver"] + ("" if row["finite"] == 1.0 else "*"),
-            row["grid"],
+            f"{row['grid']}{undenoised(row)}",
             f"{row['nfe']:.4g}",
             *(measured(row, name) for name in shown),
             f"{1e3 * row['seconds']:.1f}",
@@ -48,6 +48,11 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 def measured(row: Row, name: str) -> str:
     """The row's number of that name, behind a > where it is a lower bound."""
     return f"{'>' if is_bound(row, name) else ''}{number(row[name])}"
+
+
+def undenoised(row: Row) -> str:
+    """What is said behind a row whose last evaluation does not denoise."""
+    return "" if row["denoise_last"] else ", not denoised"
 
 
 def is_bound(row: Row, name: str) -> bool:

@@ -62,6 +62,10 @@ def test_the_data_of_a_run_come_in_the_order_of_the_draw(trained):
         (["--problem", "gaussian", "--sde", "cosin"], ("'cosin'", "did you mean 'cosine'")),
         (["--problem", "gaussian", "--nfe", "5,x"], ("--nfe", "'5,x'")),
         (["--problem", "gaussian", "--solvers", "heun", "--nfe", "2"], ("at least 3", "got 2")),
+        (
+            ["--problem", "gaussian", "--denoise-last", "no"],
+            ("--denoise-last", "true,false; got 'no'"),
+        ),
         (["--problem", "gaussian", "--num", "3"], ("--num", "at least 64")),
         (["--problem", "gaussian", "--workdir", "x"], ("either --problem or --workdir",)),
         (["--workdir", "nowhere"], ("nowhere", "holds no run")),

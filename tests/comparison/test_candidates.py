@@ -40,9 +40,35 @@ def test_a_budget_pays_for_the_steps_and_the_last_evaluation(solver, expected):
     assert steps(solver, nfe=(10,)) == [expected]
 
 
+def test_without_a_last_evaluation_that_denoises_a_budget_pays_for_more_steps():
+    both = made.candidates("ddim,heun", (10,), ("log_snr",), sd.VP(), denoise_last=(True, False))
+    assert [(c.label, c.denoise_last, c.steps) for c in both] == [
+        ("ddim", True, 9),
+        ("ddim", False, 10),
+        ("heun", True, 4),
+        ("heun", False, 5),
+    ]
+
+
+def test_a_solver_that_denoises_by_itself_is_the_same_either_way():
+    @dataclasses.dataclass(frozen=True)
+    class Own(samplers.DDIM):
+        denoises = True
+
+    (only,) = made.candidates([Own()], (5,), ("log_snr",), sd.VP(), denoise_last=(True, False))
+    assert (only.steps, only.denoise_last) == (5, True)
+
+
+def test_no_use_of_the_last_evaluation_is_told():
+    with pytest.raises(ValueError, match="denoise_last: none is given"):
+        made.candidates("ddim", (5,), ("log_snr",), sd.VP(), denoise_last=())
+
+
 def test_a_budget_too_small_says_the_least_that_a_solver_needs():
     with pytest.raises(ValueError, match=r"'rk4' needs nfe of at least 5.*got 4"):
         steps("rk4", nfe=(4,))
+    with pytest.raises(ValueError, match=r"'rk4' needs nfe of at least 4, a step, got 3"):
+        made.candidates("rk4", (3,), ("log_snr",), sd.VP(), denoise_last=(False,))
 
 
 def test_all_leaves_out_what_a_budget_does_not_pay_for():

@@ -73,22 +73,23 @@ def test_cost_is_told(rows):
         assert found["memory_bytes"] > NUM * 2 * 4
 
 
-def test_the_same_samples_as_sample_makes():
-    problem, solver = gaussian(sd.VP()), samplers.DDIM()
-    grid = sd.grids.log_snr(problem.sde, 4)
-    candidate = compare_candidate("ddim", problem.sde)
+@pytest.mark.parametrize(("denoise_last", "steps"), [(True, 4), (False, 5)])
+def test_the_same_samples_as_sample_makes(denoise_last, steps):
+    problem, options = gaussian(sd.VP()), {"solver": samplers.DDIM(), "denoise_last": denoise_last}
+    grid = sd.grids.log_snr(problem.sde, steps)
+    candidate = compare_candidate("ddim", problem.sde, denoise_last)
     made = measure.run(problem, candidate, jax.random.key(3), 10, batch=4)
     expected = sd.sample(
-        jax.random.key(3), problem.model, problem.sde, (10, 2), solver=solver, grid=grid
+        jax.random.key(3), problem.model, problem.sde, (10, 2), grid=grid, **options
     )
     np.testing.assert_allclose(made.x, expected.x, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(made.nfe, 5)
 
 
-def compare_candidate(solver, sde):
+def compare_candidate(solver, sde, denoise_last=True):
     from sde_diffusion.comparison.candidates import candidates
 
-    (only,) = candidates(solver, (5,), ("log_snr",), sde)
+    (only,) = candidates(solver, (5,), ("log_snr",), sde, (denoise_last,))
     return only
 
 
@@ -186,16 +187,19 @@ def test_discretization_is_how_far_the_solver_is_from_the_flow():
 
 
 class TestKLOfThePushforward:
-    def test_of_a_network_that_is_wrong_in_one_coordinate_is_its_closed_form(self):
+    @pytest.mark.parametrize("denoise_last", [True, False])
+    def test_of_a_network_that_is_wrong_in_one_coordinate_is_its_closed_form(self, denoise_last):
         # KL(N(0, s^2) || N(0, 1)) = (s^2 - 1) / 2 - log s, which samples in 64-D cannot tell.
-        sde, s, variances = sd.VP(), 0.1, jnp.ones(64)
+        sde, s, variances = sd.VP(t_min=0.02), 0.1, jnp.ones(64)
         truth = exact_problem("normal", of_variances(variances), sde)
         model = of_variances(variances.at[0].set(s**2)).model(sde)
         problem = dataclasses.replace(truth, model=model)
-        (made,) = compare(problem, "heun", (41,), num=1000, metrics=["kl_pushforward"])
-        # The last denoising, from alpha x_0 + sigma z, makes s a little smaller.
+        options = {"denoise_last": (denoise_last,), "metrics": ["kl_pushforward"]}
+        (made,) = compare(problem, "heun", (41,), num=1000, **options)
+        # The flow ends at alpha x_0 + sigma z, and the last denoising goes the other way from s.
         alpha, sigma = float(sde.alpha(sde.t_min)), float(sde.sigma(sde.t_min))
-        s *= alpha * s / math.hypot(alpha * s, sigma)
+        noisy = math.hypot(alpha * s, sigma)
+        s = alpha * s**2 / noisy if denoise_last else noisy
         expected = 0.5 * (s**2 - 1) - math.log(s)
         # log q - log p = (s^2 - 1) z^2 / 2 - log s for x = s z, of which four standard errors.
         error = (1 - s**2) / math.sqrt(2 * 1000)
@@ -369,10 +373,34 @@ class TestFolder:
 
     def test_rows_come_back_as_they_were(self, tmp_path):
         row = {"id": "a", "budget": None, "rms": math.nan, "kl": math.inf, "nfe": 5.0}
+        row |= {"denoise_last": False}
         store.save(tmp_path, [row])
         (back,) = store.load(tmp_path / "results.json")
         assert math.isnan(back.pop("rms"))
-        assert back == {"id": "a", "budget": None, "kl": math.inf, "nfe": 5.0}
+        assert back == {
+            "id": "a",
+            "budget": None,
+            "kl": math.inf,
+            "nfe": 5.0,
+            "denoise_last": False,
+        }
+
+    def test_rows_with_and_without_the_last_denoising_are_told_apart(self, tmp_path):
+        common = {"num": 20, "metrics": ["mean_error"], "out": tmp_path}
+        compare("gaussian", "ddim", (5,), **common)
+        rows = compare("gaussian", "ddim", (5,), denoise_last=(True, False), **common)
+        assert [(row["denoise_last"], row["steps"]) for row in rows] == [(True, 4), (False, 5)]
+        assert rows[0]["rms"] != rows[1]["rms"]
+        assert table(rows, ["mean_error"]).count("log_snr, not denoised") == 1
+        assert "<td>log_snr, not denoised</td>" in (tmp_path / "report.html").read_text()
+
+    def test_rows_of_a_version_that_always_denoised_are_known_again(self, rows, folder, tmp_path):
+        text = json.loads((folder / "results.json").read_text())
+        for before in text["rows"]:
+            del before["denoise_last"]
+        (tmp_path / "results.json").write_text(json.dumps(text))
+        again = compare("gaussian", SOLVERS, (5, 11), num=NUM, out=tmp_path)
+        assert [r["seconds"] for r in again] == [r["seconds"] for r in rows]
 
     def test_other_rows_are_kept(self, tmp_path):
         for solvers in ("ddim", "heun"):

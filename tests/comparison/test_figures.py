@@ -6,11 +6,12 @@ import pytest
 from sde_diffusion.comparison import figures
 
 
-def row(solver, nfe, rms, grid="log_snr", budget=0):
+def row(solver, nfe, rms, grid="log_snr", budget=0, denoise_last=True):
     budget = nfe if budget == 0 else budget
     return {
         "solver": solver,
         "grid": grid,
+        "denoise_last": denoise_last,
         "nfe": nfe,
         "budget": budget,
         "seconds": nfe,
@@ -39,3 +40,16 @@ def test_a_fitted_solver_is_told_though_it_has_one_budget(told):
     assert {"fitted_5", "adaptive"} <= set(names)
     (line,) = [line for line in axis.lines if line.get_label() == "fitted_5"]
     assert line.get_marker() == "*"
+
+
+@pytest.mark.parametrize(
+    ("grid", "others", "name"),
+    [
+        ("log_snr", ["log_snr"], "heun, not denoised"),
+        ("log_snr", ["log_snr", "karras"], "heun, log_snr, not denoised"),
+        ("own", ["log_snr", "karras"], "heun, not denoised"),
+    ],
+)
+def test_a_row_that_is_not_denoised_says_so_beside_its_solver_and_grid(grid, others, name):
+    rows = [row("ddim", 5, 0.1, other) for other in others]
+    assert figures.name_of(row("heun", 5, 0.1, grid, denoise_last=False), rows) == name
