@@ -16,12 +16,17 @@ from sde_diffusion import grids
 from sde_diffusion.fitting import family, least_squares, race, starts
 from sde_diffusion.fitting.starts import Starts
 from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers import DDIM, DEIS, DPMSolverPP2M, Solver
+from sde_diffusion.samplers import DDIM, DEIS, DPMSolverPP2M, Solver, UniPC
 from sde_diffusion.sdes import SDE, Array
 
 # What the fit starts from: the best of these solvers on these grids, with and without a last
 # evaluation that denoises,
-SOLVERS: dict[str, Solver] = {"dpmpp_2m": DPMSolverPP2M(), "deis": DEIS(), "ddim": DDIM()}
+SOLVERS: dict[str, Solver] = {
+    "unipc": UniPC(),
+    "deis": DEIS(),
+    "dpmpp_2m": DPMSolverPP2M(),
+    "ddim": DDIM(),
+}
 GRIDS = ("log_snr", "karras", "quadratic", "uniform", "cosine")
 # and from these shares of the way in lambda on.
 SKIPPED = (0.0, 0.15, 0.3)
