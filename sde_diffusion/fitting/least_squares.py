@@ -105,19 +105,21 @@ def descend(
     model: Model,
     sde: SDE,
     theta: Array,
-    starts: Starts,
+    choose: Callable[[int, Array], Starts | None],
     *,
     m: float,
     num: int,
     size: int,
     tolerance: float = 3e-3,
     patience: int = 10,
+    lap: int = 10,
 ) -> Iterator[Array]:
     """Ever better theta, until `patience` steps in a row gain less than `tolerance` each.
 
     A step solves (H + mu diag(H)) d = -gradient, where H is a running mean of the curvatures of
     `num` starts each. mu grows until the loss over all starts falls, and shrinks after. Where it
-    does not fall, H has gone stale, and is begun anew once.
+    does not fall, H has gone stale, and is begun anew once. The starts are choose(number, theta),
+    anew after every `lap` steps; None ends it.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
@@ -126,7 +128,12 @@ def descend(
 
     mean: Any = None
     mu, poor = FIRST_MU, 0
-    for _ in range(1000):
+    for number in range(1000):
+        if number % lap == 0:
+            chosen = choose(number // lap, theta)
+            if chosen is None:
+                return
+            starts = chosen
         parts = [_gradient(make, model, sde, theta, chunk, m) for chunk in starts.chunks(size)]
         square = np.concatenate([square for _, square in parts])
         before = loss(square)

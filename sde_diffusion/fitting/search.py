@@ -4,40 +4,37 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from sde_diffusion import grids
-from sde_diffusion.fitting import family, least_squares, race, starts
+from sde_diffusion.fitting import family, least_squares, race, standard, starts
 from sde_diffusion.fitting.starts import Starts
 from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers import DDIM, DEIS, DPMSolverPP2M, Solver, UniPC
+from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import SDE, Array
 
-# What the fit starts from: the best of these solvers on these grids, with and without a last
-# evaluation that denoises,
-SOLVERS: dict[str, Solver] = {
-    "unipc": UniPC(),
-    "deis": DEIS(),
-    "dpmpp_2m": DPMSolverPP2M(),
-    "ddim": DDIM(),
-}
-GRIDS = ("log_snr", "karras", "quadratic", "uniform", "cosine")
-# and from these shares of the way in lambda on.
-SKIPPED = (0.0, 0.15, 0.3)
 # Steps of the solution that tells which starts are hard.
-ROUGH = 24
-# The share of the time that each of the preparations may take: the fine solutions of the starts
-# held out, which standard solver is the best, which starts are hard, the fine solutions of those.
-PREPARING = 1 / 8
+ROUGH = 48
+# The share of the time that each of the preparations may take: which standard solver is the best,
+# and of the starts held out, and of those fitted to, which are hard, and the fine solutions.
+PREPARING = 1 / 10
+# One start is looked at for those held out for so many that are for those fitted to.
+HELD = 4
+# So many laps of the last phase without a gain of 1 % over the pool end it.
+IDLE = 3
 # How many standard solvers race, and for which share of the time that is left.
 RUNNERS = 12
 RACING = 0.4
+
+
+class Pool(NamedTuple):
+    """Starts to choose from, with rough ends, and how far off the standard solver is there."""
+
+    rough: Starts
+    off: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +80,9 @@ def fit(
 
     The starts are `shape` [N, *event], and `held_out` others, by which the result is chosen: it is
     never worse there than what the fit started from. With a `pool` of more than N, the N are drawn
-    from so many by how far off a standard solver takes them, and weighted to stand for all. The
-    fine solution is UniPC's in `fine_steps` steps.
+    from so many, by how far off a standard solver takes them, and weighted to stand for all; those
+    held out likewise, from a quarter as many. The last phase draws anew, by how far off the solver
+    of the fit is. The fine solution is UniPC's in `fine_steps` steps.
 
     model(x, t), or model(x, t, **conditions(rows)) for the starts number `rows` [B]. The fit stops
     after `seconds`, compilation included, at the step that it is at; before that it depends on the
@@ -108,13 +106,16 @@ def fit(
         raise ValueError(f"nfe must be at least 2, got {nfe}")
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"shape must be [N, *event], got {shape}")
-    if pool is not None and pool < shape[0]:
+    pool = shape[0] if pool is None else pool
+    if pool < shape[0]:
         raise ValueError(f"pool must be at least the {shape[0]} starts of shape, got {pool}")
-    make, candidates = _candidates(sde, nfe, solver)
+    make, candidates = standard.candidates(sde, nfe, solver)
     model = model if isinstance(model, Partial) else Partial(model)
     batch = min(batch, shape[0])
-    num, others, many = (-(-n // batch) * batch for n in (shape[0], held_out, pool or shape[0]))
-    drawn = starts.draw(key, sde, (many + others, *shape[1:]), conditions)
+    pooled = pool > shape[0]
+    sizes = (shape[0], held_out, pool, max(held_out, pool // HELD) if pooled else held_out)
+    num, others, many, more = (-(-n // batch) * batch for n in sizes)
+    drawn = starts.draw(key, sde, (many + more, *shape[1:]), conditions)
 
     def preparing() -> Callable[[], bool]:
         """Says whether there is time for more, from its first call on: what is before compiles."""
@@ -127,22 +128,16 @@ def fit(
 
         return going
 
-    held = drawn.rows(slice(many, None))
-    held = starts.solved(model, sde, held, steps=fine_steps, size=batch, going=preparing())
-    lost = ~np.isfinite(held.target.reshape(len(held.x), -1)).all(axis=-1)
-    if lost.any():
-        raise ValueError(
-            f"model: the fine solution of its flow, {fine_steps} steps of UniPC from t_max to "
-            f"t_min, is nan or inf for {lost.sum()} of {len(lost)} starts"
-        )
+    def finely(of: Starts, going: Callable[[], bool] = lambda: True) -> Starts:
+        return starts.solved(model, sde, of, steps=fine_steps, size=batch, going=going)
 
     def errors(theta: Array, of: Starts) -> np.ndarray:
         return np.sqrt(least_squares.squares(make, model, sde, theta, of, size=batch))
 
     def error(theta: Array, of: Starts) -> float:
-        return float(np.sqrt(np.mean(errors(theta, of) ** 2)))
+        return float(np.sqrt(np.mean(of.weight * errors(theta, of) ** 2)))
 
-    few, going = held.rows(slice(batch)), preparing()
+    few, going = finely(drawn.rows(slice(many, many + batch))), preparing()
     tried: dict[str, float] = {}
     for name, theta in candidates.items():
         tried[name] = _or_inf(error(theta, few))
@@ -150,33 +145,89 @@ def fit(
             break
     order = sorted(tried, key=lambda name: tried[name])
     start, best = order[0], candidates[order[0]]
+
+    def looked_at(of: Starts) -> Pool:
+        """As many of them as there is time for, with rough ends, and the start's errors there."""
+        rough = starts.solved(model, sde, of, steps=ROUGH, size=batch, going=preparing())
+        return Pool(rough, errors(candidates[start], rough))
+
+    def chosen(key: Array, of: Pool, num: int, *off: np.ndarray) -> Starts:
+        """`num` of a pool, by how far off the start is and others are; their ends are rough."""
+        return starts.choose(key, of.rough, [of.off, *off], min(num, len(of.off)))
+
+    held = drawn.rows(slice(many, None))
+    if pooled:
+        others_pool = looked_at(held)
+        held = chosen(jax.random.fold_in(key, 1), others_pool, others)
+    held = finely(held, preparing())
+    others = len(held.x)
+    lost = ~np.isfinite(held.target.reshape(len(held.x), -1)).all(axis=-1)
+    if lost.any():
+        raise ValueError(
+            f"model: the fine solution of its flow, {fine_steps} steps of UniPC from t_max to "
+            f"t_min, is nan or inf for {lost.sum()} of {len(lost)} starts"
+        )
     start_error = least = error(best, held)
     if least == 0.0:  # data that are a single point: any solver ends there
         return Fit(family.settle(make(sde, best)), nfe, 0.0, start, 0.0, time.monotonic() - clock)
 
     trained = drawn.rows(slice(many))
-    if many > num:
-        rough = starts.solved(model, sde, trained, steps=ROUGH, size=batch, going=preparing())
-        trained = starts.choose(key, rough, errors(best, rough), min(num, len(rough.x)))
-    trained = starts.solved(model, sde, trained, steps=fine_steps, size=batch, going=preparing())
+    if pooled:
+        own_pool = looked_at(trained)
+        trained = chosen(key, own_pool, num)
+    trained = finely(trained, preparing())
     num = len(trained.x)
-    # First without the samples far off, on a quarter of the starts; last the mean square of all.
     quarter = trained.rows(slice(-(-num // (4 * batch)) * batch))
-    phases = ((0.1, quarter, shares[0]), (0.3, trained, shares[1]), (30.0, trained, 1.0))
 
-    def descent(phase: int, i: int, theta: Array) -> Iterator[Array]:
-        far, part, _ = phases[phase]
+    def descent(
+        i: int, theta: Array, far: float, choose: Callable[[int, Array], Starts | None]
+    ) -> Iterator[Array]:
         return least_squares.descend(
-            jax.random.fold_in(key, len(phases) * i + phase),
+            jax.random.fold_in(key, i),
             make,
             model,
             sde,
             theta,
-            part,
+            choose,
             m=(far * start_error) ** 2,
             num=-(-min(jacobian, num) // batch) * batch,
             size=batch,
         )
+
+    # First without the samples far off, on a quarter of the starts; last the mean square of all.
+    # Near a border between two modes a start that is a little off ends far off. The better the
+    # solver, the nearer to the border: where a standard one is off tells little of where this one
+    # is, and so the last phase chooses starts anew.
+    def first(i: int, theta: Array) -> Iterator[Array]:
+        return descent(i, theta, 0.1, lambda *_: quarter)
+
+    def second(i: int, theta: Array) -> Iterator[Array]:
+        return descent(i, theta, 0.3, lambda *_: trained)
+
+    def last(i: int, theta: Array) -> Iterator[Array]:
+        if not pooled:
+            return descent(i, theta, 30.0, lambda *_: trained)
+        at = jax.random.fold_in(key, i)
+        came: list[float] = []
+
+        def choose(lap: int, theta: Array) -> Starts | None:
+            off = errors(theta, own_pool.rough)
+            came.append(_or_inf(float(np.sqrt(np.mean(off**2)))))
+            if min(came[-IDLE:]) > 0.99 * min(came[:-IDLE], default=math.inf):
+                return None
+            return finely(chosen(jax.random.fold_in(at, lap), own_pool, num, off))
+
+        hold(at, theta)
+        return descent(i, theta, 30.0, choose)
+
+    def hold(at: Array, theta: Array) -> None:
+        """Choose the starts held out anew; what was the best on the old ones stays so, or less."""
+        nonlocal held, best, least, start_error
+        off = (errors(of, others_pool.rough) for of in (theta, best))
+        held = finely(chosen(at, others_pool, others, *off))
+        start_error, least = error(candidates[start], held), _or_inf(error(best, held))
+        if start_error < least:
+            best, least = candidates[start], start_error
 
     def reached(theta: Array) -> float:
         """Its error on the starts held out; the least so far is kept."""
@@ -190,7 +241,7 @@ def fit(
     began = time.monotonic() - clock
     ahead = race.race(
         [candidates[name] for name in order[:RUNNERS]],
-        partial(descent, 0),
+        first,
         reached,
         lambda: time.monotonic() - clock < began + RACING * (seconds - began),
     )
@@ -198,8 +249,9 @@ def fit(
     def attempts() -> Iterator[Array]:
         for i, theta in enumerate(ahead):
             began = time.monotonic() - clock
-            for phase, (_, _, share) in enumerate(phases):
-                for better in descent(phase, RUNNERS + i, theta):
+            phases = zip((*shares, 1.0), (first, second, last), strict=True)
+            for number, (share, phase) in enumerate(phases, RUNNERS + 3 * i):
+                for better in phase(number, theta):
                     theta = better
                     yield theta
                     if time.monotonic() - clock > began + share * (seconds - began):
@@ -211,56 +263,6 @@ def fit(
             break
     found = family.settle(make(sde, best))
     return Fit(found, nfe, least, start, start_error, time.monotonic() - clock)
-
-
-def _candidates(sde: SDE, nfe: int, solver: Solver | None) -> tuple[family.Make, dict[str, Array]]:
-    """What theta stands for, and the thetas of standard solvers by name."""
-    if solver is None:
-        make = family.multistep(nfe)
-        made: dict[str, Array] = {}
-        for denoise_last, told in ((True, ""), (False, ", not denoised")):
-            times = _standard_times(sde, nfe - denoise_last)
-            stacked = jnp.stack(list(times.values()))
-            for name, standard in SOLVERS.items():
-                thetas = _thetas(standard, sde, stacked, denoise_last)
-                named = (f"{name} on {grid}{told}" for grid in times)
-                made |= dict(zip(named, thetas, strict=True))
-        return make, made
-    if solver.stochastic or solver.adaptive:
-        raise ValueError(
-            f"only a deterministic solver with steps of a grid can be fitted: {solver}"
-        )
-    steps, rest = divmod(nfe - 1, solver.evaluations)
-    if rest or not steps:
-        raise ValueError(
-            f"{type(solver).__name__} takes {solver.evaluations} evaluations a step and one to "
-            f"denoise, got nfe={nfe}"
-        )
-    times = _standard_times(sde, steps)
-    return family.grid_of(solver), {
-        f"its {name} grid": family.logits_of(sde, at) for name, at in times.items()
-    }
-
-
-def _standard_times(sde: SDE, steps: int) -> dict[str, Array]:
-    """GRIDS by name, from t_max on and from where shares of the way in lambda are SKIPPED."""
-    low, high = family.ends(sde)
-    made = {}
-    for share in SKIPPED:
-        start = float(sde.t_of_log_snr(low + share * (high - low))) if share else sde.t_max
-        later = dataclasses.replace(sde, t_max=start)
-        for name in GRIDS:
-            # Flow's at t = 1 are not finite.
-            if jnp.isfinite(later.log_snr(start)) or name not in ("log_snr", "karras"):
-                told = f"{name} from t = {start:.3g}" if share else name
-                made[told] = grids.named(name, later, steps)
-    return made
-
-
-@partial(jax.jit, static_argnames=("solver", "denoise_last"))
-def _thetas(solver: Solver, sde: SDE, times: Array, denoise_last: bool) -> Array:
-    as_multistep = partial(family.as_multistep, solver, sde, denoise_last=denoise_last)
-    return jax.vmap(as_multistep)(times)
 
 
 def _or_inf(value: float) -> float:

@@ -1,6 +1,6 @@
 """The starts that a solver is fitted to, where they should end, and which of many are worth it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -83,18 +83,23 @@ def _solve(model: Partial, sde: SDE, starts: Starts, times: Array) -> Array:
     return model(UniPC().solve(keys, model, sde, starts.x, times).x, times[-1]).x0
 
 
-def choose(key: Array, starts: Starts, error: np.ndarray, num: int) -> Starts:
-    """`num` of the starts, drawn by their errors [N] under some solver, and weighted to undo that.
+def choose(key: Array, starts: Starts, errors: Sequence[np.ndarray], num: int) -> Starts:
+    """`num` of the starts, drawn by their errors [N] under some solvers, and weighted to undo that.
 
     Weighted means over them are those over all, with less noise where few starts carry the errors:
     those near the border between two modes of the data. An error that is not finite counts as the
     largest that is.
     """
+    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+    share = np.sum([_shares(error) for error in errors], axis=0)
+    likely = share / np.sum(share)
+    rows = rng.choice(len(share), num, p=likely)
+    weight = 1.0 / (len(share) * likely[rows])
+    return starts.rows(rows)._replace(weight=weight.astype(np.float32))
+
+
+def _shares(error: np.ndarray) -> np.ndarray:
+    """How often a start is drawn for its error, and half as often as the mean one for none."""
     finite = np.isfinite(error)
     error = np.where(finite, error, np.max(error[finite]) if finite.any() else 1.0)
-    rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-    share = error + error.mean() if error.any() else np.ones(len(error))
-    likely = share / np.sum(share)
-    rows = rng.choice(len(error), num, p=likely)
-    weight = 1.0 / (len(error) * likely[rows])
-    return starts.rows(rows)._replace(weight=weight.astype(np.float32))
+    return error / error.mean() + 1.0 if error.any() else np.ones(len(error))

@@ -39,23 +39,36 @@ def test_weighted_means_over_the_chosen_are_those_over_all():
     square = np.mean(error**2)
     means, plain = [], []
     for key in range(20):
-        chosen = starts.choose(jax.random.key(key), everything, error, 500)
+        chosen = starts.choose(jax.random.key(key), everything, [error], 500)
         means.append(np.mean(chosen.weight * chosen.target**2))
         plain.append(np.mean(rng.choice(error, 500) ** 2))
     assert np.mean(means) == pytest.approx(square, rel=0.03)
     assert np.std(means) < 0.25 * np.std(plain)
 
 
+def test_starts_that_are_hard_for_either_solver_are_chosen():
+    # ten are hard for the one, ten others for the other; both carry as much of the mean
+    rows = np.arange(10_000)
+    errors = [np.where(rows // 10 == place, size, 1e-4) for place, size in ((0, 5.0), (1, 0.5))]
+    everything = drawn(10_000)._replace(target=rows)
+    chosen = [starts.choose(jax.random.key(key), everything, errors, 500) for key in range(20)]
+    for place in (0, 1):
+        share = [np.mean(of.target // 10 == place) for of in chosen]
+        weighed = [np.mean(of.weight * (of.target // 10 == place)) for of in chosen]
+        assert np.mean(share) > 0.1
+        assert np.mean(weighed) == pytest.approx(1e-3, rel=0.1)
+
+
 def test_a_chosen_start_keeps_its_condition():
     everything = drawn(100, lambda rows: {"label": rows})
     error = np.linspace(0.1, 1.0, 100)
-    chosen = starts.choose(jax.random.key(0), everything, error, 30)
+    chosen = starts.choose(jax.random.key(0), everything, [error], 30)
     np.testing.assert_array_equal(chosen.x, everything.x[chosen.condition["label"]])
 
 
 @pytest.mark.parametrize("error", [0.3, 0.0])
 def test_where_all_errors_are_equal_all_weights_are_one(error):
-    chosen = starts.choose(jax.random.key(0), drawn(100), np.full(100, error), 40)
+    chosen = starts.choose(jax.random.key(0), drawn(100), [np.full(100, error)], 40)
     np.testing.assert_allclose(chosen.weight, 1.0, rtol=1e-6)
 
 
@@ -63,14 +76,14 @@ def test_where_all_errors_are_equal_all_weights_are_one(error):
 def test_a_start_that_the_standard_solver_loses_counts_as_one_of_the_hardest(bad):
     error = np.where(np.arange(1000) < 10, bad, np.where(np.arange(1000) < 20, 5.0, 0.01))
     everything = drawn(1000)._replace(target=np.arange(1000))
-    chosen = starts.choose(jax.random.key(1), everything, error, 500)
+    chosen = starts.choose(jax.random.key(1), everything, [error], 500)
     lost, hard = (np.sum((chosen.target >= low) & (chosen.target < low + 10)) for low in (0, 10))
     assert np.all(np.isfinite(chosen.weight))
     assert 0.7 < lost / hard < 1.4
 
 
 def test_where_the_standard_solver_loses_all_any_may_be_chosen():
-    chosen = starts.choose(jax.random.key(1), drawn(100), np.full(100, np.nan), 50)
+    chosen = starts.choose(jax.random.key(1), drawn(100), [np.full(100, np.nan)], 50)
     np.testing.assert_allclose(chosen.weight, 1.0)
 
 

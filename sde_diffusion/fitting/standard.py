@@ -1,0 +1,73 @@
+"""What a fit may start from: standard solvers on standard grids, as parameters of the family."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from sde_diffusion import grids
+from sde_diffusion.fitting import family
+from sde_diffusion.samplers import DDIM, DEIS, DPMSolverPP2M, Solver, UniPC
+from sde_diffusion.sdes import SDE, Array
+
+# These on these grids, with and without a last evaluation that denoises,
+SOLVERS: dict[str, Solver] = {
+    "unipc": UniPC(),
+    "deis": DEIS(),
+    "dpmpp_2m": DPMSolverPP2M(),
+    "ddim": DDIM(),
+}
+GRIDS = ("log_snr", "karras", "quadratic", "uniform", "cosine")
+# and from these shares of the way in lambda on.
+SKIPPED = (0.0, 0.15, 0.3)
+
+
+def candidates(sde: SDE, nfe: int, solver: Solver | None) -> tuple[family.Make, dict[str, Array]]:
+    """What theta stands for, and the thetas of standard solvers by name."""
+    if solver is None:
+        make = family.multistep(nfe)
+        made: dict[str, Array] = {}
+        for denoise_last, told in ((True, ""), (False, ", not denoised")):
+            times = _standard_times(sde, nfe - denoise_last)
+            stacked = jnp.stack(list(times.values()))
+            for name, standard in SOLVERS.items():
+                thetas = _thetas(standard, sde, stacked, denoise_last)
+                named = (f"{name} on {grid}{told}" for grid in times)
+                made |= dict(zip(named, thetas, strict=True))
+        return make, made
+    if solver.stochastic or solver.adaptive:
+        raise ValueError(
+            f"only a deterministic solver with steps of a grid can be fitted: {solver}"
+        )
+    steps, rest = divmod(nfe - 1, solver.evaluations)
+    if rest or not steps:
+        raise ValueError(
+            f"{type(solver).__name__} takes {solver.evaluations} evaluations a step and one to "
+            f"denoise, got nfe={nfe}"
+        )
+    times = _standard_times(sde, steps)
+    return family.grid_of(solver), {
+        f"its {name} grid": family.logits_of(sde, at) for name, at in times.items()
+    }
+
+
+def _standard_times(sde: SDE, steps: int) -> dict[str, Array]:
+    """GRIDS by name, from t_max on and from where shares of the way in lambda are SKIPPED."""
+    low, high = family.ends(sde)
+    made = {}
+    for share in SKIPPED:
+        start = float(sde.t_of_log_snr(low + share * (high - low))) if share else sde.t_max
+        later = dataclasses.replace(sde, t_max=start)
+        for name in GRIDS:
+            # Flow's at t = 1 are not finite.
+            if jnp.isfinite(later.log_snr(start)) or name not in ("log_snr", "karras"):
+                told = f"{name} from t = {start:.3g}" if share else name
+                made[told] = grids.named(name, later, steps)
+    return made
+
+
+@partial(jax.jit, static_argnames=("solver", "denoise_last"))
+def _thetas(solver: Solver, sde: SDE, times: Array, denoise_last: bool) -> Array:
+    as_multistep = partial(family.as_multistep, solver, sde, denoise_last=denoise_last)
+    return jax.vmap(as_multistep)(times)
