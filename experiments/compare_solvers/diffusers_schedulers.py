@@ -20,7 +20,6 @@ EDM by giving the schedulers EDM's own.
 import argparse
 import csv
 import dataclasses
-import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -29,20 +28,15 @@ import diffusers
 import jax
 import jax.numpy as jnp
 import numpy as np
+import standard
 import torch
 
 import sde_diffusion as sd
-from sde_diffusion import grids, samplers
+from sde_diffusion import samplers
 from sde_diffusion.comparison import problems
-from sde_diffusion.comparison.candidates import parse
 
 BUDGETS = (5, 8, 10, 15, 20)
-SDES = {"vp": sd.VP(t_min=1e-3), "edm": sd.EDM()}
 CHAIN = {"beta_start": 1e-4, "beta_end": 2e-2, "beta_schedule": "linear"}
-GRIDS = (
-    *("uniform", "leading", "trailing", "quadratic"),
-    *("log_snr", "karras", "cosine", "beta"),
-)
 SPACINGS: dict[str, dict] = {
     "linspace": {"timestep_spacing": "linspace"},
     "leading": {"timestep_spacing": "leading"},
@@ -220,7 +214,7 @@ def rms(x, y) -> float:
 
 def study(name: str, label: str, num: int) -> tuple[list[dict], list[dict]]:
     """Rows of the first question, and of the second, for a mixture under an SDE."""
-    sde, exact = SDES[label], Exact(problems.PROBLEMS[name]())
+    sde, exact = standard.SDES[label], Exact(problems.PROBLEMS[name]())
     z = np.random.default_rng(1).standard_normal((num, *exact.exact.event))
     high, low = (float(jnp.exp(-sde.log_snr(t))) for t in (sde.t_max, sde.t_min))
     end = exact.flow(z * np.sqrt(high**2 if label == "edm" else 1 + high**2), high, low)
@@ -253,16 +247,10 @@ def study(name: str, label: str, num: int) -> tuple[list[dict], list[dict]]:
                         "ratio": error_ours / error,
                     }
                 )
-        for solver_name, denoised in itertools.product(STANDARD, (True, False)):
-            _, solver = parse(solver_name, sde)
-            steps = (budget - denoised) // solver.evaluations
-            if steps < 1:
-                continue
-            for grid in GRIDS:
-                times = grids.named(grid, sde, steps)
-                x = ours(exact, sde, z, solver, times, "denoises" if denoised else "steps")
-                told = "" if denoised else ", not denoised"
-                mine.append((rms(x, end), f"{solver_name}, {grid}{told}"))
+        for item in standard.deterministic(sde, budget):
+            last = "denoises" if item.denoise_last else "steps"
+            x = ours(exact, sde, z, item.solver, item.times, last)
+            mine.append((rms(x, end), standard.told(item)))
         (error, scheme), (error_ours, solver_name) = min(theirs), min(mine)
         best.append(
             {
@@ -282,28 +270,6 @@ def study(name: str, label: str, num: int) -> tuple[list[dict], list[dict]]:
     return pairs, best
 
 
-STANDARD = (
-    *(
-        name
-        for name, kind in samplers.SOLVERS.items()
-        if not kind().stochastic and not kind.adaptive
-    ),
-    "unipc(p=2)",
-    "deis(order=2)",
-)
-
-
-def table(rows: list[dict]) -> str:
-    heads = list(rows[0])
-    body = [
-        "| "
-        + " | ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values())
-        + " |"
-        for row in rows
-    ]
-    return "\n".join(["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads), *body]) + "\n"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--num", type=int, default=1000)
@@ -319,16 +285,16 @@ def main() -> None:
             more, more_best = study(name, label, args.num)
             pairs, best = pairs + more, best + more_best
     worst = [row for row in pairs if row["ratio"] > 1.02]
-    print(table(best))
+    print(standard.table(best))
     print(f"{len(pairs) - len(worst)} of {len(pairs)} pairs at most 1.02; above it:")
     if worst:
-        print(table(worst))
+        print(standard.table(worst))
     if args.out:
         args.out.mkdir(parents=True, exist_ok=True)
         (args.out / "diffusers.json").write_text(
             json.dumps({"same_times": pairs, "best": best}, indent=1) + "\n"
         )
-        (args.out / "diffusers.md").write_text(table(best))
+        (args.out / "diffusers.md").write_text(standard.table(best))
         with (args.out / "pairs.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(pairs[0]), lineterminator="\n")
             writer.writeheader()
