@@ -16,8 +16,8 @@ from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import SDE, Array
 
-# The steps of the solution that tells which starts are hard, as a part of the fine one's.
-ROUGH = 3 / 8
+# Steps of the solution that tells which starts are hard.
+ROUGH = 48
 # The share of the time that each of the preparations may take: which standard solver is the best,
 # and of the starts held out, and of those fitted to, which are hard, and the fine solutions.
 PREPARING = 1 / 10
@@ -148,8 +148,7 @@ def fit(
 
     def looked_at(of: Starts) -> Pool:
         """As many of them as there is time for, with rough ends, and the start's errors there."""
-        steps = math.ceil(ROUGH * fine_steps)
-        rough = starts.solved(model, sde, of, steps=steps, size=batch, going=preparing())
+        rough = starts.solved(model, sde, of, steps=ROUGH, size=batch, going=preparing())
         return Pool(rough, errors(candidates[start], rough))
 
     def chosen(key: Array, of: Pool, num: int, *off: np.ndarray) -> Starts:
