@@ -202,7 +202,7 @@ def test_a_quarter_of_the_best_standard_error_on_25_modes(of_25_modes):
 
 @pytest.mark.slow
 def test_starts_held_out_that_were_chosen_tell_the_error_over_all(of_25_modes):
-    # most of them chosen where solvers are far off: not weighted, they would tell far more
+    # most of them chosen where solvers are far off: not weighted, they tell twice as much
     result, error = of_25_modes
     assert result.error == pytest.approx(error, rel=0.3)
 
