@@ -66,12 +66,12 @@ def study(problem: problems.Problem, fine: np.ndarray, nfe: int, args: Namespace
         **command.sizes(problem),
     )
 
-    def error(num: int, *solver: Any, **options: Any) -> float:
-        made = ends(problem, args.seed, num, *solver, **options)
+    def error(num: int, solver: sd.Solver, **options: Any) -> float:
+        made = ends(problem, args.seed, num, solver, **options)
         return float(np.sqrt(np.mean(np.sum((made - fine[:num]) ** 2, axis=-1))))
 
     def of_standard(item: Candidate, num: int) -> float:
-        return error(num, item.solver, item.times, denoise_last=item.denoise_last)
+        return error(num, item.solver, grid=item.times, denoise_last=item.denoise_last)
 
     few = min(FEW, len(fine))
     best = min(
