@@ -71,8 +71,8 @@ def test_the_errors_that_it_reports_are_those_of_starts_held_out(of_gaussian):
 
 
 def test_too_few_starts_never_make_it_worse_than_its_start_on_others():
-    for key in (0, 1):
-        result = fitted(PAIR, 2, key=key, batch=2, jacobian=2)
+    for pool in (None, 16):
+        result = fitted(PAIR, 2, pool=pool, batch=2, jacobian=2)
         assert result.error <= result.start_error
 
 
