@@ -7,7 +7,7 @@ a U-Net of the same quality samples four times slower.
     sde-diffusion train --config configs/digits.py --workdir runs/digits
 """
 
-from sde_diffusion.cli.config import choice, default
+from sde_diffusion.config import choice, default
 
 
 def get_config():

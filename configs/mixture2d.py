@@ -3,7 +3,7 @@
 sde-diffusion train --config configs/mixture2d.py --workdir runs/mixture2d
 """
 
-from sde_diffusion.cli.config import choice, default
+from sde_diffusion.config import choice, default
 
 
 def get_config():

@@ -7,14 +7,13 @@ sample, and a solver how noise becomes data. Importing this loads jax and numpy 
 from sde_diffusion import (
     analytic,
     comparison,
+    density,
     fitting,
     grids,
-    likelihood,
-    losses,
     noise,
+    objectives,
     parameterization,
     samplers,
-    times,
 )
 from sde_diffusion.comparison import compare
 from sde_diffusion.fitting import Fit, fit
@@ -46,6 +45,7 @@ __all__ = [
     "analytic",
     "compare",
     "comparison",
+    "density",
     "fit",
     "fitting",
     "from_eps",
@@ -56,12 +56,10 @@ __all__ = [
     "from_x0",
     "grids",
     "kind",
-    "likelihood",
-    "losses",
     "noise",
+    "objectives",
     "parameterization",
     "sample",
     "samplers",
-    "times",
     "with_condition",
 ]

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sde_diffusion.choices import choose
 from sde_diffusion.sdes import SDE, Array
 from sde_diffusion.sdes.base import require
+from sde_diffusion.selection import choose
 
 
 def _unit(steps: int) -> Array:

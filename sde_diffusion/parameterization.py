@@ -12,8 +12,8 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from sde_diffusion.choices import build
 from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.selection import build
 
 Coefficient = Array | float
 

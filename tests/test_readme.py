@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import sde_diffusion
-from sde_diffusion import losses, networks, parameterization, samplers, sdes, times
+from sde_diffusion import networks, objectives, parameterization, samplers, sdes
 from sde_diffusion.data import SOURCES
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -46,8 +46,8 @@ def test_the_table_of_solvers_has_every_one_with_its_order(name):
     "table",
     [
         [kind.__name__ for kind in sdes.KINDS.values()],
-        losses.WEIGHTINGS,
-        times.TIMES,
+        objectives.WEIGHTINGS,
+        objectives.time_density.TIMES,
         [network.__name__ for network in networks.NETWORKS.values()],
         parameterization.PARAMETERIZATIONS,
         SOURCES,

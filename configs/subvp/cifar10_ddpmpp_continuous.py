@@ -9,7 +9,7 @@ sde-diffusion train --config configs/subvp/cifar10_ddpmpp_continuous.py \
 
 from pathlib import Path
 
-from sde_diffusion.cli.config import choice, load
+from sde_diffusion.config import choice, load
 
 
 def get_config():

@@ -8,7 +8,7 @@ sde-diffusion train --config configs/ve/celeba_ncsnpp.py --workdir runs/ve_celeb
 
 from pathlib import Path
 
-from sde_diffusion.cli.config import choice, load
+from sde_diffusion.config import choice, load
 
 
 def get_config():

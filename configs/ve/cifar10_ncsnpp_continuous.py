@@ -7,7 +7,7 @@ sde-diffusion train --config configs/ve/cifar10_ncsnpp_continuous.py \
     --workdir runs/ve_cifar10_ncsnpp_continuous
 """
 
-from sde_diffusion.cli.config import choice, default
+from sde_diffusion.config import choice, default
 
 
 def get_config():

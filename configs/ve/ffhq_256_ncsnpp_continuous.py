@@ -9,7 +9,7 @@ sde-diffusion train --config configs/ve/ffhq_256_ncsnpp_continuous.py \
 
 from pathlib import Path
 
-from sde_diffusion.cli.config import choice, load
+from sde_diffusion.config import choice, load
 
 
 def get_config():

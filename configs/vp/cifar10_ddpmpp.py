@@ -8,7 +8,7 @@ sde-diffusion train --config configs/vp/cifar10_ddpmpp.py --workdir runs/vp_cifa
 
 from pathlib import Path
 
-from sde_diffusion.cli.config import choice, load
+from sde_diffusion.config import choice, load
 
 
 def get_config():

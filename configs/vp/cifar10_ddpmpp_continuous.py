@@ -7,7 +7,7 @@ sde-diffusion train --config configs/vp/cifar10_ddpmpp_continuous.py \
     --workdir runs/vp_cifar10_ddpmpp_continuous
 """
 
-from sde_diffusion.cli.config import choice, default
+from sde_diffusion.config import choice, default
 
 
 def get_config():

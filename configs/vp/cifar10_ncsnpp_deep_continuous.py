@@ -9,7 +9,7 @@ sde-diffusion train --config configs/vp/cifar10_ncsnpp_deep_continuous.py \
 
 from pathlib import Path
 
-from sde_diffusion.cli.config import load
+from sde_diffusion.config import load
 
 
 def get_config():

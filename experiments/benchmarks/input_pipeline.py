@@ -22,8 +22,9 @@ import train_step
 from PIL import Image
 
 from sde_diffusion import data, distributed
-from sde_diffusion.cli import build, read_overrides
-from sde_diffusion.cli import config as configs
+from sde_diffusion.cli import read_overrides
+from sde_diffusion.config import build
+from sde_diffusion.config import schema as configs
 
 EVENT, CLASSES = (32, 32, 3), 10
 BATCH, SECONDS = 128, 5.0

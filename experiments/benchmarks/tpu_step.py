@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from sde_diffusion import planning
-from sde_diffusion.cli import config as configs
 from sde_diffusion.cli import plan, read_overrides
+from sde_diffusion.config import schema as configs
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/ve/cifar10_ncsnpp_continuous.py"

@@ -29,8 +29,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed, planning, training
-from sde_diffusion.cli import build, read_overrides
-from sde_diffusion.cli import config as configs
+from sde_diffusion.cli import read_overrides
+from sde_diffusion.config import build
+from sde_diffusion.config import schema as configs
 
 WARM_UP = 2
 # What JAX calls the chips of the table of peak figures.

@@ -24,8 +24,8 @@ import torch
 import torch_ddpm
 import train_step
 
-from sde_diffusion.cli import build
-from sde_diffusion.cli import config as configs
+from sde_diffusion.config import build
+from sde_diffusion.config import schema as configs
 
 BATCH, STEPS, RATE, EMA, EVENT = 8, 4, 2e-4, 0.9999, (32, 32, 3)
 CONFIG = configs.load(

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from sde_diffusion import planning
-from sde_diffusion.cli import config as configs
 from sde_diffusion.cli import plan, read_overrides
+from sde_diffusion.config import schema as configs
 
 CONFIG = "configs/ve/cifar10_ncsnpp_continuous.py"
 # v5p has links in a third dimension, and its own first row to grow from.

@@ -10,9 +10,10 @@ import numpy as np
 from etils import epath
 
 from sde_diffusion import data, distributed, training
-from sde_diffusion.cli import bits, build, draw, run
-from sde_diffusion.cli import config as configs
-from sde_diffusion.samplers import written
+from sde_diffusion.cli import bits_per_dim, draw, run
+from sde_diffusion.config import build
+from sde_diffusion.config import schema as configs
+from sde_diffusion.samplers import notation
 from sde_diffusion.training import TrainState
 
 
@@ -140,7 +141,9 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     x, nfe = draw.draw(config, params, source, num, seed=seed, y=y)
     seconds = time.perf_counter() - start
     whole = source.x.dtype == np.uint8
-    told = bits.bits_per_dim(config, params, source, config.eval.bits, seed) if whole else {}
+    told = (
+        bits_per_dim.bits_per_dim(config, params, source, config.eval.bits, seed) if whole else {}
+    )
     if not distributed.is_first_process():
         return
     report = {
@@ -173,7 +176,7 @@ def _sampling_options(args: Namespace) -> dict[str, str]:
     options = {"sampling.grid.name": args.grid, "sampling.steps": args.steps}
     options = {key: value for key, value in options.items() if value is not None}
     if args.solver is not None:
-        name, fields = written.read(args.solver)
+        name, fields = notation.read(args.solver)
         fields = {"name": name, **fields}
         options |= {f"sampling.solver.{field}": value for field, value in fields.items()}
     return {key: str(value) for key, value in options.items()}

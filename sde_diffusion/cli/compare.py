@@ -9,11 +9,12 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from sde_diffusion import analytic, choices, comparison, sdes
-from sde_diffusion.cli import build, draw, run
+from sde_diffusion import analytic, comparison, sdes, selection
+from sde_diffusion.cli import draw, run
 from sde_diffusion.comparison import problems
 from sde_diffusion.comparison.candidates import Candidate
 from sde_diffusion.comparison.table import table
+from sde_diffusion.config import build
 from sde_diffusion.data import Source
 
 
@@ -28,7 +29,7 @@ def compare(args: Namespace, overrides: dict[str, str]) -> None:
     if args.problem is not None:
         if overrides:
             raise ValueError(f"--config.{next(iter(overrides))} needs --workdir")
-        sde = choices.choose("sde", args.sde or "vp", sdes.KINDS)()
+        sde = selection.choose("sde", args.sde or "vp", sdes.KINDS)()
         problem = problems.named(args.problem, sde)
     else:
         if args.sde is not None:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sde_diffusion import data, distributed
-from sde_diffusion.cli import build
+from sde_diffusion.config import build
 from sde_diffusion.samplers import sample
 
 GAP = 2  # pixels between the images of a picture

@@ -16,8 +16,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, planning
-from sde_diffusion.cli import build, plan_search, plan_table
-from sde_diffusion.cli import config as configs
+from sde_diffusion.cli import plan_search, plan_table
+from sde_diffusion.config import build
+from sde_diffusion.config import schema as configs
 from sde_diffusion.planning import Topology
 
 # Samples of these sources have one shape, so that they need not be here.

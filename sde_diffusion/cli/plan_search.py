@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sde_diffusion.cli import config as configs
+from sde_diffusion.config import schema as configs
 from sde_diffusion.planning import Topology
 
 Changes = dict[str, str]

@@ -11,8 +11,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sde_diffusion import distributed, training
-from sde_diffusion.cli import build
-from sde_diffusion.cli import config as configs
+from sde_diffusion.config import build
+from sde_diffusion.config import schema as configs
 from sde_diffusion.data import Source
 
 CONFIG = "config.json"

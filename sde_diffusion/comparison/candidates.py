@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from sde_diffusion import fitting, grids, samplers
-from sde_diffusion.choices import require_known
-from sde_diffusion.samplers import Solver, written
+from sde_diffusion.samplers import Solver, notation
 from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.selection import require_known
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def parse(text: str, sde: SDE) -> tuple[str, Solver]:
     """
     if text.endswith(".json"):
         return Path(text).stem, fitting.load(text, sde)
-    name, fields = written.read(text)
+    name, fields = notation.read(text)
     return text.strip().replace(" ", ""), samplers.named(name, **fields)
 
 

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sde_diffusion.choices import choose
 from sde_diffusion.comparison import measure, problems, store
 from sde_diffusion.comparison.candidates import Candidate, candidates
 from sde_diffusion.comparison.problems import Problem
@@ -18,6 +17,7 @@ from sde_diffusion.comparison.store import Row
 from sde_diffusion.prediction import Prediction, with_condition
 from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import SDE, VP
+from sde_diffusion.selection import choose
 
 METRICS = (
     "sliced_wasserstein",

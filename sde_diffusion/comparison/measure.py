@@ -15,8 +15,9 @@ from sde_diffusion import grids, noise
 from sde_diffusion.comparison.candidates import Candidate
 from sde_diffusion.comparison.problems import Problem
 from sde_diffusion.compilation_cache import without_compilation_cache
+from sde_diffusion.density import pushforward
 from sde_diffusion.prediction import Prediction, with_condition
-from sde_diffusion.samplers import RK4, Solver, pushforward, sample
+from sde_diffusion.samplers import RK4, Solver, sample
 from sde_diffusion.sdes import SDE, Array, expand
 
 # Steps of the fine solution: on the exact problems its error is then float32's own, about 1e-5.

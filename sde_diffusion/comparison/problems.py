@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from sde_diffusion.analytic import Empirical, Exact, Gaussian, GaussianMixture, Mixture, Uniform
-from sde_diffusion.choices import choose
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.sdes import EDM, SDE, Array
+from sde_diffusion.selection import choose
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

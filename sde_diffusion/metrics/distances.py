@@ -136,7 +136,7 @@ def kl(x: ArrayLike, log_p: ArrayLike, seed: int = 0, k: int = 3) -> float:
     that falls as N^(-2/D) where q is smooth, below 0.02 nats for 1,000 samples of a Gaussian in
     the plane, but makes it of no use in ten dimensions or more: with 1,000 samples in 64, a
     coordinate that is a hundred times too narrow, which is 4.1 nats, moves it by 0.1. Of a
-    deterministic solver `samplers.pushforward` gives q itself. The estimate can be negative; it is
+    deterministic solver `density.pushforward` gives q itself. The estimate can be negative; it is
     infinite where p is zero at a sample, or more than k samples are equal.
     """
     x = _flat("x", x)

@@ -9,10 +9,10 @@ from typing import Any
 
 from flax import linen as nn
 
-from sde_diffusion.choices import choose, require_known
 from sde_diffusion.networks.ddpm import DDPM
 from sde_diffusion.networks.mlp import MLP
 from sde_diffusion.networks.ncsnpp import NCSNpp
+from sde_diffusion.selection import choose, require_known
 
 NETWORKS: dict[str, type[nn.Module]] = {"ddpm": DDPM, "ncsnpp": NCSNpp, "mlp": MLP}
 

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sde_diffusion.choices import require_known
 from sde_diffusion.networks.embeddings import EMBEDDINGS, embed_class, level_features
 from sde_diffusion.networks.layers import ACTIVATIONS, Array, dense
+from sde_diffusion.selection import require_known
 
 
 class MLP(nn.Module):

@@ -8,7 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sde_diffusion.choices import require_known
 from sde_diffusion.networks.blocks import AttnBlock, Combine, ResnetBlock
 from sde_diffusion.networks.embeddings import EMBEDDINGS, embed_class, embed_level, level_features
 from sde_diffusion.networks.layers import ACTIVATIONS, Array, Conv, add_skip
@@ -21,6 +20,7 @@ from sde_diffusion.networks.resampling import (
     downsample,
     upsample,
 )
+from sde_diffusion.selection import require_known
 
 PRODUCTS = {"conv2d", "conv_general_dilated", "dot_general"}
 REMAT: dict[str, Callable[[Any], Any]] = {

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import jax
 
-from sde_diffusion.choices import choose
 from sde_diffusion.planning.chips import CHIPS, Chip
+from sde_diffusion.selection import choose
 
 # Slices of a 16 x 16 torus (https://cloud.google.com/tpu/docs/v5e, v6e). Those of v4 and v5p are
 # cubes of 4 x 4 x 4 side by side, or a part of one (https://cloud.google.com/tpu/docs/v5p).

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from sde_diffusion.choices import build
-from sde_diffusion.samplers.adaptive import AdaptiveDPMSolver
 from sde_diffusion.samplers.ancestral import DDIM, Ancestral
-from sde_diffusion.samplers.blackbox import BlackBox
+from sde_diffusion.samplers.black_box import BlackBox
 from sde_diffusion.samplers.corrector import (
     MALA,
     ULA,
@@ -13,13 +11,13 @@ from sde_diffusion.samplers.corrector import (
     Langevin,
     PredictorCorrector,
 )
+from sde_diffusion.samplers.dpm_solver_adaptive import AdaptiveDPMSolver
+from sde_diffusion.samplers.dpm_solver_fast import DPMSolverFast
 from sde_diffusion.samplers.euler import Euler, EulerMaruyama, ReverseDiffusion
-from sde_diffusion.samplers.fast import DPMSolverFast
 from sde_diffusion.samplers.fitted import Fitted, FittedGrid
 from sde_diffusion.samplers.heun import EDMSampler, Heun
 from sde_diffusion.samplers.multistep import DEIS, IPNDM, DPMSolverPP2M, DPMSolverPP3M
 from sde_diffusion.samplers.paradigms import ParaDiGMS
-from sde_diffusion.samplers.pushforward import Pushforward, pushforward
 from sde_diffusion.samplers.runge_kutta import RK4, Midpoint
 from sde_diffusion.samplers.sample import check, sample
 from sde_diffusion.samplers.singlestep import RES2S, RES3S, DPMSolver2S, DPMSolver3S, DPMSolverPP2S
@@ -33,6 +31,7 @@ from sde_diffusion.samplers.stochastic import (
 )
 from sde_diffusion.samplers.stochastic_heun import GottaGoFast, StochasticHeun
 from sde_diffusion.samplers.unipc import UniPC
+from sde_diffusion.selection import build
 
 SOLVERS: dict[str, type[Solver]] = {
     "euler": Euler,
@@ -125,6 +124,5 @@ __all__ = [
     "UniPC",
     "check",
     "named",
-    "pushforward",
     "sample",
 ]

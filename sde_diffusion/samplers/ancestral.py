@@ -5,10 +5,10 @@ import dataclasses
 import jax.numpy as jnp
 
 from sde_diffusion import noise
-from sde_diffusion.choices import require_known
 from sde_diffusion.noise import Keys
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.selection import require_known
 
 
 @dataclasses.dataclass(frozen=True)

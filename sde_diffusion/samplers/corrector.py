@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from sde_diffusion import noise
-from sde_diffusion.choices import require_known
 from sde_diffusion.noise import Keys
 from sde_diffusion.samplers.solver import Model, Solver, State, Wrapping
 from sde_diffusion.sdes import SDE, Array, expand
+from sde_diffusion.selection import require_known
 
 
 class _Corrector(Solver):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from sde_diffusion import noise
 from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers.one import predict_one
+from sde_diffusion.samplers.per_sample import predict_one
 from sde_diffusion.samplers.solver import Model, Samples, Solver, Wrapping
 from sde_diffusion.sdes import SDE, Array
 

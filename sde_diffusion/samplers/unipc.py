@@ -5,13 +5,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from sde_diffusion.choices import unknown
 from sde_diffusion.noise import Keys
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers.exponential import Exponential, Span, phi
 from sde_diffusion.samplers.multistep import Past
 from sde_diffusion.samplers.solver import Model
 from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.selection import unknown
 
 
 class UniPCState(NamedTuple):

@@ -2,7 +2,7 @@
 
 import optax
 
-from sde_diffusion.choices import choose
+from sde_diffusion.selection import choose
 
 
 def make_schedule(

@@ -8,7 +8,7 @@ import pytest
 from sde_diffusion.cli import main, run
 
 TINY = """
-    from sde_diffusion.cli.config import choice, default
+    from sde_diffusion.config import choice, default
 
 
     def get_config():

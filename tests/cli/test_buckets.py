@@ -11,9 +11,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX import record_writer
 
-from sde_diffusion.cli import config as configs
 from sde_diffusion.cli import main, run
 from sde_diffusion.cli.run import enable_cache  # itself: the tests' own has another in its place
+from sde_diffusion.config import schema as configs
 from sde_diffusion.training.reporting import read_metrics
 
 RUN = "gs://bucket/runs/tiny"

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import sde_diffusion.cli.config as configs
 from sde_diffusion import EDM, from_x0
 from sde_diffusion.analytic import Gaussian
-from sde_diffusion.cli import bits, build, draw, run
+from sde_diffusion.cli import bits_per_dim, draw, run
+from sde_diffusion.config import build
+from sde_diffusion.config import schema as configs
 from sde_diffusion.data import Source
 
 
@@ -127,7 +128,7 @@ def test_bits_per_dim_are_those_of_a_gaussian_in_closed_form(trained, monkeypatc
         return exact.denoise(EDM(), x.reshape(len(x), 64), t).reshape(x.shape)
 
     monkeypatch.setattr(build, "model", lambda *_: from_x0(build.sde(config), predict))
-    told = bits.bits_per_dim(config, None, source, 500, seed=0)
+    told = bits_per_dim.bits_per_dim(config, None, source, 500, seed=0)
     # A bin of the 17 is 2 / 17 wide in [-1, 1], and a value's noise fills it.
     variance = std**2 + 0.02**2
     x = (np.asarray(source.x, float) + 0.5) * 2 / 17 - 1

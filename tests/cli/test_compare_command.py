@@ -6,8 +6,9 @@ import jax
 import numpy as np
 import pytest
 
-from sde_diffusion.cli import build, run
+from sde_diffusion.cli import run
 from sde_diffusion.cli.compare import trained_problem
+from sde_diffusion.config import build
 
 
 def test_prints_a_table_and_leaves_a_report(call, tmp_path):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sde_diffusion.cli import config as configs
 from sde_diffusion.cli import plan, plan_search, plan_table
+from sde_diffusion.config import schema as configs
 from sde_diffusion.planning import Chip, Topology, named
 
 VE = Path(__file__).parents[2] / "configs" / "ve"

@@ -8,8 +8,7 @@ import jax
 import pytest
 from flax.traverse_util import flatten_dict
 
-from sde_diffusion.cli import build
-from sde_diffusion.cli.config import load
+from sde_diffusion.config import build, load
 from sde_diffusion.data import Scaling
 
 ROOT = Path(__file__).parents[2]

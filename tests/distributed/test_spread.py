@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import sde_diffusion as sd
-from sde_diffusion import distributed, losses, samplers, training
-from sde_diffusion.likelihood import Exact, decode, encode, log_likelihood, variational_bound
+from sde_diffusion import distributed, objectives, samplers, training
+from sde_diffusion.density import Exact, decode, encode, log_likelihood, variational_bound
 from sde_diffusion.networks import MLP
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
@@ -134,9 +134,9 @@ def test_every_corrector_gives_under_pmap_the_samples_of_one_device(name):
 
 
 LOSSES = {
-    "denoising": (losses.denoising_loss, SDE),
-    "ddpm": (partial(losses.ddpm_loss, num_scales=100), SDE),
-    "smld": (partial(losses.smld_loss, num_scales=100), sd.VE()),
+    "denoising": (objectives.denoising_loss, SDE),
+    "ddpm": (partial(objectives.ddpm_loss, num_scales=100), SDE),
+    "smld": (partial(objectives.smld_loss, num_scales=100), sd.VE()),
 }
 
 
@@ -162,7 +162,7 @@ def test_a_training_step_under_pmap_is_that_of_one_device():
     optimizer = training.make_optimizer("adam", learning_rate=1e-2)
 
     def loss_fn(params, key, batch):
-        return losses.denoising_loss(key, model(params), SDE, batch)
+        return objectives.denoising_loss(key, model(params), SDE, batch)
 
     step = training.make_step(loss_fn, optimizer, (0.9,))
     new = partial(training.init_state, lambda key: PARAMS, optimizer, (0.9,), KEY)

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from sde_diffusion import cli
-from sde_diffusion.cli import config as configs
+from sde_diffusion.config import schema as configs
 
 PODS = Path(__file__).parents[2] / "experiments" / "pods"
 ROOT = PODS.parents[1]

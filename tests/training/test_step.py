@@ -29,14 +29,14 @@ def test_each_slice_of_a_call_is_one_update():
     batches = stack(3)
     state, metrics = make_step(quadratic, SGD)(quadratic_state(), KEY, batches)
 
-    w, losses, norms = np.zeros(2), [], []
+    w, objectives, norms = np.zeros(2), [], []
     for x in np.asarray(batches["x"], np.float64):
-        losses.append(np.mean(np.sum((w - x) ** 2, axis=-1)) / 2)
+        objectives.append(np.mean(np.sum((w - x) ** 2, axis=-1)) / 2)
         norms.append(np.linalg.norm(w - x.mean(axis=0)))
         w = w - 0.1 * (w - x.mean(axis=0))
     assert state.step == 3
     np.testing.assert_allclose(state.params["w"], w, rtol=1e-5)
-    np.testing.assert_allclose(metrics.loss, losses, rtol=1e-5)
+    np.testing.assert_allclose(metrics.loss, objectives, rtol=1e-5)
     np.testing.assert_allclose(metrics.grad_norm, norms, rtol=1e-5)
 
 

@@ -8,7 +8,7 @@ sde-diffusion train --config configs/vp/ddpm/church.py --workdir runs/vp_ddpm_ch
 
 from pathlib import Path
 
-from sde_diffusion.cli.config import choice, load
+from sde_diffusion.config import choice, load
 
 
 def get_config():

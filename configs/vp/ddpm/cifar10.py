@@ -9,7 +9,7 @@ sde-diffusion train --config configs/vp/ddpm/cifar10.py --workdir runs/vp_ddpm_c
 
 from pathlib import Path
 
-from sde_diffusion.cli.config import choice, load
+from sde_diffusion.config import choice, load
 
 
 def get_config():

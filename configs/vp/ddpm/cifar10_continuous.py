@@ -7,7 +7,7 @@ sde-diffusion train --config configs/vp/ddpm/cifar10_continuous.py \
     --workdir runs/vp_ddpm_cifar10_continuous
 """
 
-from sde_diffusion.cli.config import choice, default
+from sde_diffusion.config import choice, default
 
 
 def get_config():

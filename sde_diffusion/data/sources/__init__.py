@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from sde_diffusion.choices import choose, require_known
 from sde_diffusion.data.source import Source
 from sde_diffusion.data.sources.arrays import npy, npz
 from sde_diffusion.data.sources.cifar10 import cifar10
@@ -12,6 +11,7 @@ from sde_diffusion.data.sources.digits import digits
 from sde_diffusion.data.sources.folder import folder
 from sde_diffusion.data.sources.mixture2d import mixture2d
 from sde_diffusion.data.sources.tfds import tfds
+from sde_diffusion.selection import choose, require_known
 
 SOURCES: dict[str, Callable[..., Source]] = {
     "cifar10": cifar10,

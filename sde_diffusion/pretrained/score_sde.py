@@ -9,7 +9,7 @@ from flax import linen as nn
 from flax.traverse_util import unflatten_dict
 
 from sde_diffusion import networks
-from sde_diffusion.choices import choose, unknown
+from sde_diffusion.selection import choose, unknown
 
 _COMMON = (
     "nf",

@@ -9,12 +9,13 @@ import pytest
 from scipy.integrate import quad
 
 import sde_diffusion as sd
-from sde_diffusion import losses, prediction, times
+from sde_diffusion import objectives, prediction
+from sde_diffusion.objectives import time_density
 from sde_diffusion.sdes import KINDS
 
 SDES = {name: kind() if name != "flow" else sd.Flow(t_max=0.99) for name, kind in KINDS.items()}
 DATA = sd.analytic.Gaussian.of(jnp.array([0.7, -0.4]), jnp.array([0.8, 0.1]))
-WEIGHTINGS = {name: make() for name, make in losses.WEIGHTINGS.items()}
+WEIGHTINGS = {name: make() for name, make in objectives.WEIGHTINGS.items()}
 NUM = 100_000
 
 
@@ -38,8 +39,13 @@ def minimum(sde, weighting):
 @pytest.mark.parametrize("name", ["vp", "subvp", "cosine", "flow"])
 def test_the_exact_model_reaches_the_minimum(name, weighting):
     sde, weight = SDES[name], WEIGHTINGS[weighting]
-    values = losses.denoising_loss(
-        jax.random.key(0), DATA.model(sde), sde, x0(), weighting=weight, draw=times.stratified
+    values = objectives.denoising_loss(
+        jax.random.key(0),
+        DATA.model(sde),
+        sde,
+        x0(),
+        weighting=weight,
+        draw=time_density.stratified,
     )
     error = 4.0 * float(np.std(values)) / np.sqrt(NUM)
     assert float(np.mean(values)) == pytest.approx(minimum(sde, weight), abs=error)
@@ -49,22 +55,22 @@ def test_the_exact_model_reaches_the_minimum(name, weighting):
 def test_importance_sampling_leaves_the_likelihood_objective_as_it_is(name):
     # uniform t would need far more samples: the weight g^2 / sigma^2 diverges at t = 0
     sde = SDES[name]
-    values = losses.denoising_loss(
+    values = objectives.denoising_loss(
         jax.random.key(0),
         DATA.model(sde),
         sde,
         x0(),
-        weighting=losses.likelihood,
-        times=times.importance,
+        weighting=objectives.likelihood,
+        times=time_density.importance,
     )
     error = 4.0 * float(np.std(values)) / np.sqrt(NUM) + 1e-3
-    assert float(np.mean(values)) == pytest.approx(minimum(sde, losses.likelihood), abs=error)
+    assert float(np.mean(values)) == pytest.approx(minimum(sde, objectives.likelihood), abs=error)
 
 
 def test_any_other_model_is_worse():
     sde = sd.VP()
     exact = DATA.model(sde)
-    loss = partial(losses.denoising_loss, jax.random.key(0), sde=sde, x0=x0())
+    loss = partial(objectives.denoising_loss, jax.random.key(0), sde=sde, x0=x0())
     best = np.mean(loss(exact))
     for factor in (0.9, 1.1):
         other = sd.from_eps(sde, lambda x, t, factor=factor: factor * exact(x, t).eps)
@@ -85,9 +91,9 @@ def test_every_kind_of_prediction_has_the_same_loss(name, kind):
     with jax.enable_x64(True):
         data = data.astype(jnp.float64)
         model = getattr(sd, f"from_{kind}")(sde, wrong)
-        loss = losses.denoising_loss(jax.random.key(0), model, sde, data)
+        loss = objectives.denoising_loss(jax.random.key(0), model, sde, data)
         eps = sd.from_eps(sde, lambda x, t: 1.1 * exact(x, t).eps)
-        expected = losses.denoising_loss(jax.random.key(0), eps, sde, data)
+        expected = objectives.denoising_loss(jax.random.key(0), eps, sde, data)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
@@ -98,30 +104,32 @@ def test_weights_are_those_of_the_papers():
     snr, s = (alpha / sigma) ** 2, sigma / alpha
     on_x0 = snr  # ||eps error||^2 = SNR ||x0 error||^2
     edm = (s**2 + 0.25) / (0.5 * s) ** 2
-    np.testing.assert_allclose(losses.edm(0.5)(sde, t) * on_x0, edm, rtol=1e-5)
-    np.testing.assert_allclose(losses.min_snr(5.0)(sde, t) * on_x0, np.minimum(snr, 5.0), rtol=1e-5)
+    np.testing.assert_allclose(objectives.edm(0.5)(sde, t) * on_x0, edm, rtol=1e-5)
+    np.testing.assert_allclose(
+        objectives.min_snr(5.0)(sde, t) * on_x0, np.minimum(snr, 5.0), rtol=1e-5
+    )
     on_score = sigma**2  # ||eps error||^2 = sigma^2 ||score error||^2
     np.testing.assert_allclose(
-        losses.likelihood(sde, t) * on_score, sde.diffusion(t) ** 2, rtol=1e-5
+        objectives.likelihood(sde, t) * on_score, sde.diffusion(t) ** 2, rtol=1e-5
     )
-    np.testing.assert_allclose(losses.paper(sde, t) * on_score, sigma**2, rtol=1e-5)
+    np.testing.assert_allclose(objectives.paper(sde, t) * on_score, sigma**2, rtol=1e-5)
     rate = jax.vmap(jax.grad(lambda t: -2.0 * sde.log_snr(t)))(t)
     np.testing.assert_allclose(
-        losses.sigmoid(1.0)(sde, t), rate / (1 + np.exp(np.log(snr) - 1.0)), rtol=1e-4
+        objectives.sigmoid(1.0)(sde, t), rate / (1 + np.exp(np.log(snr) - 1.0)), rtol=1e-4
     )
 
 
 def test_reductions():
     squares = jnp.arange(12.0).reshape(2, 3, 2)
-    np.testing.assert_allclose(losses.mean(squares), [2.5, 8.5])
-    np.testing.assert_allclose(losses.half_sum(squares), [7.5, 25.5])
+    np.testing.assert_allclose(objectives.mean(squares), [2.5, 8.5])
+    np.testing.assert_allclose(objectives.half_sum(squares), [7.5, 25.5])
 
 
 def test_smld_is_the_objective_of_its_paper():
     # sigma_i^2 ||score + z / sigma_i||^2 with a score of zero is ||z||^2, whatever i is
     sde, data = sd.VE(), jnp.zeros((NUM, 3))
     zero = sd.from_score(sde, lambda x, t: jnp.zeros_like(x))
-    values = losses.smld_loss(jax.random.key(0), zero, sde, data)
+    values = objectives.smld_loss(jax.random.key(0), zero, sde, data)
     assert float(np.mean(values)) == pytest.approx(1.0, abs=0.01)
     assert values.shape == (NUM,)
 
@@ -133,7 +141,7 @@ def test_smld_takes_each_of_the_noise_levels():
         seen.append(sde.sigma(t))
         return jnp.zeros_like(x)
 
-    losses.smld_loss(
+    objectives.smld_loss(
         jax.random.key(0), sd.from_score(sde, score), sde, jnp.zeros((1000, 1)), num_scales=10
     )
     levels = np.unique(np.round(np.log(seen[0]), 3))
@@ -148,7 +156,7 @@ def test_ddpm_noises_by_the_product_of_its_own_betas():
         seen.append((x, t))
         return jnp.zeros_like(x)
 
-    losses.ddpm_loss(
+    objectives.ddpm_loss(
         jax.random.key(0),
         sd.from_eps(sde, eps),
         sde,
@@ -165,45 +173,45 @@ def test_ddpm_noises_by_the_product_of_its_own_betas():
 
 def test_ddpm_is_near_its_limit_in_continuous_time():
     sde = sd.VP()
-    values = losses.ddpm_loss(jax.random.key(0), DATA.model(sde), sde, x0())
-    assert float(np.mean(values)) == pytest.approx(minimum(sde, losses.paper), rel=0.02)
+    values = objectives.ddpm_loss(jax.random.key(0), DATA.model(sde), sde, x0())
+    assert float(np.mean(values)) == pytest.approx(minimum(sde, objectives.paper), rel=0.02)
 
 
 class TestTimes:
-    @pytest.mark.parametrize("draw", times.DRAWS)
+    @pytest.mark.parametrize("draw", time_density.DRAWS)
     def test_draws_are_uniform_and_inside(self, draw):
-        u = np.asarray(times.DRAWS[draw](jax.random.key(0), 10_000))
+        u = np.asarray(time_density.DRAWS[draw](jax.random.key(0), 10_000))
         assert np.all((u > 0) & (u < 1))
         histogram = np.histogram(u, 10, (0, 1))[0] / 1000
         np.testing.assert_allclose(histogram, 1.0, atol=0.15)
 
     def test_stratified_draws_are_evenly_spaced(self):
-        u = np.sort(times.stratified(jax.random.key(0), 64))
+        u = np.sort(time_density.stratified(jax.random.key(0), 64))
         np.testing.assert_allclose(np.diff(u), 1 / 64, atol=1e-5)
 
     @pytest.mark.parametrize("name", SDES)
-    @pytest.mark.parametrize("kind", times.TIMES)
+    @pytest.mark.parametrize("kind", time_density.TIMES)
     def test_times_stay_between_t_min_and_t_max(self, kind, name):
         sde = SDES[name]
-        t, ratio = times.TIMES[kind]()(sde, times.stratified(jax.random.key(0), 1000))
+        t, ratio = time_density.TIMES[kind]()(sde, time_density.stratified(jax.random.key(0), 1000))
         assert np.all((t >= sde.t_min * (1 - 1e-6)) & (t <= sde.t_max))
         assert np.all(np.isfinite(ratio))
 
     def test_log_normal_is_that_of_edm(self):
-        u = times.stratified(jax.random.key(0), 10_000)
-        log_sigma = np.log(times.log_normal(-1.2, 1.2)(sd.EDM(), u)[0])
+        u = time_density.stratified(jax.random.key(0), 10_000)
+        log_sigma = np.log(time_density.log_normal(-1.2, 1.2)(sd.EDM(), u)[0])
         assert np.mean(log_sigma) == pytest.approx(-1.2, abs=0.01)
         assert np.std(log_sigma) == pytest.approx(1.2, abs=0.02)
 
     def test_logit_normal(self):
-        u = times.stratified(jax.random.key(0), 10_000)
-        t = np.asarray(times.logit_normal(0.5, 0.8)(sd.Flow(), u)[0], np.float64)
+        u = time_density.stratified(jax.random.key(0), 10_000)
+        t = np.asarray(time_density.logit_normal(0.5, 0.8)(sd.Flow(), u)[0], np.float64)
         logit = np.log(t / (1 - t))
         assert np.mean(logit) == pytest.approx(0.5, abs=0.01)
         assert np.std(logit) == pytest.approx(0.8, abs=0.02)
 
     def test_importance_is_uniform_in_log_snr(self):
         sde = sd.VP()
-        t, _ = times.importance(sde, jnp.linspace(0.01, 0.99, 50))
+        t, _ = time_density.importance(sde, jnp.linspace(0.01, 0.99, 50))
         steps = np.diff(sde.log_snr(t))
         np.testing.assert_allclose(steps, steps.mean(), rtol=1e-3)

@@ -7,7 +7,7 @@ import pytest
 
 import sde_diffusion as sd
 from sde_diffusion import samplers
-from sde_diffusion.samplers.one import jacobian_one
+from sde_diffusion.samplers.per_sample import jacobian_one
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 

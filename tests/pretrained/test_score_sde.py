@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from sde_diffusion.interop.score_sde import build_network, load_params
+from sde_diffusion.pretrained.score_sde import build_network, load_params
 
 REFERENCE = Path(__file__).parents[1] / "reference" / "score_sde"
 ENTRIES = json.loads((REFERENCE / "networks.json").read_text())

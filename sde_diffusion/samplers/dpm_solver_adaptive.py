@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sde_diffusion.noise import Keys
-from sde_diffusion.samplers.one import predict_one
+from sde_diffusion.samplers.per_sample import predict_one
 from sde_diffusion.samplers.singlestep import DPMSolver2S, DPMSolver3S
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array

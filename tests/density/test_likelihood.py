@@ -11,7 +11,7 @@ from scipy import stats
 import sde_diffusion as sd
 from sde_diffusion import grids, samplers
 from sde_diffusion.data.transforms import Scaling, dequantize
-from sde_diffusion.likelihood import (
+from sde_diffusion.density import (
     Exact,
     Hutchinson,
     bits_per_dim,

@@ -25,10 +25,10 @@ import numpy as np
 from jax.tree_util import Partial
 
 from sde_diffusion import noise
-from sde_diffusion.choices import require_known
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import SDE, Array, expand
+from sde_diffusion.selection import require_known
 
 PROBES: dict[str, Callable[..., Array]] = {
     "rademacher": jax.random.rademacher,

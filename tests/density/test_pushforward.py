@@ -9,7 +9,7 @@ from scipy import stats
 
 import sde_diffusion as sd
 from sde_diffusion import analytic, grids, samplers
-from sde_diffusion.samplers import pushforward
+from sde_diffusion.density import pushforward
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 

@@ -1,6 +1,6 @@
 """The fields of an experiment's config, with their defaults, and how they are read and changed.
 
-    from sde_diffusion.cli.config import choice, default
+    from sde_diffusion.config import choice, default
 
     def get_config():
         config = default()
@@ -22,10 +22,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sde_diffusion import grids, losses, parameterization, samplers, sdes, times
-from sde_diffusion.choices import choose, require_known, unknown
+from sde_diffusion import grids, objectives, parameterization, samplers, sdes
 from sde_diffusion.data import SOURCES
 from sde_diffusion.networks import NETWORKS
+from sde_diffusion.objectives import time_density
+from sde_diffusion.selection import choose, require_known, unknown
 
 
 def _without_fields() -> None:
@@ -41,8 +42,8 @@ CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "sde": sdes.KINDS,
     "network": NETWORKS,
     "parameterization": parameterization.PARAMETERIZATIONS,
-    "loss.weighting": losses.WEIGHTINGS,
-    "loss.times": times.TIMES,
+    "loss.weighting": objectives.WEIGHTINGS,
+    "loss.times": time_density.TIMES,
     "data.source": SOURCES,
     "sampling.grid": grids.GRIDS,
     "sampling.solver": {"fitted": _fitted, **samplers.SOLVERS},

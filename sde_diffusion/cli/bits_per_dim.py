@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sde_diffusion import data, likelihood, noise, samplers
-from sde_diffusion.cli import build
+from sde_diffusion import data, density, noise, samplers
 from sde_diffusion.comparison.measure import fine_grid
+from sde_diffusion.config import build
 
 STEPS = 20
 
@@ -32,18 +32,18 @@ def bits_per_dim(
     key_noise, key_probes = jax.random.split(jax.random.key(seed))
     keys = noise.sample_keys(key_noise, len(rows))
     x = data.dequantize(keys, jnp.asarray(source.x[rows]), source.low, source.high)
-    made = likelihood.log_likelihood(
+    made = density.log_likelihood(
         key_probes,
         build.model(config, params, labels),
         process,
         scaling.scale(x),
         solver=samplers.RK4(),
         grid=fine_grid(process, STEPS),
-        divergence=likelihood.Hutchinson(),
+        divergence=density.Hutchinson(),
     )
     dimension = int(np.prod(source.x.shape[1:]))
     low, high = config.data.range
-    bits = likelihood.bits_per_dim(
+    bits = density.bits_per_dim(
         made.log_prob, dimension, levels=int(source.high - source.low) + 1, scale=high - low
     )
     return {

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sde_diffusion import times as time_sampling
+from sde_diffusion.objectives import time_density
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.sdes import SDE, VE, VP, Array, expand
 
@@ -79,8 +79,8 @@ def denoising_loss(
     x0: Array,
     *,
     weighting: Weighting = paper,
-    times: time_sampling.Times = time_sampling.uniform,
-    draw: time_sampling.Draw = time_sampling.independent,
+    times: time_density.Times = time_density.uniform,
+    draw: time_density.Draw = time_density.independent,
     reduction: Callable[[Array], Array] = mean,
 ) -> Array:
     """w(t) || eps - eps_model(x_t, t) ||^2, [B] for x0 [B, *event]; t from `times`, u from `draw`.

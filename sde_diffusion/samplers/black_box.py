@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
-from sde_diffusion.choices import require_known
 from sde_diffusion.noise import Keys
 from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers.one import jacobian_one, predict_one
+from sde_diffusion.samplers.per_sample import jacobian_one, predict_one
 from sde_diffusion.samplers.solver import Model, Solver, State
 from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.selection import require_known
 
 # Of an implicit method, how often each stage's equation is iterated: always as often, so that the
 # evaluations are known. (Fewer only where an iterate is not finite: the count is then too high.)

@@ -14,20 +14,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sde_diffusion import (
-    choices,
     data,
     distributed,
     fitting,
     grids,
-    losses,
     networks,
     noise,
+    objectives,
     samplers,
     sdes,
-    times,
+    selection,
 )
 from sde_diffusion import parameterization as parameterizations
 from sde_diffusion import prediction as predictions
+from sde_diffusion.objectives import time_density
 from sde_diffusion.sdes import SDE, Array
 from sde_diffusion.training import make_optimizer, make_schedule, read_compiler_options
 
@@ -39,7 +39,7 @@ def _fields(group: ConfigDict) -> dict[str, Any]:
 
 
 def sde(config: ConfigDict) -> SDE:
-    return choices.build("sde", config.sde.name, sdes.KINDS, _fields(config.sde))
+    return selection.build("sde", config.sde.name, sdes.KINDS, _fields(config.sde))
 
 
 def sampling_sde(config: ConfigDict) -> SDE:
@@ -70,7 +70,7 @@ def _network(name: str, fields: tuple[tuple[str, Any], ...]) -> nn.Module:
 def parameterization(config: ConfigDict) -> parameterizations.Parameterization:
     group = config.parameterization
     known = parameterizations.PARAMETERIZATIONS
-    return choices.build("parameterization", group.name, known, _fields(group))
+    return selection.build("parameterization", group.name, known, _fields(group))
 
 
 def source(config: ConfigDict) -> data.Source:
@@ -147,20 +147,20 @@ def loss_fn(config: ConfigDict, scaling: data.Scaling) -> Callable[[Any, Array, 
 
 def _loss(config: ConfigDict) -> Callable[..., Array]:
     group = config.loss
-    reduction = choices.choose("config.loss.reduction", group.reduction, losses.REDUCTIONS)
+    reduction = selection.choose("config.loss.reduction", group.reduction, objectives.REDUCTIONS)
     known: dict[str, Callable[..., Array]] = {
-        "denoising": losses.denoising_loss,
-        "smld": losses.smld_loss,
-        "ddpm": losses.ddpm_loss,
+        "denoising": objectives.denoising_loss,
+        "smld": objectives.smld_loss,
+        "ddpm": objectives.ddpm_loss,
     }
-    loss = choices.choose("config.loss.name", group.name, known)
+    loss = selection.choose("config.loss.name", group.name, known)
     if group.name != "denoising":  # in discrete time, over the scales that the labels count
         return partial(loss, num_scales=config.parameterization.num_scales, reduction=reduction)
     return partial(
         loss,
-        weighting=losses.WEIGHTINGS[group.weighting.name](**_fields(group.weighting)),
-        times=times.TIMES[group.times.name](**_fields(group.times)),
-        draw=choices.choose("config.loss.draw", group.draw, times.DRAWS),
+        weighting=objectives.WEIGHTINGS[group.weighting.name](**_fields(group.weighting)),
+        times=time_density.TIMES[group.times.name](**_fields(group.times)),
+        draw=selection.choose("config.loss.draw", group.draw, time_density.DRAWS),
         reduction=reduction,
     )
 
@@ -212,7 +212,7 @@ def solver(config: ConfigDict) -> samplers.Solver:
         return predictor
     known = samplers.CORRECTORS
     return samplers.PredictorCorrector(
-        predictor, choices.build("corrector", corrector.name, known, _fields(corrector))
+        predictor, selection.build("corrector", corrector.name, known, _fields(corrector))
     )
 
 
