@@ -52,7 +52,7 @@ def measure(batch_size: int, overrides: dict[str, str]) -> dict[str, Any]:
     changes = {**OURS, "training.batch_size": str(batch_size), **overrides}
     config = configs.load(CONFIG, changes)
     topology = planning.named(TOPOLOGY)
-    return plan.plan_training(config, topology, plan.source_of(config))
+    return plan.plan_training(config, topology, plan.features_of(config))
 
 
 def table(row: dict[str, Any]) -> str:

@@ -56,7 +56,9 @@ def prepare(config: ConfigDict, source: data.Source) -> Step:
     """The step that a config trains with, compiled, and a call of it on batches of the source."""
     steps, mesh = config.training.steps_per_call, build.mesh(config)
     distributed.check_batch_size(mesh, config.training.batch_size)
-    parts = build.training_step(config, source.x.shape[1:], build.scaling(config, source))
+    parts = build.training_step(
+        config, source.features.event.shape, build.scaling(config, source.features)
+    )
     step: Any  # what jax.jit made
     step, abstract = training.step_on_mesh(mesh, **parts)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
@@ -82,12 +84,13 @@ def prepare(config: ConfigDict, source: data.Source) -> Step:
 
 def model_flops(config: ConfigDict, source: data.Source) -> float:
     """FLOPs of a training step for each of its samples: three times those of the forward pass."""
-    size, event = config.training.batch_size, source.x.shape[1:]
+    size, event = config.training.batch_size, source.features.event.shape
     params = jax.eval_shape(build.init_params(config, event), jax.random.key(0))
-    batch = {"x": jax.ShapeDtypeStruct((size, *event), source.x.dtype)}
-    if source.y is not None:
-        batch["y"] = jax.ShapeDtypeStruct((size,), source.y.dtype)
-    loss = jax.jit(build.loss_fn(config, build.scaling(config, source)))
+    batch = {
+        name: jax.ShapeDtypeStruct((size, *feature.shape), feature.dtype)
+        for name, feature in source.features.items()
+    }
+    loss = jax.jit(build.loss_fn(config, build.scaling(config, source.features)))
     lowered = loss.trace(params, jax.random.key(0), batch).lower(lowering_platforms=("tpu",))
     return 3 * lowered.cost_analysis()["flops"] / size
 
@@ -96,9 +99,12 @@ def random_source(config: ConfigDict, event: tuple[int, ...]) -> data.Source:
     """A batch of noise in whole numbers, for the benchmark of a config whose data is not here."""
     rng, size = np.random.default_rng(0), config.training.batch_size
     x = rng.integers(256, size=(size, *event), dtype=np.uint8)
-    classes = config.network.get("num_classes") or 0
-    y = rng.integers(classes, size=size, dtype=np.int32) if classes else None
-    return data.Source("noise", x, y, 0, 255, classes)
+    arrays = {"image" if len(event) == 3 else "x": x}
+    classes = config.network.get("num_classes")
+    if classes is None:
+        return data.from_arrays("noise", arrays)
+    arrays["label"] = rng.integers(classes, size=size, dtype=np.int32)
+    return data.from_arrays("noise", arrays, classes=[str(k) for k in range(classes)])
 
 
 def measure(config: ConfigDict, source: data.Source, calls: int) -> dict[str, Any]:

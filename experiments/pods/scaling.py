@@ -42,7 +42,7 @@ def row(path: str, overrides: dict[str, str], name: str, per_chip: int) -> dict[
     topology = planning.named(name)
     chips = len(topology.devices)
     config = configs.load(path, overrides | {"training.batch_size": str(per_chip * chips)})
-    costs = plan.plan_training(config, topology, plan.source_of(config))
+    costs = plan.plan_training(config, topology, plan.features_of(config))
     return {"topology": name, "chip": topology.chip.name, "chips": chips, **costs}
 
 

@@ -25,13 +25,14 @@ def bits_per_dim(
     probe.
     """
     rows = np.random.default_rng(seed).permutation(len(source))[:num]
-    scaling, process = build.scaling(config, source), build.sde(config)
+    records, event = data.take(source, rows), source.features.event
+    scaling, process = build.scaling(config, source.features), build.sde(config)
     labels = None
-    if build.is_conditional(config) and source.y is not None:
-        labels = jnp.asarray(source.y[rows], jnp.int32)
+    if build.is_conditional(config) and "label" in records:
+        labels = jnp.asarray(records["label"], jnp.int32)
     key_noise, key_probes = jax.random.split(jax.random.key(seed))
     keys = noise.sample_keys(key_noise, len(rows))
-    x = data.dequantize(keys, jnp.asarray(source.x[rows]), source.low, source.high)
+    x = data.dequantize(keys, jnp.asarray(records[source.features.event_name]), *event.range)
     made = density.log_likelihood(
         key_probes,
         build.model(config, params, labels),
@@ -41,10 +42,11 @@ def bits_per_dim(
         grid=fine_grid(process, STEPS),
         divergence=density.Hutchinson(),
     )
-    dimension = int(np.prod(source.x.shape[1:]))
+    dimension = int(np.prod(event.shape))
+    lowest, highest = event.range
     low, high = config.data.range
     bits = density.bits_per_dim(
-        made.log_prob, dimension, levels=int(source.high - source.low) + 1, scale=high - low
+        made.log_prob, dimension, levels=int(highest - lowest) + 1, scale=high - low
     )
     return {
         "bits_per_dim": float(jnp.mean(bits)),

@@ -26,8 +26,8 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     mesh = build.mesh(config)
     distributed.check_batch_size(mesh, config.training.batch_size)
     source = build.source(config)
-    scaling = build.scaling(config, source)
-    step = build.training_step(config, source.x.shape[1:], scaling)
+    features = source.features
+    step = build.training_step(config, features.event.shape, build.scaling(config, features))
     build.solver(config), build.grid(config)
     training.check_compiler_options(step["compiler_options"], mesh.devices.flat[0])
     batches = data.batches(
@@ -44,18 +44,18 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     size = sum(leaf.size for leaf in jax.tree.leaves(abstract))
     _say(
         f"{config.network.name} of {size:,} parameters on {len(source):,} samples of "
-        f"{source.name} {source.x.shape[1:]}; {jax.device_count()} {jax.default_backend()} device"
+        f"{source.name} {features.event.shape}; {jax.device_count()} {jax.default_backend()} device"
     )
 
-    y = draw.labels(source, 100) if build.is_conditional(config) else None
+    y = draw.labels(features, 100) if build.is_conditional(config) else None
 
     def pictures(state: TrainState, step: int) -> None:
         params = run.sampling_params(state)
-        num = 100 if source.x.ndim == 4 else 2000
-        x, _ = draw.draw(config, params, source, num, seed=0, y=y)
+        num = 100 if len(features.event.shape) == 3 else 2000
+        x, _ = draw.draw(config, params, features, num, seed=0, y=y)
         if not distributed.is_first_process():
             return
-        columns = source.num_classes if y is not None else 10
+        columns = features.num_classes if y is not None else 10
         draw.picture(workdir / "samples" / f"step_{step:07d}.png", x, source, columns)
         training.plot_loss(workdir)
 
@@ -72,7 +72,7 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
         keep_best=config.training.keep_best,
         log_every=config.training.log_every,
         sample_every=config.training.sample_every,
-        sample_fn=pictures if draw.has_picture(source) else None,
+        sample_fn=pictures if draw.has_picture(features) else None,
         learning_rate=build.learning_rate(config),
         mesh=mesh,
     )
@@ -98,17 +98,18 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
     build.solver(config), build.grid(config), build.mesh(config)
     if args.label is not None and not build.is_conditional(config):
         raise ValueError(f"--class: the network in {workdir} is not conditioned on a class")
-    y = draw.labels(source, args.num, args.label) if build.is_conditional(config) else None
+    features = source.features
+    y = draw.labels(features, args.num, args.label) if build.is_conditional(config) else None
     run.enable_cache()
-    params, step = run.restore_params(workdir, config, source)
+    params, step = run.restore_params(workdir, config, features)
 
     start = time.perf_counter()
-    x, nfe = draw.draw(config, params, source, args.num, seed=args.seed, y=y, progress=True)
+    x, nfe = draw.draw(config, params, features, args.num, seed=args.seed, y=y, progress=True)
     seconds = time.perf_counter() - start
     if not distributed.is_first_process():
         return
     if out.suffix == ".png":
-        columns = source.num_classes if y is not None and args.label is None else None
+        columns = features.num_classes if y is not None and args.label is None else None
         draw.picture(out, x, source, columns)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -132,15 +133,16 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     source = build.source(config)
     build.solver(config), build.grid(config), build.mesh(config)
     run.enable_cache()
-    params, step = run.restore_params(workdir, config, source)
+    features = source.features
+    params, step = run.restore_params(workdir, config, features)
     num, seed = config.eval.num, config.eval.seed
-    y = draw.labels(source, num) if build.is_conditional(config) else None
+    y = draw.labels(features, num) if build.is_conditional(config) else None
 
-    draw.draw(config, params, source, num, seed=seed, y=y)  # compiles
+    draw.draw(config, params, features, num, seed=seed, y=y)  # compiles
     start = time.perf_counter()
-    x, nfe = draw.draw(config, params, source, num, seed=seed, y=y)
+    x, nfe = draw.draw(config, params, features, num, seed=seed, y=y)
     seconds = time.perf_counter() - start
-    whole = source.x.dtype == np.uint8
+    whole = features.event.dtype == "uint8"
     told = (
         bits_per_dim.bits_per_dim(config, params, source, config.eval.bits, seed) if whole else {}
     )

@@ -15,7 +15,7 @@ from sde_diffusion.comparison import problems
 from sde_diffusion.comparison.candidates import Candidate
 from sde_diffusion.comparison.table import table
 from sde_diffusion.config import build
-from sde_diffusion.data import Source
+from sde_diffusion.data import Source, take
 
 
 def compare(args: Namespace, overrides: dict[str, str]) -> None:
@@ -63,25 +63,26 @@ def trained_problem(workdir: epath.Path, overrides: dict[str, str]) -> problems.
     """The network of a run against the data that it was trained on, in the model's own range."""
     config = run.read_config(workdir, overrides)
     source = build.source(config)
-    params, step = run.restore_params(workdir, config, source)
-    scaling = build.scaling(config, source)
+    features = source.features
+    params, step = run.restore_params(workdir, config, features)
+    scaling = build.scaling(config, features)
     conditional = build.is_conditional(config)
 
     def data(key: jax.Array, num: int) -> jax.Array:
         rows = jax.random.choice(key, len(source), (num,), replace=num > len(source))
         # Read in the order of the file, which may be large, and given in that of the draw.
         places, back = np.unique(np.asarray(rows), return_inverse=True)
-        return scaling.scale(jnp.asarray(source.x[places][back]))
+        return scaling.scale(jnp.asarray(take(source, places)[features.event_name][back]))
 
     def conditions(rows: np.ndarray) -> dict[str, jax.Array]:
-        y = draw.labels(source, int(rows.max()) + 1)[rows]
+        y = draw.labels(features, int(rows.max()) + 1)[rows]
         return {"condition": jnp.asarray(y, jnp.int32)}
 
     return problems.Problem(
         f"{workdir} at step {step}",
         build.sampling_sde(config),
         build.unconditioned(config, params),
-        source.x.shape[1:],
+        features.event.shape,
         data,
         _exact(source, scaling.slope),
         conditions if conditional else None,

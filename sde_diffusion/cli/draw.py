@@ -17,19 +17,19 @@ from sde_diffusion.samplers import sample
 GAP = 2  # pixels between the images of a picture
 
 
-def labels(source: data.Source, num: int, wanted: int | None = None) -> np.ndarray:
+def labels(features: data.Features, num: int, wanted: int | None = None) -> np.ndarray:
     """num classes: one of them, or 0, 1, 2, ... in turn, so that a grid has a column for each."""
     if wanted is None:
-        return np.arange(num) % source.num_classes
-    if not 0 <= wanted < source.num_classes:
-        raise ValueError(f"--class must be from 0 to {source.num_classes - 1}, got {wanted}")
+        return np.arange(num) % features.num_classes
+    if not 0 <= wanted < features.num_classes:
+        raise ValueError(f"--class must be from 0 to {features.num_classes - 1}, got {wanted}")
     return np.full(num, wanted)
 
 
 def draw(
     config: ConfigDict,
     params: Any,
-    source: data.Source,
+    features: data.Features,
     num: int,
     *,
     seed: int,
@@ -43,7 +43,7 @@ def draw(
     """
     process = build.sampling_sde(config)
     solver, grid = build.solver(config), build.grid(config)
-    scaling = build.scaling(config, source)
+    scaling = build.scaling(config, features)
     mesh = build.mesh(config)
     # As many on each device.
     size = -(-min(num, config.sampling.batch_size) // mesh.size) * mesh.size
@@ -58,7 +58,7 @@ def draw(
             jax.random.key(seed),
             distributed.spread(model, mesh),
             process,
-            (size, *source.x.shape[1:]),
+            (size, *features.event.shape),
             solver=solver,
             grid=grid,
             denoise_last=config.sampling.denoise_last,
@@ -67,8 +67,8 @@ def draw(
         made.append(distributed.to_every_process(scaling.unscale(samples.x)))
         nfe = int(np.max(distributed.to_every_process(samples.nfe)))
     x = np.concatenate(made)[:num]
-    if source.x.dtype == np.uint8:  # data in whole numbers: so are the samples
-        x = np.clip(np.round(x), source.low, source.high).astype(np.uint8)
+    if features.event.dtype == "uint8":  # data in whole numbers: so are the samples
+        x = np.clip(np.round(x), *features.event.range).astype(np.uint8)
     return x, nfe
 
 
@@ -80,7 +80,7 @@ def picture(
     Other events have no picture: ValueError.
     """
     if x.ndim == 4 and x.shape[-1] in (1, 3):
-        png = _image_grid(x, source, columns or int(np.ceil(np.sqrt(len(x)))))
+        png = _image_grid(x, source.features.event, columns or int(np.ceil(np.sqrt(len(x)))))
     elif x.ndim == 2 and x.shape[1] == 2:
         png = _scatter(x, source)
     else:
@@ -89,15 +89,16 @@ def picture(
     path.write_bytes(png)
 
 
-def has_picture(source: data.Source) -> bool:
-    event = source.x.shape[1:]
+def has_picture(features: data.Features) -> bool:
+    event = features.event.shape
     return event == (2,) or (len(event) == 3 and event[-1] in (1, 3))
 
 
-def _image_grid(x: np.ndarray, source: data.Source, columns: int) -> bytes:
+def _image_grid(x: np.ndarray, event: data.Feature, columns: int) -> bytes:
     from PIL import Image
 
-    unit = (x - source.low) / (source.high - source.low)
+    low, high = event.range
+    unit = (x - low) / (high - low)
     pixels = np.round(255 * np.clip(unit, 0, 1)).astype(np.uint8)
     zoom = max(1, 32 // x.shape[1])  # small images at a size that a person can read
     pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
@@ -118,7 +119,8 @@ def _scatter(x: np.ndarray, source: data.Source) -> bytes:
 
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axis, points, title in zip(axes, (source.x[: len(x)], x), ("data", "samples"), strict=True):
+    real = data.take(source, np.arange(min(len(x), len(source))))[source.features.event_name]
+    for axis, points, title in zip(axes, (real, x), ("data", "samples"), strict=True):
         axis.scatter(points[:, 0], points[:, 1], s=2, alpha=0.5, linewidths=0)
         axis.set(title=title, aspect="equal")
     png = io.BytesIO()

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, planning
@@ -28,12 +26,12 @@ EVENTS = {"cifar10": (32, 32, 3)}
 def plan(args: Namespace, overrides: dict[str, str]) -> None:
     """Compile the training step and a step of the sampler for a topology, and print their costs."""
     config = configs.load(args.config, overrides)
-    source = source_of(config, None if args.event is None else _event(args.event))
+    features = features_of(config, None if args.event is None else _event(args.event))
     topology = planning.named(args.topology)
-    found = plan_config(config, topology, source)
+    found = plan_config(config, topology, features)
     if args.search:
         tried = plan_search.search(
-            config, topology, lambda changed: plan_training(changed, topology, source)
+            config, topology, lambda changed: plan_training(changed, topology, features)
         )
         found["search"] = plan_search.fastest_first([{"changes": {}, **found["training"]}, *tried])
     if args.json:
@@ -42,14 +40,14 @@ def plan(args: Namespace, overrides: dict[str, str]) -> None:
         print(plan_table.table(args.config, found))
 
 
-def plan_config(config: ConfigDict, topology: Topology, source: data.Source) -> dict[str, Any]:
+def plan_config(config: ConfigDict, topology: Topology, features: data.Features) -> dict[str, Any]:
     """What the programs of a config cost on a topology, in plain values.
 
     Nothing is computed and no array of the network's allocated. Raises ValueError for what is wrong
     with the config, its mesh or its batches on these devices.
     """
     mesh = build.mesh(config, topology.devices)
-    abstract = jax.eval_shape(build.init_params(config, source.x.shape[1:]), jax.random.key(0))
+    abstract = jax.eval_shape(build.init_params(config, features.event.shape), jax.random.key(0))
     chip = topology.chip
     return {
         "topology": topology.name,
@@ -57,18 +55,21 @@ def plan_config(config: ConfigDict, topology: Topology, source: data.Source) -> 
         "mesh": dict(mesh.shape),
         "chip": {"name": chip.name, "memory": chip.memory, "source": chip.source},
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
-        "training": plan_training(config, topology, source),
-        "sampling": plan_sampling(config, topology, source),
+        "training": plan_training(config, topology, features),
+        "sampling": plan_sampling(config, topology, features),
     }
 
 
-def plan_training(config: ConfigDict, topology: Topology, source: data.Source) -> dict[str, Any]:
+def plan_training(
+    config: ConfigDict, topology: Topology, features: data.Features
+) -> dict[str, Any]:
     """The costs of one update of `train`."""
     mesh, size = build.mesh(config, topology.devices), config.training.batch_size
-    step = build.training_step(config, source.x.shape[1:], build.scaling(config, source))
-    batch = {"x": jax.ShapeDtypeStruct((size, *source.x.shape[1:]), source.x.dtype)}
-    if source.y is not None:
-        batch["y"] = jax.ShapeDtypeStruct((size,), jnp.int32)
+    step = build.training_step(config, features.event.shape, build.scaling(config, features))
+    batch = {
+        name: jax.ShapeDtypeStruct((size, *feature.shape), feature.dtype)
+        for name, feature in features.items()
+    }
     with _progress(f"compiling the training step for {topology.name}"):
         lowered = planning.lower_training_step(mesh, batch, **step)
         costs = _costs(lowered, topology, times=config.optim.accumulate)
@@ -81,9 +82,11 @@ def plan_training(config: ConfigDict, topology: Topology, source: data.Source) -
     }
 
 
-def plan_sampling(config: ConfigDict, topology: Topology, source: data.Source) -> dict[str, Any]:
+def plan_sampling(
+    config: ConfigDict, topology: Topology, features: data.Features
+) -> dict[str, Any]:
     """The costs of one step of the solver of `sample`, and how fast whole samples are."""
-    mesh, event = build.mesh(config, topology.devices), source.x.shape[1:]
+    mesh, event = build.mesh(config, topology.devices), features.event.shape
     solver, grid = build.solver(config), build.grid(config)
     # As `sample` does: as many on each device.
     size = -(-config.sampling.batch_size // mesh.size) * mesh.size
@@ -141,8 +144,8 @@ def _costs(lowered: Any, topology: Topology, times: int = 1) -> dict[str, Any]:
     }
 
 
-def source_of(config: ConfigDict, event: tuple[int, ...] | None = None) -> data.Source:
-    """The data; where the shape of a sample is known, a source of images without rows.
+def features_of(config: ConfigDict, event: tuple[int, ...] | None = None) -> data.Features:
+    """The features of the data; where the shape of a sample is known, of images without a source.
 
     Raises ValueError where the data are not here and the shape is not known.
     """
@@ -150,13 +153,16 @@ def source_of(config: ConfigDict, event: tuple[int, ...] | None = None) -> data.
     event = event or EVENTS.get(name)
     if event is None:
         try:
-            return build.source(config)
+            return build.source(config).features
         except (OSError, ImportError) as error:
             raise ValueError(
                 f"{error}; to plan without the data, give the shape of a sample: --event 64,64,3"
             ) from error
-    y = None if classes is None else np.zeros(0, np.int32)
-    return data.Source(name, np.zeros((0, *event), np.uint8), y, 0, 255, classes or 0)
+    features = {"image" if len(event) == 3 else "x": data.Feature(event, "uint8", 0, 255)}
+    if classes is not None:
+        names = tuple(str(k) for k in range(classes))
+        features["label"] = data.Feature((), "int32", classes=names)
+    return data.Features(features)
 
 
 def _event(text: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from sde_diffusion import distributed, training
 from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
-from sde_diffusion.data import Source
+from sde_diffusion.data import Features
 
 CONFIG = "config.json"
 OF_DEVICES = ("mesh.", "training.compiler_options")
@@ -102,10 +102,10 @@ def read_config(workdir: epath.Path, overrides: dict[str, str]) -> ConfigDict:
     return configs.override(config.lock(), overrides)
 
 
-def restore_params(workdir: epath.Path, config: ConfigDict, source: Source) -> tuple[Any, int]:
+def restore_params(workdir: epath.Path, config: ConfigDict, features: Features) -> tuple[Any, int]:
     """(parameters that sample, step) of the newest checkpoint."""
     abstract = training.abstract_state(
-        build.init_params(config, source.x.shape[1:]),
+        build.init_params(config, features.event.shape),
         build.optimizer(config),
         config.optim.ema_rates,
         shardings=partial(distributed.state_shardings, build.mesh(config)),

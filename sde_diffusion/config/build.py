@@ -77,16 +77,17 @@ def source(config: ConfigDict) -> data.Source:
     """The data; ValueError if its classes are not those that the network is conditioned on."""
     loaded = data.load(config.data.source.name, **_fields(config.data.source))
     wanted = config.network.get("num_classes")
-    if wanted is not None and wanted != loaded.num_classes:
+    classes = loaded.features.num_classes
+    if wanted is not None and wanted != classes:
         raise ValueError(
             f"config.network.num_classes is {wanted}, but data source {loaded.name!r} has "
-            f"{loaded.num_classes or 'no'} classes"
+            f"{classes or 'no'} classes"
         )
     return loaded
 
 
-def scaling(config: ConfigDict, source: data.Source) -> data.Scaling:
-    return data.Scaling(source.low, source.high, *config.data.range)
+def scaling(config: ConfigDict, features: data.Features) -> data.Scaling:
+    return data.Scaling(*features.event.range, *config.data.range)
 
 
 def init_params(config: ConfigDict, event: tuple[int, ...]) -> Callable[[Array], Any]:
@@ -130,8 +131,8 @@ def loss_fn(config: ConfigDict, scaling: data.Scaling) -> Callable[[Any, Array, 
 
     def of_batch(params: Any, key: Array, batch: Batch) -> Array:
         key_data, key_dropout, key_loss = jax.random.split(key, 3)
-        keys = noise.sample_keys(key_data, len(batch["x"]))
-        x = batch["x"]
+        x = batch[data.event_name(batch)]
+        keys = noise.sample_keys(key_data, len(x))
         if config.data.flip:
             x = data.random_flip(noise.fold_in(keys, 0), x)
         if config.data.dequantize:
@@ -139,7 +140,7 @@ def loss_fn(config: ConfigDict, scaling: data.Scaling) -> Callable[[Any, Array, 
         apply: Callable[..., Any] = partial(net.apply, train=True, rngs={"dropout": key_dropout})
         trained = predictions.from_network(process, apply, {"params": params}, parameters)
         if conditional:
-            trained = predictions.with_condition(trained, condition=batch["y"])
+            trained = predictions.with_condition(trained, condition=batch["label"])
         return loss(key_loss, trained, process, scaling.scale(x))
 
     return of_batch

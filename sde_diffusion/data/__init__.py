@@ -1,17 +1,27 @@
 """Data sets by name, batches of them on the host, and transforms of a batch on the device."""
 
+from sde_diffusion.data.feature import EVENTS, Feature, Features, event_name
 from sde_diffusion.data.pipeline import batches, one_pass
-from sde_diffusion.data.source import Source
+from sde_diffusion.data.source import ArraySource, Batch, Record, Source, from_arrays, take
 from sde_diffusion.data.sources import SOURCES, load
 from sde_diffusion.data.transforms import Scaling, dequantize, random_flip
 
 __all__ = [
+    "EVENTS",
     "SOURCES",
+    "ArraySource",
+    "Batch",
+    "Feature",
+    "Features",
+    "Record",
     "Scaling",
     "Source",
     "batches",
     "dequantize",
+    "event_name",
+    "from_arrays",
     "load",
     "one_pass",
     "random_flip",
+    "take",
 ]

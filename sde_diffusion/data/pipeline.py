@@ -5,14 +5,11 @@ the compiled step, so it depends on the step and the sample alone.
 """
 
 import functools
-from typing import Any
 
 import grain
 import numpy as np
 
-from sde_diffusion.data.source import Source
-
-Batch = dict[str, np.ndarray]
+from sde_diffusion.data.source import Batch, Source, take
 
 
 def batches(
@@ -31,9 +28,10 @@ def batches(
         host, hosts: this host's index, and how many there are.
 
     Returns:
-        An iterator over {"x": [B / hosts, *event], "y": int32 [B / hosts]}, without "y" where
-        there are no labels. It reads ahead in a thread. `get_state()` is a small dict of plain
-        numbers from which `set_state` goes on with the batch that would have been next.
+        An iterator over dicts with an array [B / hosts, ...] for each of the source's features,
+        such as {"image": [B / hosts, H, W, C], "label": [B / hosts]}. It reads ahead in a
+        thread. `get_state()` is a small dict of plain numbers; after `set_state` with it, the
+        next batch is the one that would have been next.
 
     Raises:
         ValueError: fewer rows than B, B not a multiple of `hosts`, or a number out of range.
@@ -58,7 +56,7 @@ def batches(
         epoch, row = np.divmod(np.arange(start, start + share), num)
         # B <= N: a share spans at most two epochs.
         picked = np.where(epoch == epoch[0], order(epoch[0])[row], order(epoch[-1])[row])
-        return _pick(source, picked)
+        return take(source, picked)
 
     return iter(_threaded(grain.MapDataset.range(2**40).map(rows)))
 
@@ -79,7 +77,7 @@ def one_pass(
     _check(batch_size, host, hosts)
     mine = np.arange(host, len(source), hosts)
     starts = grain.MapDataset.range(0, len(mine), batch_size)
-    return iter(_threaded(starts.map(lambda i: _pick(source, mine[i : i + batch_size]))))
+    return iter(_threaded(starts.map(lambda i: take(source, mine[i : i + batch_size]))))
 
 
 def _check(batch_size: int, host: int, hosts: int) -> None:
@@ -91,8 +89,3 @@ def _check(batch_size: int, host: int, hosts: int) -> None:
 
 def _threaded(dataset: grain.MapDataset[Batch]) -> grain.IterDataset[Batch]:
     return dataset.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4))
-
-
-def _pick(source: Source, rows: np.ndarray) -> Batch:
-    batch: dict[str, Any] = {"x": np.asarray(source.x[rows])}
-    return batch if source.y is None else batch | {"y": source.y[rows]}

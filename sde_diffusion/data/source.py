@@ -1,49 +1,139 @@
-"""What a data set is: rows that can be picked at random, and the range of their values."""
+"""Sources of records: how many there are, what they hold, and record i at random access."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
+from sde_diffusion.data.feature import EVENTS, Feature, Features
 
-@dataclass(frozen=True, eq=False)
-class Source:
-    """N events x_i in [low, high], with a label each where there are classes.
+Record = dict[str, Any]  # named arrays; a text is a str
+Batch = dict[str, np.ndarray]  # the same names, stacked
 
-    Args:
-        name: what it is called in messages.
-        x: [N, *event], uint8 or float; an array in memory, or mapped from a file.
-        y: int32 [N] in [0, num_classes), or None.
-        low, high: the range of the data in its own units. Float data may have tails beyond it.
-        num_classes: 0 if and only if y is None.
 
-    Raises:
-        ValueError: a field does not fit the others.
+class Source(Protocol):
+    """A data set of N records.
+
+    `source[i]` for 0 <= i < N is a dict with the names of `source.features` and arrays of their
+    shapes and types. It is called from several threads. `name` is used in messages.
     """
 
-    name: str
-    x: np.ndarray
-    y: np.ndarray | None
-    low: float
-    high: float
-    num_classes: int = 0
+    @property
+    def name(self) -> str: ...
 
-    def __post_init__(self) -> None:
-        if self.x.ndim < 2 or not (self.x.dtype == np.uint8 or self.x.dtype.kind == "f"):
-            raise ValueError(
-                f"{self.name}: x must be [N, *event] of uint8 or float, "
-                f"got {self.x.dtype} of shape {self.x.shape}"
-            )
-        if not self.low < self.high:
-            raise ValueError(f"{self.name}: low must be below high, got {self.low} and {self.high}")
-        if (self.y is None) != (self.num_classes == 0):
-            raise ValueError(
-                f"{self.name}: num_classes must be 0 if and only if there are no labels"
-            )
-        if self.y is not None and self.y.shape != self.x.shape[:1]:
-            raise ValueError(
-                f"{self.name}: y must have one label for each of the {len(self.x)} events, "
-                f"got shape {self.y.shape}"
-            )
+    @property
+    def features(self) -> Features: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Record: ...
+
+
+class ArraySource:
+    """Records that are the rows of arrays, in memory or mapped from a file.
+
+    Args:
+        name: used in messages.
+        arrays: [N, ...] each, by the names of `features`.
+        features: what the rows hold.
+
+    Raises:
+        ValueError: the arrays do not fit the features, or differ in length.
+    """
+
+    def __init__(self, name: str, arrays: Mapping[str, np.ndarray], features: Features) -> None:
+        self.name, self.arrays, self.features = name, dict(arrays), features
+        if self.arrays.keys() != features.keys():
+            raise ValueError(f"{name}: arrays {list(arrays)} but features {list(features)}")
+        event = self.arrays[features.event_name]
+        for key, array in self.arrays.items():
+            if len(array) != len(event):
+                raise ValueError(
+                    f"{name}: {key} must have one row for each of the {len(event)} records, "
+                    f"got shape {array.shape}"
+                )
+            wanted = features[key]
+            kind = "str" if array.dtype.kind in "UT" else array.dtype.name
+            if array.shape[1:] != wanted.shape or kind != wanted.dtype:
+                raise ValueError(
+                    f"{name}: {key} is {kind} of shape {array.shape}, not {wanted.dtype} of "
+                    f"{('N', *wanted.shape)}"
+                )
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.arrays[self.features.event_name])
+
+    def __getitem__(self, index: int) -> Record:
+        return {name: array[index] for name, array in self.arrays.items()}
+
+    def take(self, rows: np.ndarray) -> Batch:
+        """The records of `rows` [B], stacked: one gather for each array."""
+        return {name: np.asarray(array[rows]) for name, array in self.arrays.items()}
+
+
+def from_arrays(
+    name: str,
+    arrays: Mapping[str, np.ndarray],
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    classes: Sequence[str] | None = None,
+) -> ArraySource:
+    """A source of the rows of named arrays.
+
+    Args:
+        name: used in messages.
+        arrays: one of `image` [N, H, W, C] and `x` [N, *event], uint8 or float; optionally `label`
+            [N], whole numbers from 0; and arrays of any other name.
+        low, high: the range of the event. For uint8 [0, 255] unless given; for float required.
+        classes: the names of the classes. By default "0", "1", ... up to the greatest label.
+
+    Raises:
+        ValueError: the arrays are not records of these kinds.
+    """
+    arrays, features = dict(arrays), {}
+    if "label" in arrays:
+        arrays["label"], features["label"] = _label(name, arrays["label"], classes)
+    elif classes is not None:
+        raise ValueError(f"{name}: classes are given, but no label")
+    events = [key for key in EVENTS if key in arrays]
+    for key, array in arrays.items():
+        if key == "label":
+            continue
+        kind = "str" if array.dtype.kind in "UT" else array.dtype.name
+        ends = (low, high) if key in events[:1] else (None, None)
+        if kind == "uint8":
+            ends = (0 if ends[0] is None else ends[0], 255 if ends[1] is None else ends[1])
+        try:
+            features[key] = Feature(array.shape[1:], kind, *ends)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name}: {key}: {error}") from error
+    try:
+        described = Features({key: features[key] for key in arrays})
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+    return ArraySource(name, arrays, described)
+
+
+def take(source: Source, rows: np.ndarray) -> Batch:
+    """The records of `rows` [B], stacked: a dict of arrays [B, ...]; texts as an array of str."""
+    if isinstance(source, ArraySource):
+        return source.take(rows)
+    records = [source[int(row)] for row in rows]
+    return {name: np.stack([record[name] for record in records]) for name in source.features}
+
+
+def _label(
+    name: str, label: np.ndarray, classes: Sequence[str] | None
+) -> tuple[np.ndarray, Feature]:
+    if label.dtype.kind not in "iu" or label.ndim != 1 or (label.size and label.min() < 0):
+        raise ValueError(
+            f"{name}: labels must be whole numbers [N] of at least 0, "
+            f"got {label.dtype} {label[:3]}..."
+        )
+    greatest = int(label.max()) if label.size else -1
+    names = tuple(map(str, range(greatest + 1))) if classes is None else tuple(classes)
+    if greatest >= len(names):
+        raise ValueError(f"{name}: a label of {greatest}, not in 0 ... {len(names) - 1}")
+    counts = tuple(np.bincount(label, minlength=len(names)).tolist())
+    return label.astype(np.int32), Feature((), "int32", classes=names, counts=counts)

@@ -16,7 +16,7 @@ class Scaling:
     Where the two ranges are equal, both are the identity.
 
     Args:
-        low, high: the data's range, `Source.low` and `Source.high`.
+        low, high: the data's range, `features.event.range`.
         to_low, to_high: the model's.
 
     Raises:

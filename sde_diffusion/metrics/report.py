@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike
 from sklearn.model_selection import ShuffleSplit, StratifiedShuffleSplit
 from threadpoolctl import threadpool_limits
 
-from sde_diffusion.data import Source
+from sde_diffusion.data import Source, take
 from sde_diffusion.metrics.classifier import train_classifier
 from sde_diffusion.metrics.frechet import frechet_distance
 from sde_diffusion.metrics.precision_recall import nearest_neighbour_ratio, precision_recall
@@ -30,7 +30,7 @@ def evaluate(x: ArrayLike, y: ArrayLike | None, source: Source, seed: int = 0) -
       of a datum to the nearest other one, in pixels; near 0 the data was copied.
 
     Args:
-        x: samples [N, *event] in the data's own range [source.low, source.high].
+        x: samples [N, *event] in the data's own range source.features.event.range.
         y: int [N], the classes that were asked for, or None.
         source: the real data, with labels.
         seed: of the classifier and of the splits.
@@ -38,23 +38,26 @@ def evaluate(x: ArrayLike, y: ArrayLike | None, source: Source, seed: int = 0) -
     Raises:
         ValueError: y is given for a source without labels, or x or y does not fit it.
     """
-    if y is not None and source.y is None:
+    if y is not None and "label" not in source.features:
         raise ValueError(f"source {source.name!r} has no labels to train the classifier on")
-    samples, data = np.asarray(x, np.float64), np.asarray(source.x, np.float64)
+    records = take(source, np.arange(len(source)))
+    samples = np.asarray(x, np.float64)
+    data = np.asarray(records[source.features.event_name], np.float64)
     if samples.shape[1:] != data.shape[1:]:
         raise ValueError(f"x must have shape [N, {data.shape[1:]}], got {samples.shape}")
     if y is not None and np.shape(y) != samples.shape[:1]:
         raise ValueError(f"y must have shape {samples.shape[:1]}, got {np.shape(y)}")
-    samples, data = ((a - source.low) / (source.high - source.low) for a in (samples, data))
+    low, high = source.features.event.range
+    samples, data = ((a - low) / (high - low) for a in (samples, data))
 
     report = {}
-    if y is None or source.y is None:
+    if y is None:
         seen, real = (a.reshape(len(a), -1) for a in (samples, data))
     else:
-        classifier = train_classifier(data, source.y, seed)
+        classifier = train_classifier(data, records["label"], seed)
         seen, real = classifier.features(samples), classifier.features(data)
         report["agreement"] = float(np.mean(classifier.labels(samples) == y))
-        report["frechet_halves_stratified"] = frechet_between_halves(real, seed, source.y)
+        report["frechet_halves_stratified"] = frechet_between_halves(real, seed, records["label"])
     frechet, halves = frechet_distance(seen, real), frechet_between_halves(real, seed)
     precision, recall = precision_recall(seen, real)
     return report | {

@@ -13,7 +13,7 @@ from sde_diffusion.analytic import Gaussian
 from sde_diffusion.cli import bits_per_dim, draw, run
 from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
-from sde_diffusion.data import Source
+from sde_diffusion.data import from_arrays
 
 
 def test_a_runs_folder_holds_all_about_it(trained):
@@ -131,14 +131,14 @@ def test_bits_per_dim_are_those_of_a_gaussian_in_closed_form(trained, monkeypatc
     told = bits_per_dim.bits_per_dim(config, None, source, 500, seed=0)
     # A bin of the 17 is 2 / 17 wide in [-1, 1], and a value's noise fills it.
     variance = std**2 + 0.02**2
-    x = (np.asarray(source.x, float) + 0.5) * 2 / 17 - 1
+    x = (np.asarray(source.arrays["image"], float) + 0.5) * 2 / 17 - 1
     squares = np.mean(x**2) + (2 / 17) ** 2 / 12
     nats = 0.5 * np.log(2 * np.pi * variance) + 0.5 * squares / variance - np.log(2 / 17)
     assert told["bits_per_dim"] == pytest.approx(nats / np.log(2), abs=0.02)
 
 
 def test_points_are_drawn_beside_the_data(tmp_path):
-    source = Source("points", np.zeros((10, 2), np.float32), None, -1.0, 1.0)
+    source = from_arrays("points", {"x": np.zeros((10, 2), np.float32)}, low=-1, high=1)
     draw.picture(tmp_path / "points.png", np.ones((5, 2)), source)
     assert Image.open(tmp_path / "points.png").size[0] > 100
 
@@ -146,7 +146,8 @@ def test_points_are_drawn_beside_the_data(tmp_path):
 def test_drawing_again_with_other_labels_does_not_retrace(trained, monkeypatch):
     config = run.read_config(trained, {})
     source = build.source(config)
-    params, _ = run.restore_params(trained, config, source)
+    features = source.features
+    params, _ = run.restore_params(trained, config, features)
     net, traces = build.network(config), []
     original = type(net).__call__
 
@@ -155,9 +156,9 @@ def test_drawing_again_with_other_labels_does_not_retrace(trained, monkeypatch):
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(type(net), "__call__", counted)
-    draw.draw(config, params, source, 17, seed=0, y=draw.labels(source, 17))
+    draw.draw(config, params, features, 17, seed=0, y=draw.labels(features, 17))
     first = len(traces)
-    draw.draw(config, params, source, 17, seed=1, y=draw.labels(source, 17, 3))
+    draw.draw(config, params, features, 17, seed=1, y=draw.labels(features, 17, 3))
     assert len(traces) == first
 
 

@@ -47,7 +47,7 @@ def test_the_data_of_a_run_come_in_the_order_of_the_draw(trained):
     key = jax.random.key(3)
     rows = np.asarray(jax.random.choice(key, len(source), (50,), replace=False))
     made = np.asarray(problem.data(key, 50)).reshape(50, -1)
-    whole = np.asarray(source.x, float).reshape(len(source), -1)
+    whole = np.asarray(source.arrays["image"], float).reshape(len(source), -1)
     for place in (0, 7, 49):
         alike = [np.corrcoef(made[place], whole[row])[0, 1] for row in rows]
         assert np.argmax(alike) == place

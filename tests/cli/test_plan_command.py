@@ -72,14 +72,14 @@ def test_what_is_wrong_is_told_in_one_line(call, tiny, arguments, words):
 
 def test_data_of_known_shape_need_not_be_here():
     config = configs.load(VE / "cifar10_ncsnpp_continuous.py")
-    assert plan.source_of(config).x.shape == (0, 32, 32, 3)
+    assert plan.features_of(config).event.shape == (32, 32, 3)
 
 
 def test_other_data_need_not_be_here_where_their_shape_is_told():
     config = configs.load(VE / "church_ncsnpp_continuous.py")
     with pytest.raises(ValueError, match="--event 64,64,3"):
-        plan.source_of(config)
-    assert plan.source_of(config, (256, 256, 3)).x.shape == (0, 256, 256, 3)
+        plan.features_of(config)
+    assert plan.features_of(config, (256, 256, 3)).event.shape == (256, 256, 3)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def too_large(small):
     config = configs.default()
     config.network = configs.choice("network", "mlp", features=16, num_blocks=1)
     config.training.batch_size = 32
-    return plan.plan_config(config, small, plan.source_of(config))
+    return plan.plan_config(config, small, plan.features_of(config))
 
 
 def test_what_does_not_fit_is_told_with_what_takes_less_memory(too_large):

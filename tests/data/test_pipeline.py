@@ -8,18 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sde_diffusion.data import Source, batches, one_pass
+from sde_diffusion.data import batches, from_arrays, one_pass
 
 
-def numbered(num, labels=True):
-    """A source whose row i is [i, -i], with label i."""
+def numbered(num):
+    """A source whose record i is the point [i, -i] with label i."""
     x = np.arange(num, dtype=np.float32)[:, None] * [1.0, -1.0]
-    y = np.arange(num, dtype=np.int32) if labels else None
-    return Source("numbered", x, y, 0.0, 1.0, num if labels else 0)
+    return from_arrays("numbered", {"x": x, "label": np.arange(num)}, low=0, high=1)
 
 
 def rows(iterator, steps):
-    return [batch["y"].tolist() for batch in islice(iterator, steps)]
+    return [batch["label"].tolist() for batch in islice(iterator, steps)]
 
 
 def flat(lists):
@@ -54,8 +53,8 @@ def test_the_same_seed_gives_the_same_batches():
 
 def test_a_row_keeps_its_label():
     batch = next(batches(numbered(20), 6, 0))
-    assert batch["y"].dtype == np.int32
-    np.testing.assert_array_equal(batch["x"], batch["y"][:, None] * [1.0, -1.0])
+    assert batch["label"].dtype == np.int32
+    np.testing.assert_array_equal(batch["x"], batch["label"][:, None] * [1.0, -1.0])
 
 
 @settings(max_examples=10, deadline=None)
@@ -90,16 +89,17 @@ def test_the_state_of_one_host_goes_on_with_another_number_of_hosts():
 
 def test_images_keep_their_bytes_and_need_no_labels():
     x = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
-    batch = next(batches(Source("images", x, None, 0, 255), 5, 0))
-    assert batch.keys() == {"x"}
-    assert batch["x"].dtype == np.uint8
-    assert sorted(image.tobytes() for image in batch["x"]) == sorted(i.tobytes() for i in x)
+    batch = next(batches(from_arrays("images", {"image": x}), 5, 0))
+    assert batch.keys() == {"image"}
+    assert batch["image"].dtype == np.uint8
+    assert sorted(image.tobytes() for image in batch["image"]) == sorted(i.tobytes() for i in x)
 
 
 def test_batches_of_a_mapped_file_are_plain_arrays(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((4, 2)))
     x = np.load(tmp_path / "x.npy", mmap_mode="r")
-    assert type(next(batches(Source("mapped", x, None, 0, 1), 2, 0))["x"]) is np.ndarray
+    source = from_arrays("mapped", {"x": x}, low=0, high=1)
+    assert type(next(batches(source, 2, 0))["x"]) is np.ndarray
 
 
 @settings(max_examples=20, deadline=None)

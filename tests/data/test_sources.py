@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sde_diffusion.data import SOURCES, Source, load
+from sde_diffusion.data import SOURCES, Feature, load
 
 RNG = np.random.default_rng(0)
 
@@ -22,18 +22,19 @@ def test_digits_are_scikit_learns_images_in_whole_values_0_to_16():
     from sklearn.datasets import load_digits
 
     source, bunch = load("digits"), load_digits()
-    assert source.x.shape == (1797, 8, 8, 1)
-    assert source.x.dtype == np.uint8
-    np.testing.assert_array_equal(source.x[..., 0], bunch.images)
-    np.testing.assert_array_equal(source.y, bunch.target)
-    assert (source.low, source.high, source.num_classes) == (0, 16, 10)
-    assert (source.x.min(), source.x.max()) == (0, 16)
+    image, label = source.arrays["image"], source.arrays["label"]
+    assert source.features["image"] == Feature((8, 8, 1), "uint8", 0, 16)
+    np.testing.assert_array_equal(image[..., 0], bunch.images)
+    np.testing.assert_array_equal(label, bunch.target)
+    assert source.features["label"].classes == tuple("0123456789")
+    assert source.features["label"].counts == tuple(np.bincount(bunch.target))
+    assert (image.min(), image.max()) == (0, 16)
 
 
 def test_mixture2d_has_the_moments_of_each_gaussian_of_the_grid():
     source = load("mixture2d", num=50_000, seed=1)
     for k in range(25):
-        x = source.x[source.y == k]
+        x = source.arrays["x"][source.arrays["label"] == k]
         assert len(x) == pytest.approx(2000, abs=5 * np.sqrt(2000))
         centre = [-1 + 0.5 * (k % 5), -1 + 0.5 * (k // 5)]
         np.testing.assert_allclose(x.mean(axis=0), centre, atol=5 * 0.05 / np.sqrt(len(x)))
@@ -41,24 +42,30 @@ def test_mixture2d_has_the_moments_of_each_gaussian_of_the_grid():
 
 
 def test_mixture2d_is_the_same_for_the_same_seed_only():
-    first, again, other = (load("mixture2d", num=10, seed=s).x for s in (3, 3, 4))
+    first, again, other = (load("mixture2d", num=10, seed=s).arrays["x"] for s in (3, 3, 4))
     np.testing.assert_array_equal(first, again)
     assert (first != other).all()
 
 
 def test_npz_gives_what_was_saved_and_bytes_the_range_0_to_255(tmp_path):
     x, y = pixels(5), np.array([2, 0, 1, 1, 0])
-    np.savez(tmp_path / "a.npz", x=x, y=y)
+    np.savez(tmp_path / "a.npz", image=x, label=y, caption=np.array(list("abcde")))
     source = load("npz", path=str(tmp_path / "a.npz"))
-    np.testing.assert_array_equal(source.x, x)
-    np.testing.assert_array_equal(source.y, y)
-    assert (source.low, source.high, source.num_classes) == (0, 255, 3)
+    np.testing.assert_array_equal(source.arrays["image"], x)
+    np.testing.assert_array_equal(source.arrays["label"], y)
+    assert source[3]["caption"] == "d"
+    assert source.features["image"] == Feature((4, 6, 3), "uint8", 0, 255)
+    assert source.features["label"] == Feature(
+        (), "int32", classes=("0", "1", "2"), counts=(2, 2, 1)
+    )
+    assert source.features["caption"] == Feature((), "str")
 
 
 def test_npz_without_labels_is_unconditional_data(tmp_path):
     np.savez(tmp_path / "a.npz", x=RNG.normal(size=(5, 2)))
     source = load("npz", path=str(tmp_path / "a.npz"), low=-1.0, high=1.0)
-    assert (source.y, source.num_classes) == (None, 0)
+    assert source.features == {"x": Feature((2,), "float64", -1, 1)}
+    assert source.features.num_classes == 0
 
 
 def test_npy_is_mapped_from_the_file_not_read(tmp_path):
@@ -66,9 +73,14 @@ def test_npy_is_mapped_from_the_file_not_read(tmp_path):
     np.save(tmp_path / "x.npy", x)
     np.save(tmp_path / "y.npy", np.arange(5))
     source = load("npy", path=str(tmp_path / "x.npy"), labels=str(tmp_path / "y.npy"))
-    assert isinstance(source.x, np.memmap)
-    np.testing.assert_array_equal(source.x, x)
-    np.testing.assert_array_equal(source.y, np.arange(5))
+    assert isinstance(source.arrays["image"], np.memmap)
+    np.testing.assert_array_equal(source.arrays["image"], x)
+    np.testing.assert_array_equal(source.arrays["label"], np.arange(5))
+
+
+def test_npy_events_that_are_no_images_are_named_x(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((5, 2)))
+    assert load("npy", path=str(tmp_path / "x.npy"), low=0, high=1).features.event_name == "x"
 
 
 @pytest.mark.parametrize("kind", ["npz", "npy"])
@@ -97,24 +109,30 @@ def test_a_truncated_array_file_is_named(tmp_path, kind, keep):
 
 def test_a_flipped_byte_in_an_npz_is_found(tmp_path):
     file = tmp_path / "a.npz"
-    np.savez_compressed(file, x=pixels(50))
+    np.savez_compressed(file, image=pixels(50))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 255
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"a\.npz: cannot read the array 'x'"):
+    with pytest.raises(ValueError, match=r"a\.npz: cannot read the array 'image'"):
         load("npz", path=str(file))
 
 
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": np.zeros((2, 2))}, "no array 'x' in it, only images"),
-        ({"x": np.zeros((2, 2))}, "needs its range, the fields low and high"),
-        ({"x": np.zeros((2, 2), np.uint8), "y": np.array([0, -1])}, "labels must be whole numbers"),
-        ({"x": np.zeros((2, 2), np.uint8), "y": np.array([0.5, 1])}, "labels must be whole number"),
+        ({"images": np.zeros((2, 2))}, "needs one of image, audio, x, got images"),
+        ({"x": np.zeros((2, 2))}, "needs its range, low and high"),
         (
-            {"x": np.zeros((2, 2), np.uint8), "y": np.array([0, 1, 2])},
-            "one label for each of the 2",
+            {"x": np.zeros((2, 2), np.uint8), "label": np.array([0, -1])},
+            "labels must be whole numbers",
+        ),
+        (
+            {"x": np.zeros((2, 2), np.uint8), "label": np.array([0.5, 1])},
+            "labels must be whole number",
+        ),
+        (
+            {"x": np.zeros((2, 2), np.uint8), "label": np.array([0, 1, 2])},
+            "one row for each of the 2 records",
         ),
     ],
 )
@@ -144,24 +162,25 @@ def test_folder_takes_labels_from_its_sorted_subfolders(tmp_path):
     write_images(tmp_path, {"cat/2.png": b, "ant/9.PNG": a, "cat/deep/3.png": c})
     (tmp_path / "ant" / "notes.txt").write_text("no image")
     source = load("folder", path=str(tmp_path))
-    np.testing.assert_array_equal(source.x, [a, b, c])
-    np.testing.assert_array_equal(source.y, [0, 1, 1])
-    assert (source.low, source.high, source.num_classes) == (0, 255, 2)
+    np.testing.assert_array_equal(source.arrays["image"], [a, b, c])
+    np.testing.assert_array_equal(source.arrays["label"], [0, 1, 1])
+    assert source.features["image"].range == (0, 255)
+    assert source.features["label"].classes == ("ant", "cat")
 
 
 def test_folder_without_subfolders_has_no_labels(tmp_path):
     images = pixels(3)
     write_images(tmp_path, {f"{i}.png": image for i, image in enumerate(images)})
     source = load("folder", path=str(tmp_path))
-    np.testing.assert_array_equal(source.x, images)
-    assert source.y is None
+    np.testing.assert_array_equal(source.arrays["image"], images)
+    assert source.features.keys() == {"image"}
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_folder_converts_images_to_the_channels_asked_for(tmp_path, channels):
     grey = pixels(1, channels=1)[0]
     write_images(tmp_path, {"a.png": grey})
-    x = load("folder", path=str(tmp_path), channels=channels).x
+    x = load("folder", path=str(tmp_path), channels=channels).arrays["image"]
     assert x.shape == (1, 4, 6, channels)
     np.testing.assert_array_equal(x[0, ..., :1], grey)
 
@@ -231,10 +250,13 @@ def test_cifar10_reads_the_binary_archive_packed_or_not(tmp_path, packed):
             (tmp_path / name).write_bytes(content)
     names = [f"data_batch_{i}.bin" for i in range(1, 6)]
     train, test = load("cifar10", path=str(path)), load("cifar10", path=str(path), split="test")
-    np.testing.assert_array_equal(train.x, np.concatenate([images[n] for n in names]))
-    np.testing.assert_array_equal(train.y, np.concatenate([labels[n] for n in names]))
-    np.testing.assert_array_equal(test.x, images["test_batch.bin"])
-    assert (train.low, train.high, train.num_classes) == (0, 255, 10)
+    train_images = np.concatenate([images[n] for n in names])
+    np.testing.assert_array_equal(train.arrays["image"], train_images)
+    np.testing.assert_array_equal(train.arrays["label"], np.concatenate([labels[n] for n in names]))
+    np.testing.assert_array_equal(test.arrays["image"], images["test_batch.bin"])
+    assert train.features["image"].range == (0, 255)
+    assert train.features["label"].classes[:2] == ("airplane", "automobile")
+    assert train.features.num_classes == 10
 
 
 def test_cifar10_refuses_the_pickled_version(tmp_path):
@@ -292,16 +314,17 @@ def test_tfds_takes_the_features_image_and_label(monkeypatch):
         load=lambda name, **_: (
             {"image": x, "label": y},
             types.SimpleNamespace(
-                features={"image": None, "label": types.SimpleNamespace(num_classes=10)}
+                features={"image": None, "label": types.SimpleNamespace(names=list("abcdefghij"))}
             ),
         ),
         as_numpy=lambda data: data,
     )
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", library)
     source = load("tfds", dataset="mnist")
-    np.testing.assert_array_equal(source.x, x)
-    np.testing.assert_array_equal(source.y, y)
-    assert (source.low, source.high, source.num_classes) == (0, 255, 10)
+    np.testing.assert_array_equal(source.arrays["image"], x)
+    np.testing.assert_array_equal(source.arrays["label"], y)
+    assert source.features["image"].range == (0, 255)
+    assert source.features["label"].classes == tuple("abcdefghij")
 
 
 def test_an_unknown_source_lists_the_choices_and_the_nearest():
@@ -323,19 +346,3 @@ def test_a_missing_field_is_named():
 def test_a_missing_file_is_named(tmp_path, kind):
     with pytest.raises(FileNotFoundError, match="nowhere: no such"):
         load(kind, path=str(tmp_path / "nowhere"))
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"x": np.zeros((2, 2), np.int64)}, "uint8 or float, got int64"),
-        ({"x": np.zeros(2)}, r"shape \(2,\)"),
-        ({"low": 1.0}, "low must be below high, got 1.0 and 1.0"),
-        ({"low": np.nan}, "low must be below high, got nan"),
-        ({"num_classes": 3}, "num_classes must be 0 if and only if"),
-    ],
-)
-def test_a_source_checks_its_fields_against_each_other(fields, message):
-    whole = {"name": "a", "x": np.zeros((2, 2)), "y": None, "low": 0.0, "high": 1.0}
-    with pytest.raises(ValueError, match=message):
-        Source(**(whole | fields))

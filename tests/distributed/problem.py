@@ -44,7 +44,7 @@ class SlowBatches:
 
     def __init__(self, seconds=0.0, fails_at=None):
         share = {"host": jax.process_index(), "hosts": jax.process_count()}
-        source = data.Source("points", POINTS, None, -1.0, 1.0, 0)
+        source = data.from_arrays("points", {"x": POINTS}, low=-1, high=1)
         self.inner = data.batches(source, BATCH_SIZE, 0, **share)
         self.seconds, self.fails_at, self.drawn = seconds, fails_at, 0
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedKFold
 
-from sde_diffusion.data import Source, load
+from sde_diffusion.data import from_arrays, load
 from sde_diffusion.metrics import evaluate, frechet_between_halves, train_classifier
 
 DIGITS = load("digits")
-X, Y = DIGITS.x / 16, DIGITS.y
+IMAGES, Y = DIGITS.arrays["image"], DIGITS.arrays["label"]
+X = IMAGES / 16
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +52,7 @@ def test_labels_with_gaps_are_refused(labels):
 
 
 def test_real_digits_among_all_real_digits_are_near_perfect_but_seen_to_be_copies(a_thousand):
-    report = evaluate(DIGITS.x[a_thousand], Y[a_thousand], DIGITS, seed=0)
+    report = evaluate(IMAGES[a_thousand], Y[a_thousand], DIGITS, seed=0)
     assert report["agreement"] == 1
     assert report["precision"] == 1
     assert report["recall"] > 0.95
@@ -60,7 +61,7 @@ def test_real_digits_among_all_real_digits_are_near_perfect_but_seen_to_be_copie
 
 
 def test_wrong_labels_lower_the_agreement_alone(a_thousand):
-    x, y = DIGITS.x[a_thousand], Y[a_thousand].copy()
+    x, y = IMAGES[a_thousand], Y[a_thousand].copy()
     right = evaluate(x, y, DIGITS)
     y[:100] = (y[:100] + 1) % 10
     assert evaluate(x, y, DIGITS) == right | {"agreement": pytest.approx(0.9)}
@@ -95,7 +96,7 @@ def test_halves_with_equal_shares_of_each_class_are_nearer(classifier):
         (
             np.zeros((5, 2)),
             np.zeros(5),
-            Source("points", np.zeros((9, 2)), None, 0, 1),
+            from_arrays("points", {"x": np.zeros((9, 2))}, low=0, high=1),
             "no labels",
         ),
     ],
@@ -107,7 +108,7 @@ def test_samples_that_do_not_fit_the_source_are_refused(x, y, source, message):
 
 def test_without_classes_the_features_are_the_data_themselves():
     points = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
-    source = Source("points", points, None, -1.0, 1.0)
+    source = from_arrays("points", {"x": points}, low=-1, high=1)
     report = evaluate(points[:200] + 4.0, None, source)
     assert "agreement" not in report
     # a shift by 4 in both coordinates, of data that are scaled to half

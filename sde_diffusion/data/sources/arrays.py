@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from sde_diffusion.data.source import Source
+from sde_diffusion.data.source import ArraySource, from_arrays
 
 
-def npz(path: str, low: float | None = None, high: float | None = None) -> Source:
-    """`x` [N, *event] and, where the file has it, `y` [N] of a .npz file, held in memory.
+def npz(path: str, low: float | None = None, high: float | None = None) -> ArraySource:
+    """The arrays of a .npz file in memory, by their names: `image` or `x`, `label`, any other.
 
     Args:
         path: the file.
@@ -19,23 +19,23 @@ def npz(path: str, low: float | None = None, high: float | None = None) -> Sourc
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not a .npz of numeric arrays, has no `x`, or its range is not known.
+        ValueError: it is not a .npz of arrays with equally many rows, has neither `image` nor
+            `x`, or the range of its data is not known.
     """
     archive = _read(path)
     if not isinstance(archive, np.lib.npyio.NpzFile):
         raise ValueError(f"{path}: this is a .npy file: use the source 'npy'")
     with archive:
-        if "x" not in archive.files:
-            raise ValueError(f"{path}: no array 'x' in it, only {', '.join(archive.files)}")
-        x = _member(path, archive, "x")
-        y = _member(path, archive, "y") if "y" in archive.files else None
-    return _source(path, x, y, low, high)
+        arrays = {name: _member(path, archive, name) for name in archive.files}
+    return from_arrays(path, arrays, low=low, high=high)
 
 
 def npy(
     path: str, labels: str | None = None, low: float | None = None, high: float | None = None
-) -> Source:
+) -> ArraySource:
     """The array [N, *event] of a .npy file, mapped and not read: it may exceed the memory.
+
+    Events of three dimensions are images [H, W, C], the feature `image`; others are `x`.
 
     Args:
         path: the file.
@@ -50,7 +50,9 @@ def npy(
     for file, array in ((path, x), (labels, y)):
         if isinstance(array, np.lib.npyio.NpzFile):
             raise ValueError(f"{file}: this is a .npz file: use the source 'npz'")
-    return _source(path, x, y, low, high)
+    event = "image" if x.ndim == 4 else "x"
+    arrays = {event: x} if y is None else {event: x, "label": y}
+    return from_arrays(path, arrays, low=low, high=high)
 
 
 def _read(path: str) -> Any:
@@ -67,19 +69,3 @@ def _member(path: str, archive: Any, name: str) -> np.ndarray:
         return archive[name]
     except (ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path}: cannot read the array {name!r} ({error})") from error
-
-
-def _source(
-    path: str, x: np.ndarray, y: np.ndarray | None, low: float | None, high: float | None
-) -> Source:
-    if x.dtype == np.uint8:
-        low, high = 0 if low is None else low, 255 if high is None else high
-    if low is None or high is None:
-        raise ValueError(f"{path}: data of {x.dtype} needs its range, the fields low and high")
-    if y is None:
-        return Source(path, x, None, low, high)
-    if y.dtype.kind not in "iu" or y.size == 0 or y.min() < 0:
-        raise ValueError(
-            f"{path}: labels must be whole numbers of at least 0, got {y.dtype} {y[:3]}..."
-        )
-    return Source(path, x, y.astype(np.int32), low, high, num_classes=int(y.max()) + 1)

@@ -6,14 +6,19 @@ from pathlib import Path
 
 import numpy as np
 
-from sde_diffusion.data.source import Source
+from sde_diffusion.data.source import ArraySource, from_arrays
 
 _SPLITS = {"train": [f"data_batch_{i}.bin" for i in range(1, 6)], "test": ["test_batch.bin"]}
+# The order of batches.meta.txt in the archive.
+CLASSES = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
 _RECORD = 1 + 3 * 32 * 32  # the label, then the red, green and blue planes, row by row
 _LARGEST = 10_000 * _RECORD
 
 
-def cifar10(path: str, split: str = "train") -> Source:
+def cifar10(path: str, split: str = "train") -> ArraySource:
     """50,000 (train) or 10,000 (test) images [32, 32, 3] of ten classes, uint8.
 
     The version for Python and the one for Matlab are not read: the former is a pickle, which can
@@ -46,7 +51,7 @@ def cifar10(path: str, split: str = "train") -> Source:
     if y.max() > 9:
         raise ValueError(f"{path}: a label of {y.max()}, not in 0 ... 9")
     x = np.ascontiguousarray(records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    return Source("cifar10", x, y, 0, 255, num_classes=10)
+    return from_arrays("cifar10", {"image": x, "label": y}, classes=CLASSES)
 
 
 def _read_folder(path: str, names: list[str]) -> dict[str, bytes]:

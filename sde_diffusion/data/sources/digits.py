@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from sde_diffusion.data.source import Source
+from sde_diffusion.data.source import ArraySource, from_arrays
 
 
-def digits() -> Source:
+def digits() -> ArraySource:
     """1,797 images [8, 8, 1] of ten classes, whole values 0 ... 16.
 
     Source: the test set of "Optical recognition of handwritten digits" (Alpaydin & Kaynak 1998,
@@ -14,5 +14,5 @@ def digits() -> Source:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    x = bunch.images.astype(np.uint8)[..., None]
-    return Source("digits", x, bunch.target.astype(np.int32), 0.0, 16.0, num_classes=10)
+    image = bunch.images.astype(np.uint8)[..., None]
+    return from_arrays("digits", {"image": image, "label": bunch.target}, low=0, high=16)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from sde_diffusion.data.source import Source
+from sde_diffusion.data.source import ArraySource, from_arrays
 
 _SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def folder(path: str, channels: int = 3) -> Source:
+def folder(path: str, channels: int = 3) -> ArraySource:
     """All images below `path`, uint8 [N, H, W, channels]; labels from its sorted subfolders.
 
     Files are sorted by name and those without an image's suffix ignored. Every image is decoded
@@ -52,9 +52,10 @@ def folder(path: str, channels: int = 3) -> Source:
         raise ValueError(f"{path}: images of {len(example_of)} sizes, all must be equal: {sizes}")
     x = np.stack(images).reshape(len(files), *images[0].shape[:2], channels)
     if not classes:
-        return Source(path, x, None, 0, 255)
+        return from_arrays(path, {"image": x})
     y = np.repeat(np.arange(len(classes), dtype=np.int32), [len(group) for group in by_class])
-    return Source(path, x, y, 0, 255, num_classes=len(classes))
+    names = [folder.name for folder in classes]
+    return from_arrays(path, {"image": x, "label": y}, classes=names)
 
 
 def _images(paths: Iterable[Path]) -> list[Path]:

@@ -1,11 +1,9 @@
 """Data sets of tensorflow-datasets, behind the extra `tfds`."""
 
-import numpy as np
-
-from sde_diffusion.data.source import Source
+from sde_diffusion.data.source import ArraySource, from_arrays
 
 
-def tfds(dataset: str, split: str = "train", data_dir: str | None = None) -> Source:
+def tfds(dataset: str, split: str = "train", data_dir: str | None = None) -> ArraySource:
     """The feature `image` of a data set, uint8 [N, H, W, C], and its `label` where it has one.
 
     All images are held in memory and must have one size.
@@ -32,6 +30,6 @@ def tfds(dataset: str, split: str = "train", data_dir: str | None = None) -> Sou
         raise ValueError(f"tfds: {dataset!r} has no feature 'image', only {list(info.features)}")
     arrays = tensorflow_datasets.as_numpy(data)
     if "label" not in info.features:
-        return Source(dataset, arrays["image"], None, 0, 255)
-    y = arrays["label"].astype(np.int32)
-    return Source(dataset, arrays["image"], y, 0, 255, info.features["label"].num_classes)
+        return from_arrays(dataset, {"image": arrays["image"]})
+    records = {"image": arrays["image"], "label": arrays["label"]}
+    return from_arrays(dataset, records, classes=info.features["label"].names)
