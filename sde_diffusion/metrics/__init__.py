@@ -1,23 +1,34 @@
-"""Distances between samples and data; numpy, scipy and scikit-learn, no accelerator."""
+"""Distances between samples and data, on the host with numpy and scipy.
+
+`evaluate` makes the report of the command of that name, in the features of a small classifier, of
+principal components, or of the caller's own. `DISTANCES` are those that solvers are compared by.
+Only the classifier needs the extra `train`, for scikit-learn.
+"""
 
 from sde_diffusion.metrics.classifier import Classifier, train_classifier
 from sde_diffusion.metrics.distances import DISTANCES, Distance, floor, interval, kl, rms
-from sde_diffusion.metrics.frechet import frechet_distance
+from sde_diffusion.metrics.features import Components, principal_components
+from sde_diffusion.metrics.frechet import frechet_between_halves, frechet_distance
 from sde_diffusion.metrics.precision_recall import nearest_neighbour_ratio, precision_recall
-from sde_diffusion.metrics.report import evaluate, frechet_between_halves
+from sde_diffusion.metrics.report import Report, evaluate, finite, missing
 
 __all__ = [
     "DISTANCES",
     "Classifier",
+    "Components",
     "Distance",
+    "Report",
     "evaluate",
+    "finite",
     "floor",
     "frechet_between_halves",
     "frechet_distance",
     "interval",
     "kl",
+    "missing",
     "nearest_neighbour_ratio",
     "precision_recall",
+    "principal_components",
     "rms",
     "train_classifier",
 ]

@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sde_diffusion.metrics.threads import one_thread
+
 
 def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
     """d^2 = |m_x - m_y|^2 + Tr(C_x + C_y - 2 (C_x C_y)^(1/2)) of two sets of features.
@@ -28,7 +30,54 @@ def frechet_distance(x: ArrayLike, y: ArrayLike) -> float:
     # It needs no square root of a product, which is not symmetric and, when features are dead or
     # fewer samples than features are given, singular: scipy's sqrtm then returns complex numbers.
     cross = np.linalg.svd(_sqrt_psd(cov_y) @ _sqrt_psd(cov_x), compute_uv=False).sum()
-    return float(np.sum((mean_x - mean_y) ** 2) + np.trace(cov_x) + np.trace(cov_y) - 2 * cross)
+    spread = np.trace(cov_x) + np.trace(cov_y) - 2 * cross
+    return max(0.0, float(np.sum((mean_x - mean_y) ** 2) + spread))  # rounding may fall below zero
+
+
+def frechet_between_halves(
+    features: ArrayLike,
+    seed: int,
+    labels: ArrayLike | None = None,
+    splits: int = 100,
+    most: int | None = None,
+) -> float:
+    """The Frechet distance between two disjoint random parts of a set of features, over splits.
+
+    One split is no yardstick: on the digits it varies by 40 %, mostly with the share of each class
+    that falls on either side; the mean over 100 varies by 4 %.
+
+    Args:
+        features: [N, D].
+        seed: of the splits.
+        labels: [N]; where given, both parts hold as many rows of each class, rounded down.
+        splits: how many are averaged.
+        most: rows of a part; half of all where that is fewer, or where it is not given. The
+            distance is biased upwards by a term that falls as one over the number of rows, so a
+            yardstick for N samples is made of parts of N.
+
+    Raises:
+        ValueError: a part has fewer than two rows.
+    """
+    features = np.asarray(features)
+    rng = np.random.default_rng(seed)
+    share = 0.5 if most is None else min(0.5, most / len(features))
+    if labels is None:
+        groups = [np.arange(len(features))]
+    else:
+        groups = [np.flatnonzero(labels == each) for each in np.unique(labels)]
+    sizes = [int(share * len(group)) for group in groups]
+
+    def split() -> float:
+        orders = [rng.permutation(group) for group in groups]
+        pairs = list(zip(orders, sizes, strict=True))
+        a = np.concatenate([order[:size] for order, size in pairs])
+        b = np.concatenate([order[size : 2 * size] for order, size in pairs])
+        return frechet_distance(features[a], features[b])
+
+    if sum(sizes) < 2:
+        raise ValueError(f"two parts of {len(features)} data have fewer than two rows each")
+    with one_thread():
+        return float(np.mean([split() for _ in range(splits)]))
 
 
 def _moments(name: str, features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,11 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.metrics import pairwise_distances_chunked
-from sklearn.neighbors import NearestNeighbors
+
+from sde_diffusion.metrics.neighbours import nearest, share_near
+
+# Data whose own nearest neighbours are looked for: the time grows as their number times all.
+MOST = 2000
 
 
 def precision_recall(samples: ArrayLike, data: ArrayLike, k: int = 3) -> tuple[float, float]:
@@ -30,28 +33,37 @@ def precision_recall(samples: ArrayLike, data: ArrayLike, k: int = 3) -> tuple[f
             f"k must be at least 1 and less than either set's size "
             f"({len(samples)} samples, {len(data)} data), got {k}"
         )
-    return _share_within(samples, data, k), _share_within(data, samples, k)
+    return share_near(samples, data, k), share_near(data, samples, k)
 
 
-def nearest_neighbour_ratio(samples: ArrayLike, data: ArrayLike) -> float:
+def nearest_neighbour_ratio(samples: ArrayLike, data: ArrayLike, seed: int = 0) -> float:
     """median_i min_j |samples_i - data_j| / median_j min_{l != j} |data_j - data_l|.
 
-    Near 1, a sample is as far from the data as a new datum is; near 0, the data was copied.
+    Near 1, a sample is as far from the data as a new datum is; near 0, the data was copied. The
+    second median is over at most `MOST` data, drawn at random by `seed`, each against all others.
 
     Args:
         samples, data: [N, *event] and [M, *event]; events are compared as flat vectors.
+
+    Raises:
+        ValueError: half of the data or more have an equal among the others: the ratio has no
+            value.
     """
-    samples, data = np.asarray(samples, np.float64), np.asarray(data, np.float64)
-    neighbours = NearestNeighbors(n_neighbors=1).fit(data.reshape(len(data), -1))
-    to_data, _ = neighbours.kneighbors(samples.reshape(len(samples), -1))
-    within_data, _ = neighbours.kneighbors()  # called without points, it leaves each out of its own
-    return float(np.median(to_data) / np.median(within_data))
+    samples, data = (_flat(rows) for rows in (samples, data))
+    within = np.median(_within(data, seed))
+    if not within > 0:
+        raise ValueError("half of the data or more have an equal among the others")
+    return float(np.median(nearest(samples, data)) / within)
 
 
-def _share_within(points: np.ndarray, support: np.ndarray, k: int) -> float:
-    """The share of `points` within the balls of k-th neighbour radius around `support`."""
-    radii = NearestNeighbors(n_neighbors=k).fit(support).kneighbors()[0][:, -1]
-    chunks = pairwise_distances_chunked(
-        points, support, reduce_func=lambda distances, _: (distances <= radii).any(axis=1)
-    )
-    return float(np.concatenate(list(chunks)).mean())
+def _within(data: np.ndarray, seed: int) -> np.ndarray:
+    if len(data) <= MOST:
+        return nearest(data, data)
+    rows = np.random.default_rng(seed).permutation(len(data))[:MOST]
+    # A datum is at distance zero from itself; its second neighbour is the nearest other one.
+    return nearest(data[rows], data, 2)
+
+
+def _flat(rows: ArrayLike) -> np.ndarray:
+    rows = np.asarray(rows, np.float64)
+    return rows.reshape(len(rows), -1)
