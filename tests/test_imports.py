@@ -24,7 +24,7 @@ ALLOWED = {
     "comparison": MATHS | {"analytic", "fitting", "metrics", "compilation_cache", "comparison"},
     "networks": {"selection", "networks"},
     "data": {"selection", "sdes", "data"},
-    "metrics": {"data", "metrics"},
+    "metrics": {"metrics"},
     "distributed": {"selection", "distributed"},
     "training": {"selection", "compilation_cache", "distributed", "training"},
     "planning": CORE | {"compilation_cache", "samplers", "distributed", "training", "planning"},

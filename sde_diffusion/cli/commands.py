@@ -8,6 +8,7 @@ from argparse import Namespace
 import jax
 import numpy as np
 from etils import epath
+from tqdm import tqdm
 
 from sde_diffusion import data, distributed, training
 from sde_diffusion.cli import bits_per_dim, draw, run
@@ -15,6 +16,9 @@ from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
 from sde_diffusion.samplers import notation
 from sde_diffusion.training import TrainState
+
+# Numbers of real data that `evaluate` compares with: 1 GiB of float64.
+MOST_NUMBERS = 2**27
 
 
 def train(args: Namespace, overrides: dict[str, str]) -> None:
@@ -55,7 +59,7 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
         x, _ = draw.draw(config, params, features, num, seed=0, y=y)
         if not distributed.is_first_process():
             return
-        columns = features.num_classes if y is not None else 10
+        columns = len(draw.classes_with_data(features)) if y is not None else 10
         draw.picture(workdir / "samples" / f"step_{step:07d}.png", x, source, columns)
         training.plot_loss(workdir)
 
@@ -109,7 +113,8 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
     if not distributed.is_first_process():
         return
     if out.suffix == ".png":
-        columns = features.num_classes if y is not None and args.label is None else None
+        every = y is not None and args.label is None
+        columns = len(draw.classes_with_data(features)) if every else None
         draw.picture(out, x, source, columns)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -136,11 +141,15 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     features = source.features
     params, step = run.restore_params(workdir, config, features)
     num, seed = config.eval.num, config.eval.seed
-    y = draw.labels(features, num) if build.is_conditional(config) else None
+    y = draw.usual_labels(features, num) if build.is_conditional(config) else None
+    real = _real_data(source, config.eval.data, seed)
+    label = real.get("label") if y is not None else None
+    for name, reason in metrics.missing(real[features.event_name], label, num).items():
+        _say(f"{name} is left out: {reason}")
 
     draw.draw(config, params, features, num, seed=seed, y=y)  # compiles
     start = time.perf_counter()
-    x, nfe = draw.draw(config, params, features, num, seed=seed, y=y)
+    x, nfe = draw.draw(config, params, features, num, seed=seed, y=y, progress=True)
     seconds = time.perf_counter() - start
     whole = features.event.dtype == "uint8"
     told = (
@@ -148,16 +157,29 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     )
     if not distributed.is_first_process():
         return
+    low, high = features.event.range
+    with tqdm(total=8, desc="comparing with the data", unit="metric") as bar:
+
+        def progress(stage: str) -> None:
+            bar.set_postfix_str(stage)
+            bar.update()
+
+        made = metrics.evaluate(
+            x, real[features.event_name], y=y, labels=label, low=low, high=high, seed=seed,
+            progress=progress,
+        )  # fmt: skip
     report = {
         "step": step,
         "samples": num,
+        "data": len(real[features.event_name]),
         "solver": config.sampling.solver.name,
         "evaluations": nfe,
         "sampling_seconds": seconds,
-        **metrics.evaluate(x, y, source, seed),
+        **made.figures,
         **told,
+        "left_out": made.left_out,
     }
-    (workdir / "evaluation.json").write_text(json.dumps(report, indent=2) + "\n")
+    (workdir / "evaluation.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     width = max(len(name) for name in report)
     for name, value in report.items():
         print(
@@ -165,6 +187,16 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
             if isinstance(value, float)
             else f"{name:<{width}}  {value}"
         )
+
+
+def _real_data(source: data.Source, most: int, seed: int) -> data.Batch:
+    """At most `most` records, and no more than metrics hold in memory, drawn at random."""
+    size = int(np.prod(source.features.event.shape))
+    num = min(len(source), most, max(1, MOST_NUMBERS // size))
+    rows = np.arange(len(source))
+    if num < len(rows):
+        rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:num])
+    return data.take(source, rows)
 
 
 def _sampling_options(args: Namespace) -> dict[str, str]:

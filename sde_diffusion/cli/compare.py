@@ -75,7 +75,7 @@ def trained_problem(workdir: epath.Path, overrides: dict[str, str]) -> problems.
         return scaling.scale(jnp.asarray(take(source, places)[features.event_name][back]))
 
     def conditions(rows: np.ndarray) -> dict[str, jax.Array]:
-        y = draw.labels(features, int(rows.max()) + 1)[rows]
+        y = draw.usual_labels(features, int(rows.max()) + 1)[rows]
         return {"condition": jnp.asarray(y, jnp.int32)}
 
     return problems.Problem(

@@ -18,12 +18,23 @@ GAP = 2  # pixels between the images of a picture
 
 
 def labels(features: data.Features, num: int, wanted: int | None = None) -> np.ndarray:
-    """num classes: one of them, or 0, 1, 2, ... in turn, so that a grid has a column for each."""
+    """num classes: one of them, or all that have data in turn, a column of a grid for each."""
     if wanted is None:
-        return np.arange(num) % features.num_classes
+        there = classes_with_data(features)
+        return there[np.arange(num) % len(there)]
     if not 0 <= wanted < features.num_classes:
         raise ValueError(f"--class must be from 0 to {features.num_classes - 1}, got {wanted}")
     return np.full(num, wanted)
+
+
+def usual_labels(features: data.Features, num: int) -> np.ndarray:
+    """num classes in the proportions of the data; in turn where those are not known."""
+    return data.in_proportion(features["label"].counts or (1,) * features.num_classes, num)
+
+
+def classes_with_data(features: data.Features) -> np.ndarray:
+    """The classes of which there are data; all of them where the counts are not known."""
+    return np.flatnonzero(features["label"].counts or (1,) * features.num_classes)
 
 
 def draw(

@@ -130,6 +130,7 @@ def default() -> ConfigDict:
             },
             "eval": {
                 "num": 1000,  # samples
+                "data": 10_000,  # records that these are compared with, at most
                 "bits": 256,  # data whose bits per dimension are measured
                 "seed": 0,
             },

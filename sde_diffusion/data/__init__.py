@@ -1,6 +1,7 @@
 """Data sets by name, batches of them on the host, and transforms of a batch on the device."""
 
 from sde_diffusion.data.feature import EVENTS, Feature, Features, event_name
+from sde_diffusion.data.labels import in_proportion
 from sde_diffusion.data.pipeline import batches, one_pass
 from sde_diffusion.data.source import ArraySource, Batch, Record, Source, from_arrays, take
 from sde_diffusion.data.sources import SOURCES, load
@@ -20,6 +21,7 @@ __all__ = [
     "dequantize",
     "event_name",
     "from_arrays",
+    "in_proportion",
     "load",
     "one_pass",
     "random_flip",

@@ -1,4 +1,4 @@
-"""What samples and data are compared in where there is no classifier: their principal components."""
+"""Principal components: the features of large events where there is no classifier."""
 
 from typing import NamedTuple
 

@@ -36,7 +36,7 @@ def nearest(points: np.ndarray, support: np.ndarray, k: int = 1) -> np.ndarray:
 
 
 def share_near(points: np.ndarray, support: np.ndarray, k: int) -> float:
-    """The share of `points` [N, D] no farther from some row of `support` than its k-th neighbour."""
+    """The share of `points` [N, D] that lie in the ball of k neighbours of a row of `support`."""
     radii = nearest(support, support, k)
     inside = [
         (cdist(points[rows], support) <= radii).any(axis=1)

@@ -107,7 +107,7 @@ def evaluate(
     figures: dict[str, float] = {}
     with one_thread() if data.size < LARGE else nullcontext():
         progress("training a classifier" if trained else "features")
-        seen = _look(samples, data, y, labels, features, seed, trained=trained)
+        seen = _look(samples, data, y, labels if trained else None, features, seed)
         for name, measure in METRICS.items():
             if name in left_out:
                 continue
@@ -150,7 +150,9 @@ def missing(data: np.ndarray, labels: np.ndarray | None, num: int) -> dict[str, 
     if len(data) < 4:
         without(f"the halves of {len(data)} data have no covariance", *of_halves)
     if len(data) < 2:
-        without("one datum has no covariance and no neighbour", "frechet", "nearest_neighbour_ratio")
+        without(
+            "one datum has no covariance and no neighbour", "frechet", "nearest_neighbour_ratio"
+        )
     fewest = min(num, len(data))
     if fewest <= NEIGHBOURS:
         told = f"needs more than {NEIGHBOURS} samples and data, got {num} and {len(data)}"
@@ -177,12 +179,10 @@ def _look(
     labels: np.ndarray | None,
     features: Features | None,
     seed: int,
-    *,
-    trained: bool,
 ) -> Seen:
-    """The features, of a classifier where one is to be `trained`."""
+    """The features: of a classifier where there are labels, of nothing but the data elsewhere."""
     agreement = math.nan
-    if trained:
+    if labels is not None:
         inputs: Features = _unchanged
         if data.shape[1] > CLASSIFIER_INPUTS:
             inputs = principal_components(data, CLASSIFIER_INPUTS, seed).project

@@ -187,7 +187,8 @@ def test_every_default_field_is_read_by_the_builder():
     # what the file `build` or a command mentions; a field that nobody reads would be a lie
     from pathlib import Path
 
-    text = "".join(p.read_text() for p in Path(build.__file__).parent.glob("*.py"))
+    folders = [Path(module.__file__).parent for module in (build, run)]
+    text = "".join(path.read_text() for folder in folders for path in folder.glob("*.py"))
     groups = configs.default()
     for group in ("loss", "optim", "data", "training", "sampling", "eval"):
         for field in groups[group]:

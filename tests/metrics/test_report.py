@@ -159,7 +159,9 @@ class TestWhatCannotBeHad:
         assert "equal among the others" in report.left_out["nearest_neighbour_ratio"]
 
     def test_three_images(self):
-        report = self.report(np.random.default_rng(0).uniform(size=(30, 1, 3, 1)), np.eye(3).reshape(3, 1, 3, 1))
+        report = self.report(
+            np.random.default_rng(0).uniform(size=(30, 1, 3, 1)), np.eye(3).reshape(3, 1, 3, 1)
+        )
         assert set(report.figures) == {"frechet", "nearest_neighbour_ratio"}
         assert report.left_out["precision"] == "needs more than 3 samples and data, got 30 and 3"
 
