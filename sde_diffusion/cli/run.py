@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,14 +103,14 @@ def read_config(workdir: epath.Path, overrides: dict[str, str]) -> ConfigDict:
 
 def restore_params(workdir: epath.Path, config: ConfigDict, features: Features) -> tuple[Any, int]:
     """(parameters that sample, step) of the newest checkpoint."""
-    abstract = training.abstract_state(
-        build.init_params(config, features.event.shape),
-        build.optimizer(config),
-        config.optim.ema_rates,
-        shardings=partial(distributed.state_shardings, build.mesh(config)),
+    init = build.init_params(config, features.event.shape)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    abstract = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        shapes,
+        distributed.state_shardings(build.mesh(config), shapes),
     )
-    state = training.restore_latest(workdir, abstract).state
-    return sampling_params(state), int(state.step)
+    return training.restore_params(workdir, abstract, ema=0 if config.optim.ema_rates else None)
 
 
 def sampling_params(state: training.TrainState) -> Any:

@@ -18,6 +18,7 @@ from sde_diffusion.training.disk import write_whole
 from sde_diffusion.training.history import plot_loss
 from sde_diffusion.training.loop import NonFiniteLoss, Outcome, step_on_mesh, train
 from sde_diffusion.training.optim import make_optimizer, make_schedule
+from sde_diffusion.training.parameters import Parameters, restore_params
 from sde_diffusion.training.state import TrainState, abstract_state, init_state
 from sde_diffusion.training.step import make_step
 
@@ -26,6 +27,7 @@ __all__ = [
     "DamagedCheckpoint",
     "NonFiniteLoss",
     "Outcome",
+    "Parameters",
     "Restored",
     "TrainState",
     "abstract_state",
@@ -38,6 +40,7 @@ __all__ = [
     "plot_loss",
     "read_compiler_options",
     "restore_latest",
+    "restore_params",
     "step_on_mesh",
     "train",
     "without_compilation_cache",

@@ -14,9 +14,9 @@ import shutil
 import sys
 import traceback
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from sde_diffusion.training.state import TrainState
 
 FOLDER = "checkpoints"
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class CheckpointMismatch(ValueError):
@@ -108,7 +109,7 @@ def save(
     _check_room(checkpoints.directory, state)
     body = {
         "position": position,
-        "leaves": _kinds(state),
+        "leaves": kinds(state),
         "checksums": np.asarray(checksums(state)).tolist(),
     }
     meta = {"body": body, "crc32": _crc32(body)}
@@ -135,19 +136,21 @@ def restore(checkpoints: ocp.CheckpointManager, abstract: TrainState) -> Restore
     A damaged one is passed over with a warning. Raises FileNotFoundError when there is none,
     DamagedCheckpoint when none is whole, CheckpointMismatch when `abstract` is of another model.
     """
-    steps = sorted(checkpoints.all_steps(), reverse=True)
-    if not steps:
-        raise FileNotFoundError(f"{checkpoints.directory.parent}: no checkpoint here")
-    for step in steps[:-1]:
-        try:
-            return _restore_step(checkpoints, step, abstract)
-        except DamagedCheckpoint as damage:
-            log.warning("%s; falling back to the one before", damage)
-    return _restore_step(checkpoints, steps[-1], abstract)
+    return newest_whole(checkpoints, lambda where: _restore_state(where, abstract))
 
 
 def restore_latest(workdir: str | os.PathLike[str], abstract: TrainState) -> Restored:
     """`restore` for a reader: nothing in `workdir` is made, changed or removed."""
+    with read_checkpoints(workdir) as checkpoints:
+        return restore(checkpoints, abstract)
+
+
+@contextmanager
+def read_checkpoints(workdir: str | os.PathLike[str]) -> Iterator[ocp.CheckpointManager]:
+    """The checkpoints of a run for a reader, who changes nothing.
+
+    Raises FileNotFoundError when `workdir` has none.
+    """
     folder = absolute(workdir) / FOLDER
     if not folder.is_dir():
         raise FileNotFoundError(f"{workdir}: no checkpoint here")
@@ -156,7 +159,20 @@ def restore_latest(workdir: str | os.PathLike[str], abstract: TrainState) -> Res
         read_only=True, save_interval_steps=0, create=False, cleanup_tmp_directories=False
     )
     with ocp.CheckpointManager(folder, options=options) as checkpoints:
-        return restore(checkpoints, abstract)
+        yield checkpoints
+
+
+def newest_whole(checkpoints: ocp.CheckpointManager, read: Callable[[epath.Path], T]) -> T:
+    """`read(folder of a checkpoint)` of the newest one that it finds whole, as `restore` does."""
+    steps = sorted(checkpoints.all_steps(), reverse=True)
+    if not steps:
+        raise FileNotFoundError(f"{checkpoints.directory.parent}: no checkpoint here")
+    for step in steps[:-1]:
+        try:
+            return read(checkpoints.directory / str(step))
+        except DamagedCheckpoint as damage:
+            log.warning("%s; falling back to the one before", damage)
+    return read(checkpoints.directory / str(steps[-1]))
 
 
 def set_aside_newer(checkpoints: ocp.CheckpointManager, step: int) -> None:
@@ -187,32 +203,70 @@ def checksums(tree: Any) -> jax.Array:
     return jnp.stack([checksum(leaf) for leaf in jax.tree.leaves(tree)])
 
 
-def _restore_step(checkpoints: ocp.CheckpointManager, step: int, abstract: TrainState) -> Restored:
-    where = f"{checkpoints.directory}/{step}"
-    with _damage(where):
-        body = _read_alone(ocp.JsonCheckpointHandler, f"{where}/meta", ocp.args.JsonRestore())
-        body, crc32 = body["body"], body["crc32"]
-        if _crc32(body) != crc32:
+def read_meta(where: epath.Path) -> dict[str, Any]:
+    """What a checkpoint says of itself: the data's "position", and of each leaf of the state, in
+    their order, its kind ("leaves", see `kinds`) and its sum ("checksums").
+
+    Raises DamagedCheckpoint.
+    """
+    with damage_to(where):
+        meta = _read_alone(ocp.JsonCheckpointHandler, where / "meta", ocp.args.JsonRestore())
+        if _crc32(meta["body"]) != meta["crc32"]:
             raise ValueError("meta is not what was written")
-        saved, sums, position = body["leaves"], body["checksums"], body["position"]
-    wanted = _kinds(abstract)
+        return {name: meta["body"][name] for name in ("position", "leaves", "checksums")}
+
+
+def read_part(where: epath.Path, part: Any) -> Any:
+    """The arrays of `part`, a part of the state as nested dicts of abstract arrays; no others are
+    read. Of a tuple of the state all entries must be there, where `ocp.PLACEHOLDER` leaves one out.
+
+    Raises DamagedCheckpoint.
+    """
+    with damage_to(where):
+        _read_index(where / "state")
+        args = ocp.args.PyTreeRestore(
+            part,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(part),
+            partial_restore=True,
+        )
+        return _read_alone(ocp.PyTreeCheckpointHandler, where / "state", args)
+
+
+def check_kinds(where: epath.Path, saved: Mapping[str, str], wanted: Mapping[str, str]) -> None:
+    """Raises CheckpointMismatch that names the first leaf that differs."""
     for name in [*wanted, *saved]:
         if saved.get(name) != wanted.get(name):
             raise CheckpointMismatch(
                 f"{where} is of another model: state{name} is {saved.get(name, 'absent')} there "
                 f"and {wanted.get(name, 'absent')} here"
             )
-    with _damage(where):
-        _read_index(f"{where}/state/")
-        args = ocp.args.StandardRestore(cast(Any, abstract))
-        state = _read_alone(ocp.StandardCheckpointHandler, f"{where}/state", args)
-    for name, before, now in zip(wanted, sums, np.asarray(checksums(state)), strict=True):
+
+
+def check_sums(where: epath.Path, saved: Mapping[str, int], tree: Any) -> None:
+    """Raises DamagedCheckpoint that names the first leaf of `tree` without its checksum."""
+    for (name, before), now in zip(saved.items(), np.asarray(checksums(tree)), strict=True):
         if before != now:
             raise DamagedCheckpoint(f"{where} is damaged: state{name} is not what was written")
-    return Restored(state, step, position)
 
 
-def _read_alone(handler: Any, path: str, args: Any) -> Any:
+def kinds(tree: Any, at: str = "") -> dict[str, str]:
+    """{path of a leaf: dtype and shape}, in the order of the leaves; the paths begin with `at`."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {at + jax.tree_util.keystr(p): f"{leaf.dtype}{list(leaf.shape)}" for p, leaf in leaves}
+
+
+def _restore_state(where: epath.Path, abstract: TrainState) -> Restored:
+    meta = read_meta(where)
+    check_kinds(where, meta["leaves"], kinds(abstract))
+    with damage_to(where):
+        _read_index(where / "state")
+        args = ocp.args.StandardRestore(cast(Any, abstract))
+        state = _read_alone(ocp.StandardCheckpointHandler, where / "state", args)
+    check_sums(where, dict(zip(meta["leaves"], meta["checksums"], strict=True)), state)
+    return Restored(state, int(where.name), meta["position"])
+
+
+def _read_alone(handler: Any, path: epath.Path, args: Any) -> Any:
     # Without orbax's waiting for the other processes after a read: one that meets a damaged file
     # would not come.
     alone = ocp.options.MultiprocessingOptions(
@@ -244,25 +298,20 @@ def _crc32(value: Any) -> int:
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
 
 
-def _read_index(folder: str) -> None:
+def _read_index(folder: epath.Path) -> None:
     # Asked first because, when it is damaged, the reads that orbax has started for every array fill
     # standard error with stack traces from the threads of tensorstore.
-    base = folder if in_bucket(folder) else f"file://{folder}"
+    base = f"{folder}/" if in_bucket(folder) else f"file://{folder}/"
     index = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     if not index.list().result():
         raise ValueError(f"{folder}: the index is empty")
 
 
-def _kinds(state: TrainState) -> dict[str, str]:
-    """{path of a leaf: dtype and shape}, in the order of the leaves."""
-    leaves = jax.tree_util.tree_leaves_with_path(state)
-    return {jax.tree_util.keystr(p): f"{leaf.dtype}{list(leaf.shape)}" for p, leaf in leaves}
-
-
 @contextmanager
-def _damage(where: str) -> Iterator[None]:
-    # A damaged file makes orbax raise almost anything: ValueError, KeyError, JSONDecodeError,
-    # FileNotFoundError, or Exception itself.
+def damage_to(where: epath.Path) -> Iterator[None]:
+    """Turns whatever a damaged file makes the block raise into DamagedCheckpoint."""
+    # That is almost anything: ValueError, KeyError, JSONDecodeError, FileNotFoundError, or
+    # Exception itself.
     reason = None
     try:
         yield

@@ -1,3 +1,4 @@
+import contextlib
 import errno
 import functools
 import os
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import tensorstore
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tiny_run import same
@@ -20,6 +22,7 @@ from sde_diffusion.training import (
     checkpoint,
     init_state,
     restore_latest,
+    restore_params,
 )
 
 ADAM = optax.adam(1e-3)
@@ -221,3 +224,85 @@ def test_the_checksum_is_the_sum_of_the_bits():
     leaf = jnp.array([[1.5, -2.0], [3e-40, jnp.nan]], jnp.float32)
     expected = np.asarray(leaf).view(np.uint32).sum(dtype=np.uint32)
     assert checkpoint.checksums({"w": leaf})[0] == expected
+
+
+BYTES_READ = "/tensorstore/kvstore/file/bytes_read"
+
+
+def bytes_read():
+    (metric,) = tensorstore.experimental_collect_matching_metrics(BYTES_READ)
+    return metric["values"][0]["value"]
+
+
+def large_params(key):
+    return {"w": jax.random.normal(key, (512, 256)), "b": jnp.zeros(3)}
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory):
+    """A run's folder with the checkpoints of three steps and two averages; and the states."""
+    workdir, states = tmp_path_factory.mktemp("averaged"), {}
+    with checkpoint.open_checkpoints(workdir) as checkpoints:
+        for step, loss in ((3, 0.5), (5, 0.1), (9, 0.2)):
+            state = init_state(large_params, ADAM, (0.5, 0.9), jax.random.key(step))
+            ema = [jax.tree.map(lambda leaf, k=k: leaf + k, state.params) for k in (1, 2)]
+            states[step] = state._replace(step=jnp.int32(step), ema=tuple(ema))
+            checkpoint.save(checkpoints, step, states[step], None, loss)
+    return workdir, states
+
+
+class TestParametersAlone:
+    """They are read without the optimizer, for which the caller needs none."""
+
+    ABSTRACT = abstract_state(large_params, ADAM, ()).params
+
+    @pytest.mark.parametrize("ema", [None, 0, 1])
+    def test_are_those_saved_or_an_average_of_them(self, averaged, ema):
+        workdir, states = averaged
+        params, step = restore_params(workdir, self.ABSTRACT, ema=ema)
+        wanted = states[9].params if ema is None else states[9].ema[ema]
+        assert step == 9
+        assert same(params, wanted)
+
+    @pytest.mark.parametrize(("asked", "step"), [(3, 3), (9, 9), ("best", 5), (None, 9)])
+    def test_of_an_earlier_step_or_the_best(self, averaged, asked, step):
+        workdir, states = averaged
+        made = restore_params(workdir, self.ABSTRACT, step=asked)
+        assert made.step == step
+        assert same(made.params, states[step].ema[0])
+
+    def test_no_other_part_of_the_state_is_read(self, averaged):
+        workdir, states = averaged
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(states[9].params))
+        before = bytes_read()
+        restore_params(workdir, self.ABSTRACT, ema=1)
+        # Which are compressed. The state is five times as large: with two moments, two averages.
+        assert 0.8 * size < bytes_read() - before < 1.1 * size
+
+    def test_a_step_that_is_not_there_lists_those_that_are(self, averaged):
+        with pytest.raises(ValueError, match=r"no checkpoint of step 4, only of 3, 5, 9"):
+            restore_params(averaged[0], self.ABSTRACT, step=4)
+
+    def test_an_average_that_is_not_there(self, averaged):
+        with pytest.raises(ValueError, match=r"has 2 averages .* no \.ema\[2\]"):
+            restore_params(averaged[0], self.ABSTRACT, ema=2)
+
+    def test_of_another_network_name_the_first_leaf_that_differs(self, averaged):
+        differs = r"state\.ema\[0\]\['w'\] is float32\[512, 256\] there and float32\[64, 64\] here"
+        with pytest.raises(CheckpointMismatch, match=differs):
+            restore_params(averaged[0], ABSTRACT.params)
+
+    def test_without_a_loss_none_is_the_best(self, one_and_two):
+        with pytest.raises(ValueError, match="none is the best"):
+            restore_params(one_and_two, ABSTRACT.params, step="best")
+
+    def test_a_damaged_one_is_passed_over_unless_it_was_asked_for(self, workdir, caplog):
+        change_a_bit(largest_file(workdir / "checkpoints/2/state"))
+        damaged = []
+        for ema in (None, 0):
+            with contextlib.suppress(DamagedCheckpoint):
+                restore_params(workdir, ABSTRACT.params, ema=ema, step=2)
+                continue
+            damaged.append(ema)
+            assert restore_params(workdir, ABSTRACT.params, ema=ema).step == 1
+        assert damaged

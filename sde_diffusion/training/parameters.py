@@ -1,0 +1,107 @@
+"""Parameters alone, out of a run's checkpoints: no optimizer is needed, and none is read."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from sde_diffusion.training import checkpoint
+
+Step = int | Literal["best"] | None
+
+
+class Parameters(NamedTuple):
+    """Parameters, and the number of the step that they are of."""
+
+    params: Any
+    step: int
+
+
+def restore_params(
+    workdir: str | os.PathLike[str], abstract: Any, *, ema: int | None = 0, step: Step = None
+) -> Parameters:
+    """The parameters of a run, or one of their averages; the rest of the state is not read.
+
+    Args:
+        workdir: the run's folder, in which nothing changes.
+        abstract: the shapes, dtypes and shardings of the parameters.
+        ema: the number of the average, from 0; None for the parameters themselves.
+        step: that of the checkpoint; "best" for the one saved with the lowest loss, as `keep_best`
+            counts it; None for the newest one that is whole.
+
+    Raises:
+        FileNotFoundError: there is no checkpoint.
+        ValueError: none of this step, or no average of this number.
+        CheckpointMismatch: the parameters are those of another network.
+        DamagedCheckpoint: the checkpoint is damaged, or all are where the newest is wanted.
+    """
+
+    def read(where: epath.Path) -> Parameters:
+        meta = checkpoint.read_meta(where)
+        at, averages = _path(ema), _averages(meta["leaves"])
+        if ema is not None and ema not in range(averages):
+            raise ValueError(f"{where} has {averages} averages (EMA) of the parameters, no {at}")
+        sums = dict(zip(meta["leaves"], meta["checksums"], strict=True))
+        saved = {name: kind for name, kind in meta["leaves"].items() if name.startswith(at)}
+        checkpoint.check_kinds(where, saved, checkpoint.kinds(abstract, at))
+        params = _read(where, abstract, ema, averages)
+        checkpoint.check_sums(where, {name: sums[name] for name in saved}, params)
+        return Parameters(params, int(where.name))
+
+    with checkpoint.read_checkpoints(workdir) as checkpoints:
+        if step is None:
+            return checkpoint.newest_whole(checkpoints, read)
+        return read(_folder_of(checkpoints, step))
+
+
+def _read(where: epath.Path, abstract: Any, ema: int | None, averages: int) -> Any:
+    if ema is None:
+        return checkpoint.read_part(where, {"params": abstract})["params"]
+    skipped = jax.tree.map(lambda _: ocp.PLACEHOLDER, abstract)
+    part = [abstract if k == ema else skipped for k in range(averages)]
+    return checkpoint.read_part(where, {"ema": part})["ema"][ema]
+
+
+def _path(ema: int | None) -> str:
+    """Where the names of the leaves begin."""
+    return ".params" if ema is None else f".ema[{ema}]"
+
+
+def _averages(leaves: Mapping[str, str]) -> int:
+    numbers = [int(found[1]) for name in leaves if (found := re.match(r"\.ema\[(\d+)\]", name))]
+    return max(numbers, default=-1) + 1
+
+
+def _folder_of(checkpoints: ocp.CheckpointManager, step: int | str) -> epath.Path:
+    steps = sorted(checkpoints.all_steps())
+    workdir = checkpoints.directory.parent
+    if not steps:
+        raise FileNotFoundError(f"{workdir}: no checkpoint here")
+    if step == "best":
+        losses = {each: _loss(checkpoints.directory / str(each)) for each in steps}
+        known = {each: loss for each, loss in losses.items() if loss is not None}
+        if not known:
+            raise ValueError(f"{workdir}: no checkpoint was saved with a loss, so none is the best")
+        step = min(known, key=lambda each: known[each])
+    if step not in steps:
+        raise ValueError(f"{workdir} has no checkpoint of step {step}, only of {_list(steps)}")
+    return checkpoints.directory / str(step)
+
+
+def _loss(folder: epath.Path) -> float | None:
+    """The loss that a checkpoint was saved with, as orbax writes it down."""
+    try:
+        loss = json.loads((folder / "metrics" / "metrics").read_text())["loss"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return float(loss) if np.isfinite(loss) else None
+
+
+def _list(steps: list[int]) -> str:
+    return ", ".join(map(str, steps))
