@@ -8,7 +8,6 @@ from sde_diffusion.training.checkpoint import (
     CheckpointMismatch,
     DamagedCheckpoint,
     Restored,
-    restore_latest,
 )
 from sde_diffusion.training.compiler_options import (
     check_compiler_options,
@@ -39,7 +38,6 @@ __all__ = [
     "make_step",
     "plot_loss",
     "read_compiler_options",
-    "restore_latest",
     "restore_params",
     "step_on_mesh",
     "train",

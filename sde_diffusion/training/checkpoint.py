@@ -139,12 +139,6 @@ def restore(checkpoints: ocp.CheckpointManager, abstract: TrainState) -> Restore
     return newest_whole(checkpoints, lambda where: _restore_state(where, abstract))
 
 
-def restore_latest(workdir: str | os.PathLike[str], abstract: TrainState) -> Restored:
-    """`restore` for a reader: nothing in `workdir` is made, changed or removed."""
-    with read_checkpoints(workdir) as checkpoints:
-        return restore(checkpoints, abstract)
-
-
 @contextmanager
 def read_checkpoints(workdir: str | os.PathLike[str]) -> Iterator[ocp.CheckpointManager]:
     """The checkpoints of a run for a reader, who changes nothing.

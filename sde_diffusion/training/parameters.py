@@ -3,7 +3,7 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -21,6 +21,20 @@ class Parameters(NamedTuple):
 
     params: Any
     step: int
+
+
+class SavedParameters(NamedTuple):
+    """Parameters in a checkpoint's folder `where`: average number `ema` of so many `averages`.
+
+    `kinds` and `sums` hold dtype, shape and checksum of each leaf by its path, which begins `at`.
+    """
+
+    where: epath.Path
+    ema: int | None
+    averages: int
+    at: str
+    kinds: dict[str, str]
+    sums: dict[str, int]
 
 
 def restore_params(
@@ -43,34 +57,56 @@ def restore_params(
     """
 
     def read(where: epath.Path) -> Parameters:
-        meta = checkpoint.read_meta(where)
-        at, averages = _path(ema), _averages(meta["leaves"])
-        if ema is not None and ema not in range(averages):
-            raise ValueError(f"{where} has {averages} averages (EMA) of the parameters, no {at}")
-        sums = dict(zip(meta["leaves"], meta["checksums"], strict=True))
-        saved = {name: kind for name, kind in meta["leaves"].items() if name.startswith(at)}
-        checkpoint.check_kinds(where, saved, checkpoint.kinds(abstract, at))
-        params = _read(where, abstract, ema, averages)
-        checkpoint.check_sums(where, {name: sums[name] for name in saved}, params)
-        return Parameters(params, int(where.name))
+        saved = _saved(where, ema)
+        checkpoint.check_kinds(where, saved.kinds, checkpoint.kinds(abstract, saved.at))
+        return Parameters(read_saved(saved, abstract), int(where.name))
 
+    return _open(workdir, step, read)
+
+
+def find(
+    workdir: str | os.PathLike[str], *, ema: int | None = 0, step: Step = None
+) -> SavedParameters:
+    """Where the parameters that `restore_params` restores lie, and what they are.
+
+    Raises what `restore_params` raises.
+    """
+    return _open(workdir, step, lambda where: _saved(where, ema))
+
+
+def read_saved(saved: SavedParameters, abstract: Any) -> Any:
+    """The arrays of `abstract`, nested dicts that hold all or some of the saved parameters.
+
+    Raises DamagedCheckpoint.
+    """
+    if saved.ema is None:
+        params = checkpoint.read_part(saved.where, {"params": abstract})["params"]
+    else:
+        skipped = jax.tree.map(lambda _: ocp.PLACEHOLDER, abstract)
+        part = [abstract if k == saved.ema else skipped for k in range(saved.averages)]
+        params = checkpoint.read_part(saved.where, {"ema": part})["ema"][saved.ema]
+    names = checkpoint.kinds(params, saved.at)
+    checkpoint.check_sums(saved.where, {name: saved.sums[name] for name in names}, params)
+    return params
+
+
+def _open(
+    workdir: str | os.PathLike[str], step: Step, read: Callable[[epath.Path], checkpoint.T]
+) -> checkpoint.T:
     with checkpoint.read_checkpoints(workdir) as checkpoints:
         if step is None:
             return checkpoint.newest_whole(checkpoints, read)
         return read(_folder_of(checkpoints, step))
 
 
-def _read(where: epath.Path, abstract: Any, ema: int | None, averages: int) -> Any:
-    if ema is None:
-        return checkpoint.read_part(where, {"params": abstract})["params"]
-    skipped = jax.tree.map(lambda _: ocp.PLACEHOLDER, abstract)
-    part = [abstract if k == ema else skipped for k in range(averages)]
-    return checkpoint.read_part(where, {"ema": part})["ema"][ema]
-
-
-def _path(ema: int | None) -> str:
-    """Where the names of the leaves begin."""
-    return ".params" if ema is None else f".ema[{ema}]"
+def _saved(where: epath.Path, ema: int | None) -> SavedParameters:
+    meta = checkpoint.read_meta(where)
+    averages, at = _averages(meta["leaves"]), ".params" if ema is None else f".ema[{ema}]"
+    if ema is not None and ema not in range(averages):
+        raise ValueError(f"{where} has {averages} averages (EMA) of the parameters, no {at}")
+    kinds = {name: kind for name, kind in meta["leaves"].items() if name.startswith(at)}
+    sums = dict(zip(meta["leaves"], meta["checksums"], strict=True))
+    return SavedParameters(where, ema, averages, at, kinds, {name: sums[name] for name in kinds})
 
 
 def _averages(leaves: Mapping[str, str]) -> int:

@@ -21,7 +21,6 @@ from sde_diffusion.training import (
     abstract_state,
     checkpoint,
     init_state,
-    restore_latest,
     restore_params,
 )
 
@@ -41,6 +40,11 @@ def state_at(step):
 
 
 ABSTRACT = abstract_state(init_params, ADAM, RATES)
+
+
+def restore_latest(workdir, abstract):
+    with checkpoint.read_checkpoints(workdir) as checkpoints:
+        return checkpoint.restore(checkpoints, abstract)
 
 
 def write(workdir, *steps, **policy):
