@@ -16,10 +16,12 @@ Stochastic Differential Equations".
 """
 
 import itertools
+import operator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, expand
@@ -56,6 +58,27 @@ class PathStep(NamedTuple):
 
 Source = Array | BrownianPath
 Keys = Array | PathStep
+
+
+def check_seed(seed: int) -> int:
+    """The seed; ValueError unless it is a whole number in [0, 2^64)."""
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        raise ValueError(f"seed must be a whole number, got {seed!r}") from None
+    if not 0 <= number < 2**64:
+        raise ValueError(f"seed must be from 0 to 2^64 - 1, got {seed}")
+    return number
+
+
+def key(seed: int) -> Array:
+    """A key for a whole number in [0, 2^64), for each its own; ValueError for any other.
+
+    Below 2^32 it is `jax.random.key(seed)`, which takes larger numbers modulo 2^32.
+    """
+    high, low = divmod(check_seed(seed), 2**32)
+    made = jax.random.key(np.uint32(low))
+    return jax.random.fold_in(made, high) if high else made
 
 
 def sample_keys(key: Array, num: int, first: Array | int = 0) -> Array:

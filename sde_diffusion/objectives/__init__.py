@@ -15,10 +15,13 @@ from sde_diffusion.objectives.denoising import (
     sigmoid,
     smld_loss,
 )
+from sde_diffusion.objectives.objective import Metrics, Objective, of_loss
 
 __all__ = [
     "REDUCTIONS",
     "WEIGHTINGS",
+    "Metrics",
+    "Objective",
     "ddpm_loss",
     "denoising_loss",
     "edm",
@@ -26,6 +29,7 @@ __all__ = [
     "likelihood",
     "mean",
     "min_snr",
+    "of_loss",
     "paper",
     "sigmoid",
     "smld_loss",

@@ -14,20 +14,26 @@ from sde_diffusion.training.compiler_options import (
     read_compiler_options,
 )
 from sde_diffusion.training.disk import write_whole
+from sde_diffusion.training.finite import NonFiniteLoss
 from sde_diffusion.training.history import plot_loss
-from sde_diffusion.training.loop import NonFiniteLoss, Outcome, step_on_mesh, train
+from sde_diffusion.training.loop import Every, Outcome, train
 from sde_diffusion.training.optim import make_optimizer, make_schedule
 from sde_diffusion.training.parameters import Parameters, restore_params
+from sde_diffusion.training.recipe import Recipe, Run, StepOptions
 from sde_diffusion.training.state import TrainState, abstract_state, init_state
-from sde_diffusion.training.step import make_step
+from sde_diffusion.training.step import make_step, step_on_mesh
 
 __all__ = [
     "CheckpointMismatch",
     "DamagedCheckpoint",
+    "Every",
     "NonFiniteLoss",
     "Outcome",
     "Parameters",
+    "Recipe",
     "Restored",
+    "Run",
+    "StepOptions",
     "TrainState",
     "abstract_state",
     "check_compiler_options",

@@ -17,7 +17,7 @@ def plot_loss(
     """
     from matplotlib.figure import Figure  # slow to import, and of no use to the training itself
 
-    records = read_metrics(workdir)
+    records = [record for record in read_metrics(workdir) if record.get("loss") is not None]
     if not records:
         raise ValueError(f"{workdir}: no loss recorded in metrics.jsonl")
     picture = epath.Path(workdir) / "loss.png" if out is None else epath.Path(out)

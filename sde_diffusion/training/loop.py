@@ -10,30 +10,24 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh
 
-from sde_diffusion import distributed
+from sde_diffusion import distributed, noise
 from sde_diffusion.training import checkpoint
-from sde_diffusion.training.compiler_options import check_compiler_options
+from sde_diffusion.training.finite import check_finite
+from sde_diffusion.training.frozen import check_fingerprints, fingerprints
 from sde_diffusion.training.preemption import preemption_notice
+from sde_diffusion.training.recipe import Recipe, Run
 from sde_diffusion.training.reporting import Report
-from sde_diffusion.training.state import InitFn, TrainState, abstract_state, init_state
-from sde_diffusion.training.step import LossFn, StepFn, StepMetrics, make_step
-
-
-class NonFiniteLoss(FloatingPointError):
-    """The loss or its gradient at `step` is not a finite number; that step's state is not saved."""
-
-    def __init__(self, step: int, loss: float, grad_norm: float):
-        super().__init__(f"step {step}: the loss is {loss} and its gradient's norm {grad_norm}")
-        self.step = step
+from sde_diffusion.training.state import TrainState, init_state
+from sde_diffusion.training.step import step_on_mesh
 
 
 class Data(Protocol):
     """An endless iterator over batches (trees of arrays [B, ...]) that knows its position.
 
-    grain's iterators are such. The position is a JSON value.
+    The iterators of grain are of this kind. The position is a JSON value. Where a batch is a dict,
+    its texts and its entry "index", the number of each record, stay on the host.
     """
 
     def __iter__(self) -> Iterator[Any]: ...
@@ -42,8 +36,18 @@ class Data(Protocol):
     def set_state(self, position: Any) -> None: ...
 
 
+class Every(NamedTuple):
+    """`call(state, step)` is called after every `steps` steps.
+
+    The scalars that it returns by name, if any, are written into the records.
+    """
+
+    steps: int
+    call: Callable[[TrainState, int], Mapping[str, float] | None]
+
+
 class Outcome(NamedTuple):
-    """The last state, and whether SIGTERM ended the run before its last step."""
+    """The last state, and whether a signal ended the run before its last step."""
 
     state: TrainState
     preempted: bool
@@ -55,191 +59,116 @@ class Call(NamedTuple):
     batches: Any
     end: int
     position: Any
+    on_host: list[Any]
 
 
 def train(
-    *,
-    workdir: str | os.PathLike[str],
-    init_params: InitFn,
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
+    recipe: Recipe,
+    run: Run,
     data: Data,
-    seed: int,
-    total_steps: int,
-    ema_rates: Sequence[float] = (0.999,),
-    accumulate: int = 1,
-    elementwise: bool = False,
-    gather_dtype: str = "float32",
-    compiler_options: Mapping[str, str] | None = None,
-    steps_per_call: int = 1,
-    checkpoint_every: int = 1000,
-    keep: int = 3,
-    keep_every: int | None = None,
-    keep_best: int | None = None,
-    log_every: int = 100,
-    sample_every: int = 1000,
-    sample_fn: Callable[[TrainState, int], None] | None = None,
-    learning_rate: Callable[[int], Any] | None = None,
+    workdir: str | os.PathLike[str],
+    *,
+    every: Sequence[Every] = (),
     mesh: Mesh | None = None,
     progress: bool = True,
 ) -> Outcome:
-    """Trains to `total_steps` updates, from the newest checkpoint in `workdir` if there is one.
+    """Train to `run.steps` updates, from the newest checkpoint in `workdir` if there is one.
 
-    `init_params(key)` gives the parameters and `loss_fn(params, key, batch)` a loss [B] a sample;
-    `accumulate`, `elementwise`, `gather_dtype` and `compiler_options` are those of `make_step`. The
-    parameters after n updates are a function of the seed, the data and n alone: stopping, killing
-    and resuming the run leave them the same bit for bit.
+    The parameters after n updates are a function of the recipe, the seed, the data and n alone:
+    stopping, killing and resuming the run leave them the same bit for bit.
 
-    Of the checkpoints the last `keep` are kept, those whose step is a multiple of `keep_every`, and
-    the `keep_best` with the lowest mean loss since the one before.
-    `sample_fn(state, step)` is called every `sample_every` steps. `learning_rate(n)` is written
-    into the records. The state and the batches are spread over `mesh` (`distributed.make_mesh`), by
-    default the first device alone; of each batch `data` gives this process's share.
-
-    With several processes all of them call this, on a `workdir` that all see; the first one writes
-    the records, and SIGTERM to any of them makes all save the same step and return.
+    The state and the batches are spread over `mesh` (`distributed.make_mesh`), by default the first
+    device alone; `data` gives this process's share of each batch. With several processes all of
+    them call this, on a `workdir` that all see. The first one writes the records, and a SIGTERM or
+    Ctrl-C that reaches any of them makes all save the same step and return.
 
     Raises NonFiniteLoss, after which the last checkpoint is the last good one; OSError when the
-    disk is full; CheckpointMismatch when `workdir` is of another model; DamagedCheckpoint when it
-    has checkpoints and none of them is whole; ValueError for a number out of its range and
-    for compiler_options that the compiler does not take.
+    disk is full; CheckpointMismatch when `workdir` holds a run of another model or with other
+    frozen trees; DamagedCheckpoint when it has checkpoints and none of them is whole; ValueError
+    for compiler options that the compiler does not know, and for data that ends.
     """
-    for name, value in {
-        "total_steps": total_steps,
-        "steps_per_call": steps_per_call,
-        "checkpoint_every": checkpoint_every,
-        "log_every": log_every,
-        "sample_every": sample_every,
-    }.items():
-        if value < 1:
-            raise ValueError(f"{name}: {value} is not at least 1")
-    init_key, step_key = jax.random.split(jax.random.key(seed))
+    init_key, step_key = jax.random.split(noise.key(run.seed))
     if mesh is None:
         mesh = distributed.make_mesh(devices=jax.local_devices()[:1])
-    train_step, abstract = step_on_mesh(
-        mesh,
-        init_params=init_params,
-        loss_fn=loss_fn,
-        optimizer=optimizer,
-        ema_rates=ema_rates,
-        accumulate=accumulate,
-        elementwise=elementwise,
-        gather_dtype=gather_dtype,
-        compiler_options=compiler_options,
-    )
+
+    # ---- The step, and the frozen trees on their devices.
+    train_step, abstract, frozen = step_on_mesh(mesh, recipe)
+    frozen = jax.device_put(recipe.frozen, jax.tree.map(lambda leaf: leaf.sharding, frozen))
+    marks = fingerprints(frozen)
 
     with ExitStack() as stack:
         notice = stack.enter_context(preemption_notice())
         checkpoints = stack.enter_context(
             checkpoint.open_checkpoints(
-                workdir, keep=keep, keep_every=keep_every, keep_best=keep_best
+                workdir, keep=run.keep, keep_every=run.keep_every, keep_best=run.keep_best
             )
         )
-        # A run resumes in this order:
+
+        # ---- The state. A run resumes in this order:
         # 1. the newest checkpoint that is whole gives the state, straight onto its devices;
         #    without a checkpoint the seed gives the parameters;
         if checkpoints.all_steps():
             state, step, position = checkpoint.restore(checkpoints, abstract)
+            check_fingerprints(marks, position["frozen"])
             # 2. newer ones, which are damaged, make room for what will be written again;
             checkpoint.set_aside_newer(checkpoints, step)
             # 3. the data goes on behind the last batch that this state has seen;
-            data.set_state(position)
-            _say(progress, f"resuming at step {step} of {total_steps}")
+            data.set_state(position["data"])
+            _say(progress, f"resuming at step {step} of {run.steps}")
         else:
             rule = partial(distributed.state_shardings, mesh)
-            state = init_state(init_params, optimizer, ema_rates, init_key, shardings=rule)
+            state = init_state(
+                recipe.init_params, recipe.optimizer, recipe.ema_rates, init_key, shardings=rule
+            )
             step = 0
-        if step >= total_steps:
-            _say(progress, f"already at step {step} of {total_steps}: nothing to train")
+        if step >= run.steps:
+            _say(progress, f"already at step {step} of {run.steps}: nothing to train")
             return Outcome(state, preempted=False)
-        calls = _calls(
-            data,
-            step,
-            total_steps,
-            cuts=[steps_per_call, checkpoint_every, *([sample_every] if sample_fn else [])],
-            mesh=mesh,
-        )
+        cuts = [run.steps_per_call, run.checkpoint_every, *(action.steps for action in every)]
+        calls = _calls(data, step, run.steps, cuts=cuts, mesh=mesh)
         call = next(calls)
         # 4. the records past the state's step are dropped.
         # There is no random state: update n draws from fold_in(key, n).
         report = None
         if distributed.is_first_process():
-            report = Report(
-                workdir,
-                step=step,
-                total_steps=total_steps,
-                batch_size=jax.tree.leaves(call.batches)[0].shape[1],
-                log_every=log_every,
-                learning_rate=learning_rate,
-                progress=progress,
-            )
+            batch_size = jax.tree.leaves(call.batches)[0].shape[1]
+            report = Report(workdir, recipe, run, step, batch_size=batch_size, progress=progress)
             stack.enter_context(closing(report))
 
-        unchecked: list[tuple[int, StepMetrics]] = []
+        # ---- The loop.
+        unchecked: list[tuple[Call, Mapping[str, jax.Array]]] = []
         losses: list[float] = []  # since the last checkpoint
         while True:
             # Before the step, so that the answer is there before the step's end.
             noticed = distributed.any_process(notice.is_set())
-            state, metrics = train_step(state, step_key, call.batches)
+            state, metrics = train_step(state, step_key, call.batches, frozen)
             step = call.end
-            # While the devices work on this call, its successor's batches are made ready and the
-            # losses of its predecessor looked at.
+            # While the devices work on this call, the next one's batches are prepared and the
+            # metrics of the previous one are checked and reported.
             following = next(calls, None)
-            losses += _check_finite(unchecked, report)
-            unchecked.append((step, metrics))
+            losses += _reported(unchecked, report)
+            unchecked.append((call, metrics))
 
             leaving = bool(noticed)
-            saves = leaving or following is None or step % checkpoint_every == 0
-            draws = sample_fn is not None and step % sample_every == 0
-            if saves or draws:
-                # Nothing is saved before its losses are known to be finite, and written down.
-                losses += _check_finite(unchecked, report)
+            saves = leaving or following is None or step % run.checkpoint_every == 0
+            due = [action for action in every if step % action.steps == 0]
+            if saves or due:
+                # Nothing is saved before its losses are known to be finite, and recorded.
+                losses += _reported(unchecked, report)
                 if report is not None:
                     report.flush()
             if saves:
-                checkpoint.save(checkpoints, step, state, call.position, float(np.mean(losses)))
+                position = {"data": call.position, "frozen": marks}
+                checkpoint.save(checkpoints, step, state, position, float(np.mean(losses)))
                 losses.clear()
-            if sample_fn is not None and draws:
-                sample_fn(state, step)
+            for action in due:
+                found = action.call(state, step)
+                if report is not None and found:
+                    report.write(step, found)
             if leaving or following is None:
                 checkpoint.finish(checkpoints)
                 return Outcome(state, preempted=following is not None)
             call = following
-
-
-def step_on_mesh(
-    mesh: Mesh,
-    *,
-    init_params: InitFn,
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
-    ema_rates: Sequence[float],
-    accumulate: int = 1,
-    elementwise: bool = False,
-    gather_dtype: str = "float32",
-    compiler_options: Mapping[str, str] | None = None,
-) -> tuple[StepFn, TrainState]:
-    """The step that `train` makes on the mesh, and the shapes and shardings of its state.
-
-    Allocates nothing, so the devices may be ones that are not here: what is compiled for them ahead
-    of time is what `train` will run. Raises ValueError for compiler_options that their compiler
-    does not take.
-    """
-    check_compiler_options(compiler_options or {}, mesh.devices.flat[0])
-    rule = partial(distributed.state_shardings, mesh)
-    abstract = abstract_state(init_params, optimizer, ema_rates, shardings=rule)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    step = make_step(
-        loss_fn,
-        optimizer,
-        ema_rates,
-        accumulate=accumulate,
-        elementwise=elementwise,
-        shardings=shardings,
-        gather_dtype=gather_dtype,
-        compiler_options=compiler_options,
-    )
-    return step, abstract
 
 
 def next_cut(step: int, cuts: Sequence[int]) -> int:
@@ -251,38 +180,47 @@ def next_cut(step: int, cuts: Sequence[int]) -> int:
 
 
 def _calls(
-    data: Data,
-    step: int,
-    total_steps: int,
-    *,
-    cuts: Sequence[int],
-    mesh: Mesh,
+    data: Data, step: int, total_steps: int, *, cuts: Sequence[int], mesh: Mesh
 ) -> Iterator[Call]:
     while step < total_steps:
         end = min(next_cut(step, cuts), total_steps)
         drawn = list(itertools.islice(data, end - step))
         if len(drawn) < end - step:
             raise ValueError(f"data: it ended at step {step + len(drawn)} of {total_steps}")
-        batches = jax.tree.map(lambda *leaves: np.stack(leaves), *drawn)
-        yield Call(distributed.place_batches(mesh, batches), end, data.get_state())
+        batches = jax.tree.map(lambda *leaves: np.stack(leaves), *map(_for_devices, drawn))
+        placed = distributed.place_batches(mesh, batches)
+        yield Call(placed, end, data.get_state(), drawn)
         step = end
 
 
-def _check_finite(unchecked: list[tuple[int, StepMetrics]], report: Report | None) -> list[float]:
-    """Reports the steps, empties the list and gives their losses; NonFiniteLoss for a bad one."""
+def _for_devices(batch: Any) -> Any:
+    """The batch without what stays on the host: texts, and the numbers of the records."""
+    if not isinstance(batch, dict):
+        return batch
+    return {
+        name: value
+        for name, value in batch.items()
+        if name != "index" and getattr(value, "dtype", np.dtype(float)).kind not in "UTO"
+    }
+
+
+def _reported(
+    unchecked: list[tuple[Call, Mapping[str, jax.Array]]], report: Report | None
+) -> list[float]:
+    """Report the calls' metrics, empty the list and return the losses; NonFiniteLoss for a bad one.
+
+    The steps before the bad one are reported.
+    """
     losses: list[float] = []
-    for end, metrics in unchecked:
-        loss, grad_norm = np.asarray(metrics.loss), np.asarray(metrics.grad_norm)
-        # The square of a gradient overflows before its second moment in Adam does, so a finite norm
-        # also means that the optimizer's state stays finite.
-        bad = ~(np.isfinite(loss) & np.isfinite(grad_norm))
-        good = int(np.argmax(bad)) if bad.any() else len(loss)
-        first = end - len(loss) + 1
+    for call, on_devices in unchecked:
+        metrics = {name: np.asarray(values) for name, values in on_devices.items()}
+        good, error = check_finite(metrics, call.end, call.on_host)
         if report is not None:
-            report.add(first + good - 1, loss[:good], grad_norm[:good])
-        if good < len(loss):
-            raise NonFiniteLoss(first + good, float(loss[good]), float(grad_norm[good]))
-        losses += loss.tolist()
+            last = call.end - len(metrics["loss"]) + good
+            report.add(last, {name: values[:good] for name, values in metrics.items()})
+        if error is not None:
+            raise error
+        losses += metrics["loss"].tolist()
     unchecked.clear()
     return losses
 

@@ -5,6 +5,19 @@ import optax
 from sde_diffusion.selection import choose
 
 
+class Elementwise(optax.GradientTransformation):
+    """An optimizer that updates every element alike, whichever leaf of the tree it is in.
+
+    The training step may then update small leaves of one shape together. Adam is such an optimizer,
+    also with clipping by the global norm. Weight decay that is masked by the number of a leaf's
+    dimensions is not, because leaves that are updated together have one dimension more. Only
+    `make_optimizer` makes one: an optimizer built from it by `optax.chain` is a plain one again,
+    and is applied to the tree as it is.
+    """
+
+    __slots__ = ()
+
+
 def make_schedule(
     schedule: str = "constant", *, lr: float, warmup: int = 0, total_steps: int
 ) -> optax.Schedule:
@@ -39,7 +52,7 @@ def make_optimizer(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
-) -> optax.GradientTransformation:
+) -> Elementwise:
     """Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019), the gradient clipped before it.
 
     `clip_norm` bounds the global norm of the gradient; None leaves it as it is. Raises ValueError
@@ -64,6 +77,6 @@ def make_optimizer(
     )
     if name == "adam" and weight_decay != 0:
         raise ValueError(f"weight_decay: {weight_decay} needs the optimizer 'adamw', not 'adam'")
-    if clip_norm is None:
-        return optimizer
-    return optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+    if clip_norm is not None:
+        optimizer = optax.chain(optax.clip_by_global_norm(clip_norm), optimizer)
+    return Elementwise(*optimizer)

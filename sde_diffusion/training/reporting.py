@@ -2,10 +2,11 @@
 
 import io
 import json
+import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 import numpy as np
@@ -13,12 +14,14 @@ from etils import epath
 from tqdm import tqdm
 
 from sde_diffusion.training.disk import disk_errors, in_bucket, write_whole
+from sde_diffusion.training.recipe import Recipe, Run
 
 FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
+UNSHOWN = ("grad_norm", "learning_rate")  # in the records, not in the progress
 
 
-def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, float]]:
+def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The records of metrics.jsonl, in order; a last line that a kill cut short is left out."""
     path = epath.Path(workdir) / FILE
     records = []
@@ -60,22 +63,22 @@ def _appended(path: epath.Path) -> TextIO:
 
 
 class Report:
-    """Averages what the steps report, and every `log_every` steps writes it down.
+    """Averages what the steps report, and writes a record every `run.log_every` steps.
 
-    A record has the step, the mean loss and gradient norm since the record before (or since the
-    run was resumed), the learning rate of the step, steps and images a second, and the Unix time.
-    In a folder it is there at once; in a bucket after `flush` or `close`.
+    A record has the step, the mean of each metric since the record before (or since the run was
+    resumed), the learning rate of the step, steps and images a second, and the Unix time. A value
+    that is not finite is null. In a folder a record is there at once; in a bucket after `flush` or
+    `close`.
     """
 
     def __init__(
         self,
         workdir: str | os.PathLike[str],
-        *,
+        recipe: Recipe,
+        run: Run,
         step: int,
-        total_steps: int,
+        *,
         batch_size: int,
-        log_every: int,
-        learning_rate: Callable[[int], Any] | None = None,
         progress: bool = True,
     ):
         # Imported by those who train only: it brings torch along wherever that is installed.
@@ -89,20 +92,32 @@ class Report:
         events = str(epath.Path(workdir) / "tensorboard")
         self.tensorboard = SummaryWriter(events, purge_step=step + 1, max_queue=1000)
         live = progress and sys.stderr.isatty()
-        self.bar = tqdm(total=total_steps, initial=step, unit=" steps", disable=not live)
+        self.bar = tqdm(total=run.steps, initial=step, unit=" steps", disable=not live)
         self.lines = progress and not live
-        self.total_steps, self.batch_size, self.log_every = total_steps, batch_size, log_every
-        self.learning_rate = learning_rate
-        self.window: list[tuple[float, float]] = []
+        self.run, self.batch_size = run, batch_size
+        self.learning_rate = recipe.learning_rate
+        self.window: list[dict[str, float]] = []
         self.since = self.last_line = time.monotonic()
 
-    def add(self, step: int, loss: np.ndarray, grad_norm: np.ndarray) -> None:
-        """Takes the losses and gradient norms of the steps that end with `step`, both [K]."""
-        for this, values in enumerate(zip(loss, grad_norm, strict=True), step - len(loss) + 1):
-            self.window.append(values)
-            if this % self.log_every == 0 or this == self.total_steps:
+    def add(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
+        """Takes the metrics [K] of the steps that end with `step`."""
+        steps = len(metrics["loss"])
+        for i, this in enumerate(range(step - steps + 1, step + 1)):
+            self.window.append({name: float(values[i]) for name, values in metrics.items()})
+            if this % self.run.log_every == 0 or this == self.run.steps:
                 self._record(this)
-        self.bar.update(len(loss))
+        self.bar.update(steps)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes a record of its own for `step`."""
+        finite = {
+            name: float(value) if math.isfinite(value) else None for name, value in values.items()
+        }
+        record = {"step": step, **finite, "time": time.time()}
+        with disk_errors(self.path):
+            self.file.write(json.dumps(record, allow_nan=False) + "\n")
+        for name, value in values.items():
+            self.tensorboard.add_scalar(name, float(value), step)
 
     def flush(self) -> None:
         """Whoever reads the records now finds all that there are."""
@@ -119,24 +134,26 @@ class Report:
         now = time.monotonic()
         speed = len(self.window) / max(now - self.since, 1e-9)
         images = speed * self.batch_size
-        losses, grad_norms = np.array(self.window, np.float64).T
-        loss = float(losses.mean())
-        values = {"loss": loss, "grad_norm": float(grad_norms.mean())}
+        values = {
+            name: float(np.mean([metrics[name] for metrics in self.window]))
+            for name in self.window[0]
+        }
         if self.learning_rate is not None:
             # The step's update was made at the rate of the updates before it.
             values["learning_rate"] = float(self.learning_rate(step - 1))
-        values |= {"steps_per_second": speed, "images_per_second": images}
-        with disk_errors(self.path):
-            self.file.write(json.dumps({"step": step, **values, "time": time.time()}) + "\n")
-        for name, value in values.items():
-            self.tensorboard.add_scalar(name, value, step)
+        self.write(step, values | {"steps_per_second": speed, "images_per_second": images})
         self.window.clear()
         self.since = now
+        shown = {name: f"{value:.4g}" for name, value in values.items() if name not in UNSHOWN}
+        self._show(step, shown, speed, images)
 
-        self.bar.set_postfix({"loss": f"{loss:.4g}", "images/s": f"{images:.4g}"})
-        due = now - self.last_line > SECONDS_BETWEEN_LINES or step == self.total_steps
+    def _show(self, step: int, metrics: Mapping[str, str], speed: float, images: float) -> None:
+        self.bar.set_postfix({**metrics, "images/s": f"{images:.4g}"})
+        now, total = time.monotonic(), self.run.steps
+        due = now - self.last_line > SECONDS_BETWEEN_LINES or step == total
         if self.lines and due:
             self.last_line = now
-            left = tqdm.format_interval((self.total_steps - step) / speed)
-            line = f"step {step}/{self.total_steps}  loss {loss:.4g}  {speed:.4g} steps/s"
+            left = tqdm.format_interval((total - step) / speed)
+            told = "  ".join(f"{name} {value}" for name, value in metrics.items())
+            line = f"step {step}/{total}  {told}  {speed:.4g} steps/s"
             print(f"{line}  {images:.4g} images/s  {left} left", file=sys.stderr, flush=True)

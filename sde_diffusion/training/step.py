@@ -1,6 +1,6 @@
-"""The training step: gradient, update and EMA, several times in one compiled call."""
+"""The training step: gradient, update and moving averages, several times in one compiled call."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,110 +8,152 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jax.sharding import Mesh
 
 from sde_diffusion import distributed
-from sde_diffusion.training.ema import check_rates, rate_at, update_ema
+from sde_diffusion.objectives.objective import Metrics
+from sde_diffusion.training.compiler_options import check_compiler_options
+from sde_diffusion.training.ema import rate_at, update_ema
+from sde_diffusion.training.optim import Elementwise
+from sde_diffusion.training.recipe import Recipe
 from sde_diffusion.training.stacking import Stacking
-from sde_diffusion.training.state import TrainState
+from sde_diffusion.training.state import TrainState, abstract_state
 
-LossFn = Callable[[Any, jax.Array, Any], jax.Array]
+# (state, key, batches, frozen) -> (state, metrics)
+StepFn = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
-
-class StepMetrics(NamedTuple):
-    """What each update reports: the mean loss, and the gradient's global norm before clipping."""
-
-    loss: jax.Array
-    grad_norm: jax.Array
-
-
-StepFn = Callable[[TrainState, jax.Array, Any], tuple[TrainState, StepMetrics]]
+# What a record has beside the objective's own metrics.
+RESERVED = (
+    *("step", "time", "loss", "grad_norm", "learning_rate"),
+    *("steps_per_second", "images_per_second"),
+)
 
 
-def make_step(
-    loss_fn: LossFn,
-    optimizer: optax.GradientTransformation,
-    ema_rates: Sequence[float] = (),
-    *,
-    accumulate: int = 1,
-    elementwise: bool = False,
-    shardings: Any = None,
-    gather_dtype: str = "float32",
-    compiler_options: Mapping[str, str] | None = None,
-) -> StepFn:
-    """step(state, key, batches) -> (state, metrics), compiled; the state's buffers are reused.
+class Shardings(NamedTuple):
+    """Where the state and the frozen tree lie on a mesh: a sharding in place of each leaf."""
 
-    `loss_fn(params, key, batch)` gives a loss [B] a sample; its mean is what is minimized.
-    `batches` is a batch whose leaves have a leading axis K: K updates are made, one a slice, and
-    every metric is [K]. The update after `n` earlier ones draws from `fold_in(key, n)`, so the
-    result does not depend on where a run was cut into calls.
+    state: TrainState
+    frozen: Any
 
-    With `accumulate = A` each update averages the gradients of A parts of its batch, one after the
-    other: the memory of a batch A times smaller.
 
-    `elementwise` says that the optimizer treats every element alike, whichever leaf it is in, as
-    Adam does, with clipping by the global norm too: small leaves are then updated together.
+def make_step(recipe: Recipe, shardings: Shardings | None = None) -> StepFn:
+    """step(state, key, batches, frozen=None) -> (state, metrics), compiled.
 
-    On a mesh `shardings` is the TrainState of its leaves' shardings, which it keeps; the metrics
-    are then on every device. What is split is gathered in `gather_dtype`, which changes nothing for
-    a network that computes in it, and halves what bfloat16 sends. `compiler_options` are XLA's own.
+    `batches` is a batch whose leaves have a leading axis K, and K updates are made, one for each
+    slice. `metrics` maps names to arrays [K]: "loss" (the mean of the batch), "grad_norm" (the
+    global norm of its gradient, before clipping), and what the objective reports. The update after
+    n earlier ones draws from `fold_in(key, n)`, so the result does not depend on how a run is
+    divided into calls.
+
+    The buffers of `state` are reused; those of `batches` and `frozen` are not. With `shardings` the
+    state keeps them, and the metrics are on every device.
+
+    Raises ValueError, when the step is first called, for an objective whose loss is not [B], or
+    whose metrics are not scalars, or are named like what every record has.
     """
-    rates = check_rates(ema_rates)
-    if accumulate < 1:
-        raise ValueError(f"accumulate: {accumulate} is not at least 1")
+    options = recipe.options
 
-    def mean_loss(params: Any, key: jax.Array, batch: Any) -> jax.Array:
-        if shardings is not None:
-            params = distributed.gather(
-                params, shardings.params, shardings.step, dtype=gather_dtype
+    def gathered(tree: Any, where: Any) -> Any:
+        if shardings is None:
+            return tree
+        whole = shardings.state.step  # the number of the step is a scalar, whole on every device
+        return distributed.gather(tree, where, whole, dtype=options.gather_dtype)
+
+    def loss_and_grads(
+        state: TrainState, key: jax.Array, batch: Any, frozen: Any
+    ) -> tuple[tuple[jax.Array, Metrics], Any]:
+        ema = state.ema if shardings is None else gathered(state.ema, shardings.state.ema)
+        frozen = frozen if shardings is None else gathered(frozen, shardings.frozen)
+
+        def mean_loss(params: Any, key: jax.Array, part: Any) -> tuple[jax.Array, Metrics]:
+            if shardings is not None:
+                params = gathered(params, shardings.state.params)
+            loss, metrics = recipe.objective(
+                params, key, part, frozen=frozen, ema=ema, step=state.step
             )
-        return jnp.mean(loss_fn(params, key, batch))
+            _check_objective(loss, metrics)
+            return jnp.mean(loss), dict(metrics)
 
-    def loss_and_grads(params: Any, key: jax.Array, batch: Any) -> tuple[jax.Array, Any]:
-        if accumulate == 1:
-            return jax.value_and_grad(mean_loss)(params, key, batch)
+        gradient = jax.value_and_grad(mean_loss, has_aux=True)
+        if options.accumulate == 1:
+            return gradient(state.params, key, batch)
 
-        def add_part(total: Any, part: Any) -> tuple[Any, None]:
-            index, batch_part = part
-            new = jax.value_and_grad(mean_loss)(params, jax.random.fold_in(key, index), batch_part)
-            return jax.tree.map(jnp.add, total, new), None
+        def add_part(total: Any, part: Any) -> tuple[Any, Metrics]:
+            index, samples = part
+            (loss, metrics), grads = gradient(state.params, jax.random.fold_in(key, index), samples)
+            return jax.tree.map(jnp.add, total, (loss, grads)), metrics
 
-        parts = (jnp.arange(accumulate), split_batch(batch, accumulate))
-        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-        total, _ = lax.scan(add_part, zero, parts)
-        return jax.tree.map(lambda leaf: leaf / accumulate, total)
+        parts = (jnp.arange(options.accumulate), split_batch(batch, options.accumulate))
+        zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state.params))
+        total, metrics = lax.scan(add_part, zero, parts)
+        loss, grads = jax.tree.map(lambda leaf: leaf / options.accumulate, total)
+        return (loss, jax.tree.map(partial(jnp.mean, axis=0), metrics)), grads
 
     def update(
-        stacking: Stacking | None, key: jax.Array, state: TrainState, batch: Any
-    ) -> tuple[TrainState, StepMetrics]:
+        stacking: Stacking | None, key: jax.Array, frozen: Any, state: TrainState, batch: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
         key = jax.random.fold_in(key, state.step)
-        params = state.params if stacking is None else stacking.unstack(state.params)
-        loss, grads = loss_and_grads(params, key, batch)
+        unstacked = state
+        if stacking is not None:
+            unstacked = state._replace(
+                params=stacking.unstack(state.params),
+                ema=tuple(stacking.unstack(average) for average in state.ema),
+            )
+        (loss, metrics), grads = loss_and_grads(unstacked, key, batch, frozen)
         if stacking is not None:
             grads = stacking.stack(grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = tuple(
             update_ema(average, params, rate_at(rate, state.step))
-            for rate, average in zip(rates, state.ema, strict=True)
+            for rate, average in zip(recipe.ema_rates, state.ema, strict=True)
         )
-        metrics = StepMetrics(loss, optax.tree.norm(grads))
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        reported = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+        return TrainState(state.step + 1, params, opt_state, ema), reported
 
-    def step(state: TrainState, key: jax.Array, batches: Any) -> tuple[TrainState, StepMetrics]:
-        if not elementwise:
-            return lax.scan(partial(update, None, key), state, batches)
+    def step(
+        state: TrainState, key: jax.Array, batches: Any, frozen: Any = None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        if not isinstance(recipe.optimizer, Elementwise):
+            return lax.scan(partial(update, None, key, frozen), state, batches)
         stacking = Stacking(jax.eval_shape(lambda: state.params))
         stacked, metrics = lax.scan(
-            partial(update, stacking, key), stacking.stack_within(state), batches
+            partial(update, stacking, key, frozen), stacking.stack_within(state), batches
         )
         return stacking.unstack_within(stacked), metrics
 
     # The batches are not donated: no output has their shape, so nothing could reuse their buffers.
-    compiled = partial(jax.jit, donate_argnums=0, compiler_options=dict(compiler_options or {}))
+    compiled = partial(jax.jit, donate_argnums=0, compiler_options=dict(options.compiler_options))
     if shardings is None:
         return compiled(step)
-    # The number of the step is a scalar, whole on every device: so are the metrics.
-    return compiled(step, out_shardings=(shardings, shardings.step))
+    return compiled(step, out_shardings=(shardings.state, shardings.state.step))
+
+
+class StepOnMesh(NamedTuple):
+    """A compiled step, and the shapes and shardings of the state and the frozen tree it takes."""
+
+    step: StepFn
+    state: TrainState
+    frozen: Any
+
+
+def step_on_mesh(mesh: Mesh, recipe: Recipe) -> StepOnMesh:
+    """The step that `train` makes on the mesh.
+
+    Nothing is allocated, so the devices need not be present: a program that is compiled for them
+    ahead of time is the one that `train` runs. Raises ValueError for compiler options that the
+    devices' compiler does not know.
+    """
+    check_compiler_options(recipe.options.compiler_options, mesh.devices.flat[0])
+    rule = partial(distributed.state_shardings, mesh)
+    state = abstract_state(recipe.init_params, recipe.optimizer, recipe.ema_rates, shardings=rule)
+    frozen = jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        recipe.frozen,
+        rule(recipe.frozen),
+    )
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, (state, frozen))
+    return StepOnMesh(make_step(recipe, Shardings(*shardings)), state, frozen)
 
 
 def split_batch(batch: Any, parts: int) -> Any:
@@ -126,3 +168,20 @@ def split_batch(batch: Any, parts: int) -> Any:
         return jnp.swapaxes(leaf.reshape(size // parts, parts, *leaf.shape[1:]), 0, 1)
 
     return jax.tree.map(split, batch)
+
+
+def _check_objective(loss: jax.Array, metrics: Metrics) -> None:
+    if jnp.ndim(loss) != 1:
+        raise ValueError(
+            f"the objective's loss must have one value for each sample, shape [B]; "
+            f"its shape is {jnp.shape(loss)}"
+        )
+    for name, value in metrics.items():
+        if name in RESERVED:
+            raise ValueError(
+                f"the objective's metric {name!r} has the name of something that every record has"
+            )
+        if jnp.shape(value) != ():
+            raise ValueError(
+                f"the objective's metric {name!r} must be a scalar; its shape is {jnp.shape(value)}"
+            )

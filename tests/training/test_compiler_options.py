@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from sde_diffusion import distributed, training
+from sde_diffusion.objectives import of_loss
 from sde_diffusion.training.compiler_options import check_compiler_options, read_compiler_options
 
 
@@ -32,20 +33,21 @@ def test_an_option_that_the_compiler_does_not_know_is_refused_by_name():
         check_compiler_options({"xla_no_such": "1"}, jax.devices()[0])
 
 
-SETTINGS = {
-    "loss_fn": lambda params, key, batch: jnp.sum(params**2) + batch,
-    "optimizer": optax.sgd(1.0),
-    "ema_rates": (),
-}
+def recipe(**compiler_options):
+    return training.Recipe(
+        lambda key: jnp.zeros(3),
+        of_loss(lambda params, key, batch: jnp.sum(params**2) + batch),
+        optax.sgd(1.0),
+        ema_rates=(),
+        options=training.StepOptions(compiler_options=compiler_options),
+    )
 
 
 def test_a_step_is_compiled_with_them():
-    state = training.init_state(
-        lambda key: jnp.zeros(3), SETTINGS["optimizer"], (), jax.random.key(0)
-    )
+    state = training.init_state(recipe().init_params, optax.sgd(1.0), (), jax.random.key(0))
     arguments = state, jax.random.key(0), jnp.zeros((1, 2))
     known, unknown = (
-        training.make_step(**SETTINGS, compiler_options={name: "0"}).lower(*arguments)
+        training.make_step(recipe(**{name: "0"})).lower(*arguments)
         for name in ("xla_backend_optimization_level", "xla_no_such")
     )
     known.compile()
@@ -56,9 +58,4 @@ def test_a_step_is_compiled_with_them():
 def test_a_step_on_a_mesh_with_an_unknown_one_is_refused_before_it_is_made():
     mesh = distributed.make_mesh(devices=jax.devices()[:1])
     with pytest.raises(ValueError, match="No such compile option"):
-        training.step_on_mesh(
-            mesh,
-            init_params=lambda key: jnp.zeros(3),
-            **SETTINGS,
-            compiler_options={"xla_no_such": "1"},
-        )
+        training.step_on_mesh(mesh, recipe(xla_no_such="1"))

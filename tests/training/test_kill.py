@@ -1,6 +1,7 @@
 """Processes that are killed: what the operating system does, not what the loop is told."""
 
 import json
+import math
 import multiprocessing
 import random
 import signal
@@ -22,8 +23,9 @@ FORKED = multiprocessing.get_context("forkserver")
 FORKED.set_forkserver_preload(["grain", "sde_diffusion.training", "tensorboardX"])
 
 
-def start(workdir, cache, seconds_per_batch=0.0):
-    command = [sys.executable, SCRIPT, workdir, str(STEPS), cache, str(seconds_per_batch)]
+def start(workdir, cache, seconds_per_batch=0.0, stalls_after=math.inf):
+    options = [str(STEPS), cache, str(seconds_per_batch), str(stalls_after)]
+    command = [sys.executable, SCRIPT, workdir, *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -82,13 +84,14 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bits(tmp_path, ca
 
 
 @pytest.mark.slow
-def test_sigterm_saves_the_step_it_came_at_and_leaves_with_exit_code_0(
-    tmp_path, cache, uninterrupted
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_the_step_it_came_at_and_leaves_with_exit_code_0(
+    tmp_path, cache, uninterrupted, number
 ):
     started = time.time()
     process = start(tmp_path, cache, seconds_per_batch=0.1)
     wait_for_records_since(started, lambda: process.poll() is None, tmp_path)
-    process.terminate()
+    process.send_signal(number)
     assert finish(process)["preempted"]
     saved = max(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
     assert max(losses(tmp_path)) <= saved < STEPS
@@ -96,6 +99,20 @@ def test_sigterm_saves_the_step_it_came_at_and_leaves_with_exit_code_0(
     restarted = finish(start(tmp_path, cache))
     assert not restarted["preempted"]
     assert final_state(tmp_path) == uninterrupted[0]
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_leaves_at_once(tmp_path, cache):
+    started = time.time()
+    process = start(tmp_path, cache, 0.1, stalls_after=20)
+    wait_for_records_since(started, lambda: process.poll() is None, tmp_path)
+    process.send_signal(signal.SIGINT)
+    # Its data have stalled by now, so it does not come to the step after which it would leave.
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(timeout=3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=2) == -signal.SIGINT
+    assert "press Ctrl-C again" in process.stderr.read()
 
 
 @pytest.mark.slow

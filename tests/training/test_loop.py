@@ -6,11 +6,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
-from tiny_run import batches, loss_fn, run, same
+from tiny_run import POINTS, batches, loss_fn, run, same
 
-from sde_diffusion.training import NonFiniteLoss, enable_compilation_cache, loop
-from sde_diffusion.training.loop import next_cut, step_on_mesh
+from sde_diffusion import training
+from sde_diffusion.objectives import of_loss
+from sde_diffusion.training import (
+    CheckpointMismatch,
+    Every,
+    NonFiniteLoss,
+    enable_compilation_cache,
+    loop,
+)
+from sde_diffusion.training.loop import next_cut
 from sde_diffusion.training.reporting import read_metrics
+from sde_diffusion.training.step import step_on_mesh
 
 
 def checkpoints(workdir):
@@ -50,7 +59,7 @@ def test_a_run_stopped_and_resumed_is_the_run_that_was_not(tmp_path, uninterrupt
         {"steps_per_call": 1},
         {"steps_per_call": 8},
         {"checkpoint_every": 7},
-        {"sample_every": 9, "sample_fn": lambda state, step: None},
+        {"every": [Every(9, lambda state, step: None)]},
     ],
 )
 def test_calls_checkpoints_and_pictures_change_no_bit_of_the_result(
@@ -117,6 +126,56 @@ def data_with_nan_at(step):
     return Poisoned()
 
 
+def test_a_record_that_is_not_finite_is_named(tmp_path):
+    class Numbered:
+        """Batches of the points in order, with their numbers; point 21 has a nan."""
+
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            self.first = getattr(self, "first", -8) + 8
+            index = np.arange(self.first, self.first + 8)
+            x = POINTS[index].copy()
+            x[index == 21, 1] = np.nan
+            return {"x": x, "index": index, "text": np.array(["point"] * 8)}
+
+        def get_state(self):
+            return self.first
+
+    said = "step 3: the loss is nan .* in its batch, record 21 has 1 values of 'x' that are not"
+    with pytest.raises(NonFiniteLoss, match=said):
+        run(tmp_path, 5, data=Numbered())
+
+
+def test_a_loss_that_diverges_on_finite_records_says_that_they_are(tmp_path):
+    with pytest.raises(NonFiniteLoss, match="its batch has no record that is not finite"):
+        run(
+            tmp_path,
+            5,
+            objective=of_loss(lambda p, key, batch: jnp.log(loss_fn(p, key, batch) - 1e9)),
+        )
+
+
+def frozen_run(workdir, steps, teacher):
+    def towards(params, key, batch, *, frozen, ema, step):
+        return loss_fn(params, key, batch) + jnp.sum((params["w"] - frozen["teacher"]) ** 2), {}
+
+    return run(workdir, steps, objective=towards, frozen={"teacher": teacher})
+
+
+def test_a_frozen_tree_is_the_same_when_a_run_resumes(tmp_path):
+    teacher = jnp.eye(2)
+    whole = frozen_run(tmp_path / "whole", 20, teacher).state
+    frozen_run(tmp_path / "parts", 10, teacher)
+    assert same(frozen_run(tmp_path / "parts", 20, teacher).state, whole)
+    assert not teacher.is_deleted()
+    with pytest.raises(CheckpointMismatch, match="frozen tree 'teacher' is not the one"):
+        frozen_run(tmp_path / "parts", 30, 2 * teacher)
+    with pytest.raises(CheckpointMismatch, match=r"'teacher' .* absent here"):
+        run(tmp_path / "parts", 30)
+
+
 @pytest.mark.parametrize(("step", "steps_per_call"), [(1, 4), (20, 1), (20, 4), (27, 4)])
 def test_a_loss_that_is_not_finite_names_its_step_and_is_not_saved(tmp_path, step, steps_per_call):
     with pytest.raises(NonFiniteLoss, match=f"step {step}:") as caught:
@@ -139,14 +198,24 @@ def test_a_gradient_that_is_not_finite_stops_the_run_even_if_the_loss_is(tmp_pat
         return jnp.sqrt(jnp.sum(0.0 * params["w"])) + loss_fn(params, key, batch)
 
     with pytest.raises(NonFiniteLoss) as caught:
-        run(tmp_path, 10, loss_fn=kinked)
+        run(tmp_path, 10, objective=of_loss(kinked))
     assert caught.value.step == 1
 
 
 def test_pictures_are_made_at_their_steps_of_the_state_at_that_step(tmp_path):
     seen = []
-    run(tmp_path, 20, sample_every=6, sample_fn=lambda s, step: seen.append((step, int(s.step))))
-    assert seen == [(6, 6), (12, 12), (18, 18)]
+
+    def picture(state, step):
+        seen.append((step, int(state.step)))
+
+    run(tmp_path, 20, every=[Every(6, picture), Every(10, picture)])
+    assert seen == [(6, 6), (10, 10), (12, 12), (18, 18), (20, 20)]
+
+
+def test_what_is_measured_every_so_many_steps_is_recorded(tmp_path):
+    run(tmp_path, 20, every=[Every(10, lambda state, step: {"distance": step / 4})])
+    found = {r["step"]: r["distance"] for r in read_metrics(tmp_path) if "distance" in r}
+    assert found == {10: 2.5, 20: 5.0}
 
 
 def test_data_that_end_are_named_with_the_step(tmp_path):
@@ -168,11 +237,12 @@ def test_data_that_end_are_named_with_the_step(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["total_steps", "steps_per_call", "checkpoint_every", "log_every", "keep"]
+    "name",
+    ["steps", "steps_per_call", "checkpoint_every", "log_every", "keep", "keep_every", "keep_best"],
 )
-def test_a_number_out_of_its_range_is_named(tmp_path, name):
+def test_a_number_out_of_its_range_is_named(name):
     with pytest.raises(ValueError, match=f"{name}: 0 is not at least 1"):
-        run(tmp_path, **{"total_steps": 10, name: 0})
+        training.Run(**{"steps": 10, name: 0})
 
 
 def test_the_records_hold_the_mean_of_the_losses_since_the_one_before(tmp_path):
@@ -200,14 +270,14 @@ def test_calls_end_at_the_same_steps_wherever_a_run_begins():
 def test_the_next_batch_is_drawn_while_the_devices_work(tmp_path, monkeypatch):
     made, done = [], []
 
-    def watched(*args, **kwargs):
-        train_step, abstract = step_on_mesh(*args, **kwargs)
+    def watched(*args):
+        compiled = step_on_mesh(*args)
 
         def step(*arguments):
-            made.append(train_step(*arguments))
+            made.append(compiled.step(*arguments))
             return made[-1]
 
-        return step, abstract
+        return compiled._replace(step=step)
 
     class Data:
         def __init__(self):
@@ -217,7 +287,7 @@ def test_the_next_batch_is_drawn_while_the_devices_work(tmp_path, monkeypatch):
             return self
 
         def __next__(self):
-            done.extend(metrics.loss.is_ready() for _, metrics in made)
+            done.extend(metrics["loss"].is_ready() for _, metrics in made)
             return next(self.inner)
 
         def get_state(self):
@@ -231,7 +301,7 @@ def test_the_next_batch_is_drawn_while_the_devices_work(tmp_path, monkeypatch):
         return loss_fn(params, key, batch) + 1e-30 * jax.lax.stop_gradient(work[0, 0])
 
     monkeypatch.setattr(loop, "step_on_mesh", watched)
-    run(tmp_path, 2, data=Data(), loss_fn=slow, steps_per_call=1)
+    run(tmp_path, 2, data=Data(), objective=of_loss(slow), steps_per_call=1)
     assert done == [False]
 
 
@@ -242,7 +312,7 @@ def test_the_loop_traces_the_step_once(tmp_path):
         traces.append(1)
         return loss_fn(params, key, batch)
 
-    run(tmp_path / "short", 2, loss_fn=counting)
+    run(tmp_path / "short", 2, objective=of_loss(counting))
     traced = len(traces)
-    run(tmp_path / "long", 40, loss_fn=counting)
+    run(tmp_path / "long", 40, objective=of_loss(counting))
     assert len(traces) == 2 * traced

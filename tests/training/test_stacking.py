@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from sde_diffusion.training import init_state, make_step
+from sde_diffusion.objectives import of_loss
+from sde_diffusion.training import Recipe, init_state, make_optimizer, make_step
+from sde_diffusion.training.optim import Elementwise
 from sde_diffusion.training.stacking import Stacking
 
 SHAPES = {"a": (3,), "kernel": (64, 128), "b": (3,), "c": (2, 2), "other": (64, 128), "d": (3,)}
@@ -50,33 +53,59 @@ def test_a_tree_of_other_shapes_is_left_alone():
     assert same(stacking.stack_within((other, tree))[0], other)
 
 
-def test_updates_together_are_those_of_each_leaf_by_itself():
-    optimizer = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(1e-2))
+def trained(optimizer):
+    """The state and metrics after three updates; the loss pulls each leaf along a sine."""
 
     def loss(params, key, batch):
         distance = sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(params))
         return distance * (batch + jax.random.normal(key, batch.shape))
 
-    def trained(elementwise):
-        step = make_step(loss, optimizer, (0.9, 0.99), elementwise=elementwise)
-        state = init_state(params, optimizer, (0.9, 0.99), jax.random.key(0))
-        return step(state, jax.random.key(1), jnp.ones((3, 4)))
+    recipe = Recipe(params, of_loss(loss), optimizer, (0.9, 0.99))
+    state = init_state(params, optimizer, (0.9, 0.99), jax.random.key(0))
+    return make_step(recipe)(state, jax.random.key(1), jnp.ones((3, 4)))
 
-    together, apart = trained(True), trained(False)
-    assert jax.tree.structure(together) == jax.tree.structure(apart)
-    for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(apart), strict=True):
+
+def assert_alike(tree, other):
+    assert jax.tree.structure(tree) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
 
 
-def test_an_optimizer_that_tells_leaves_apart_is_left_the_tree():
-    frozen = optax.masked(optax.set_to_zero(), {name: name == "a" for name in SHAPES})
-    optimizer = optax.chain(optax.sgd(1.0), frozen)
+def test_updates_together_are_those_of_each_leaf_by_itself():
+    fields = {"learning_rate": 1e-2, "weight_decay": 1e-2, "clip_norm": 0.5}
+    together = make_optimizer("adamw", **fields)
+    apart = optax.GradientTransformation(*together)
+    assert isinstance(together, Elementwise)
+    assert not isinstance(apart, Elementwise)
+    assert_alike(trained(together), trained(apart))
 
-    def loss(params, key, batch):
-        return batch * sum(jnp.sum(leaf) for leaf in jax.tree.leaves(params))
 
-    state = init_state(params, optimizer, (), jax.random.key(0))
-    before = jax.tree.map(np.asarray, state.params)
-    after, _ = make_step(loss, optimizer)(state, jax.random.key(1), jnp.ones((1, 2)))
-    np.testing.assert_array_equal(after.params["a"], before["a"])
-    assert not np.array_equal(after.params["b"], before["b"])
+def matrices(tree):
+    return jax.tree.map(lambda leaf: leaf.ndim > 1, tree)
+
+
+MASKED = {
+    "adamw with a mask": optax.adamw(1e-2, weight_decay=0.1, mask=matrices),
+    "ours, with masked decay after it": optax.chain(
+        make_optimizer("adam", learning_rate=1e-2), optax.add_decayed_weights(-1e-3, matrices)
+    ),
+    "a rate for each number of dimensions": optax.multi_transform(
+        {True: optax.adam(1e-2), False: optax.adam(1e-3)}, matrices
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MASKED)
+def test_an_optimizer_that_looks_at_the_number_of_dimensions_sees_the_leaves_own(name):
+    # The vectors "a", "b" and "d" would be one matrix if they were stacked.
+    explicit = {key: len(shape) > 1 for key, shape in SHAPES.items()}
+    expected = {
+        "adamw with a mask": optax.adamw(1e-2, weight_decay=0.1, mask=explicit),
+        "ours, with masked decay after it": optax.chain(
+            optax.adam(1e-2), optax.add_decayed_weights(-1e-3, explicit)
+        ),
+        "a rate for each number of dimensions": optax.multi_transform(
+            {True: optax.adam(1e-2), False: optax.adam(1e-3)}, explicit
+        ),
+    }[name]
+    assert_alike(trained(MASKED[name])[0].params, trained(expected)[0].params)

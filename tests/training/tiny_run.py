@@ -1,9 +1,10 @@
 """A run small enough to be killed often: a linear denoiser of points in the plane.
 
 As a script it trains in a process of its own and leaves the final state in WORKDIR/final.npz:
-    python tiny_run.py WORKDIR TOTAL_STEPS CACHE SECONDS_PER_BATCH
+    python tiny_run.py WORKDIR TOTAL_STEPS CACHE SECONDS_PER_BATCH [STALLS_AFTER]
 """
 
+import dataclasses
 import itertools
 import json
 import math
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sde_diffusion import training
+from sde_diffusion.objectives import of_loss
 
 POINTS = np.random.default_rng(0).normal(size=(64, 2)).astype(np.float32)
 SCHEDULE = training.make_schedule("cosine", lr=1e-2, warmup=5, total_steps=1000)
@@ -44,21 +46,28 @@ def batches(seconds_per_batch=0.0, points=POINTS, stalls_after=math.inf):
     return iter(indices.map(gather).to_iter_dataset(one_by_one))
 
 
-def run(workdir, total_steps, **changes):
-    settings = {
-        "init_params": init_params,
-        "loss_fn": loss_fn,
-        "optimizer": training.make_optimizer("adam", learning_rate=SCHEDULE, clip_norm=1.0),
-        "learning_rate": SCHEDULE,
-        "ema_rates": (0.9, 0.999),
-        "seed": 3,
-        "steps_per_call": 2,
-        "checkpoint_every": 10,
-        "log_every": 5,
-        "progress": False,
-    }
-    settings |= {"data": batches(), **changes}
-    return training.train(workdir=workdir, total_steps=total_steps, **settings)
+RECIPE = training.Recipe(
+    init_params,
+    of_loss(loss_fn),
+    training.make_optimizer("adam", learning_rate=SCHEDULE, clip_norm=1.0),
+    ema_rates=(0.9, 0.999),
+    learning_rate=SCHEDULE,
+)
+RUN = training.Run(steps=40, seed=3, steps_per_call=2, checkpoint_every=10, log_every=5)
+
+
+def run(workdir, steps=40, *, data=None, every=(), progress=False, **changes):
+    """A run of `steps` steps; `changes` are fields of RECIPE and of RUN."""
+    names = {field.name for field in dataclasses.fields(training.Run)}
+    of_run = {name: changes.pop(name) for name in names & changes.keys()}
+    return training.train(
+        dataclasses.replace(RECIPE, **changes),
+        dataclasses.replace(RUN, **{"steps": steps, **of_run}),
+        batches() if data is None else data,
+        workdir,
+        every=every,
+        progress=progress,
+    )
 
 
 def same(state, other):
@@ -71,7 +80,7 @@ def main(workdir, total_steps, cache, seconds_per_batch, stalls_after=math.inf):
     training.enable_compilation_cache(cache)
     events = []
     jax.monitoring.register_event_listener(lambda event, **_: events.append(event))
-    data = batches(float(seconds_per_batch), stalls_after=stalls_after)
+    data = batches(float(seconds_per_batch), stalls_after=float(stalls_after))
     outcome = run(workdir, int(total_steps), data=data)
     leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(outcome.state)]
     np.savez(Path(workdir) / "final.npz", *leaves)
