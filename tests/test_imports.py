@@ -26,7 +26,14 @@ ALLOWED = {
     "data": {"selection", "sdes", "data"},
     "metrics": {"metrics"},
     "distributed": {"selection", "distributed"},
-    "training": {"selection", "compilation_cache", "distributed", "training"},
+    "training": {
+        "selection",
+        "noise",
+        "objectives",
+        "compilation_cache",
+        "distributed",
+        "training",
+    },
     "planning": CORE | {"compilation_cache", "samplers", "distributed", "training", "planning"},
     "pretrained": MATHS | {"networks", "pretrained"},
 }

@@ -114,3 +114,22 @@ def test_a_corrector_leaves_the_predictor_its_path():
     np.testing.assert_array_equal(noise.normal(own, LIKE), noise.normal(step, LIKE))
     both = np.concatenate([noise.normal(aside, LIKE), noise.normal(own, LIKE)], axis=1)
     np.testing.assert_allclose(np.corrcoef(both.T), np.eye(4), atol=0.1)
+
+
+SEEDS = [0, 1, 2**31, 2**32 - 1, 2**32, 2**32 + 1, 2**63, 2**64 - 1]
+
+
+def test_every_seed_of_64_bits_has_a_key_of_its_own():
+    keys = {tuple(np.asarray(jax.random.key_data(noise.key(seed)))) for seed in SEEDS}
+    assert len(keys) == len(SEEDS)
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1])
+def test_a_seed_of_32_bits_is_jaxs_own(seed):
+    assert noise.key(seed) == jax.random.key(seed)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64, 1.5, "7"])
+def test_any_other_seed_is_refused(seed):
+    with pytest.raises(ValueError, match=f"seed must be .*, got {seed!r}"):
+        noise.key(seed)

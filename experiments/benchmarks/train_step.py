@@ -21,6 +21,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,14 +57,12 @@ def prepare(config: ConfigDict, source: data.Source) -> Step:
     """The step that a config trains with, compiled, and a call of it on batches of the source."""
     steps, mesh = config.training.steps_per_call, build.mesh(config)
     distributed.check_batch_size(mesh, config.training.batch_size)
-    parts = build.training_step(
-        config, source.features.event.shape, build.scaling(config, source.features)
-    )
+    recipe = build.recipe(config, source.features)
     step: Any  # what jax.jit made
-    step, abstract = training.step_on_mesh(mesh, **parts)
+    step, abstract, _ = training.step_on_mesh(mesh, recipe)
     init_key, step_key = jax.random.split(jax.random.key(config.seed))
     state = training.init_state(
-        *(parts[name] for name in ("init_params", "optimizer", "ema_rates")),
+        recipe,
         init_key,
         shardings=lambda _: jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
@@ -90,8 +89,14 @@ def model_flops(config: ConfigDict, source: data.Source) -> float:
         name: jax.ShapeDtypeStruct((size, *feature.shape), feature.dtype)
         for name, feature in source.features.items()
     }
-    loss = jax.jit(build.loss_fn(config, build.scaling(config, source.features)))
-    lowered = loss.trace(params, jax.random.key(0), batch).lower(lowering_platforms=("tpu",))
+    objective = partial(
+        build.recipe(config, source.features).objective, frozen=None, ema=(), step=0
+    )
+    lowered = (
+        jax.jit(objective)
+        .trace(params, jax.random.key(0), batch)
+        .lower(lowering_platforms=("tpu",))
+    )
     return 3 * lowered.cost_analysis()["flops"] / size
 
 

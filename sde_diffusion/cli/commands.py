@@ -31,9 +31,9 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     distributed.check_batch_size(mesh, config.training.batch_size)
     source = build.source(config)
     features = source.features
-    step = build.training_step(config, features.event.shape, build.scaling(config, features))
+    recipe, planned = build.recipe(config, features), build.run(config)
     build.solver(config), build.grid(config)
-    training.check_compiler_options(step["compiler_options"], mesh.devices.flat[0])
+    training.check_compiler_options(recipe.options.compiler_options, mesh.devices.flat[0])
     batches = data.batches(
         source,
         config.training.batch_size,
@@ -41,7 +41,7 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    abstract = jax.eval_shape(step["init_params"], jax.random.key(0))
+    abstract = jax.eval_shape(recipe.init_params, jax.random.key(0))
     run.claim(workdir, config, overwrite=args.overwrite)
     run.enable_cache()
 
@@ -63,23 +63,10 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
         draw.picture(workdir / "samples" / f"step_{step:07d}.png", x, source, columns)
         training.plot_loss(workdir)
 
-    outcome = training.train(
-        workdir=workdir,
-        **step,
-        data=batches,
-        seed=config.seed,
-        total_steps=config.training.steps,
-        steps_per_call=config.training.steps_per_call,
-        checkpoint_every=config.training.checkpoint_every,
-        keep=config.training.keep,
-        keep_every=config.training.keep_every,
-        keep_best=config.training.keep_best,
-        log_every=config.training.log_every,
-        sample_every=config.training.sample_every,
-        sample_fn=pictures if draw.has_picture(features) else None,
-        learning_rate=build.learning_rate(config),
-        mesh=mesh,
-    )
+    every = []
+    if draw.has_picture(features):
+        every.append(training.Every(config.training.sample_every, pictures))
+    outcome = training.train(recipe, planned, batches, workdir, every=every, mesh=mesh)
     if distributed.is_first_process():
         training.plot_loss(workdir)
     done = int(outcome.state.step)

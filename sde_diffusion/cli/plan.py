@@ -65,13 +65,13 @@ def plan_training(
 ) -> dict[str, Any]:
     """The costs of one update of `train`."""
     mesh, size = build.mesh(config, topology.devices), config.training.batch_size
-    step = build.training_step(config, features.event.shape, build.scaling(config, features))
     batch = {
         name: jax.ShapeDtypeStruct((size, *feature.shape), feature.dtype)
         for name, feature in features.items()
+        if feature.dtype != "str"  # texts stay on the host
     }
     with _progress(f"compiling the training step for {topology.name}"):
-        lowered = planning.lower_training_step(mesh, batch, **step)
+        lowered = planning.lower_training_step(mesh, batch, build.recipe(config, features))
         costs = _costs(lowered, topology, times=config.optim.accumulate)
     seconds = costs.get("estimate_seconds")
     return {

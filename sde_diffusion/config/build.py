@@ -29,7 +29,14 @@ from sde_diffusion import parameterization as parameterizations
 from sde_diffusion import prediction as predictions
 from sde_diffusion.objectives import time_density
 from sde_diffusion.sdes import SDE, Array
-from sde_diffusion.training import make_optimizer, make_schedule, read_compiler_options
+from sde_diffusion.training import (
+    Recipe,
+    Run,
+    StepOptions,
+    make_optimizer,
+    make_schedule,
+    read_compiler_options,
+)
 
 Batch = dict[str, Array]
 
@@ -166,20 +173,35 @@ def _loss(config: ConfigDict) -> Callable[..., Array]:
     )
 
 
-def training_step(
-    config: ConfigDict, event: tuple[int, ...], scaling: data.Scaling
-) -> dict[str, Any]:
-    """What a step of training is made of: arguments of `training.train` and of `step_on_mesh`."""
-    return {
-        "init_params": init_params(config, event),
-        "loss_fn": loss_fn(config, scaling),
-        "optimizer": optimizer(config),
-        "ema_rates": config.optim.ema_rates,
-        "accumulate": config.optim.accumulate,
-        "elementwise": True,  # as Adam is, and AdamW
-        "gather_dtype": config.network.dtype,
-        "compiler_options": read_compiler_options(config.training.compiler_options),
-    }
+def recipe(config: ConfigDict, features: data.Features) -> Recipe:
+    """What `training.train` trains, and how, on records of these features."""
+    return Recipe(
+        init_params(config, features.event.shape),
+        objectives.of_loss(loss_fn(config, scaling(config, features))),
+        optimizer(config),
+        config.optim.ema_rates,
+        learning_rate=learning_rate(config),
+        options=StepOptions(
+            accumulate=config.optim.accumulate,
+            gather_dtype=config.network.dtype,
+            compiler_options=read_compiler_options(config.training.compiler_options),
+        ),
+    )
+
+
+def run(config: ConfigDict) -> Run:
+    """How long training goes on, and when it writes."""
+    training = config.training
+    return Run(
+        training.steps,
+        config.seed,
+        steps_per_call=training.steps_per_call,
+        log_every=training.log_every,
+        checkpoint_every=training.checkpoint_every,
+        keep=training.keep,
+        keep_every=training.keep_every,
+        keep_best=training.keep_best,
+    )
 
 
 def learning_rate(config: ConfigDict) -> optax.Schedule:

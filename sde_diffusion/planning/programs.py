@@ -15,21 +15,23 @@ from sde_diffusion.samplers.solver import Model
 from sde_diffusion.sdes import SDE, Array
 
 
-def lower_training_step(mesh: Mesh, batch: dict[str, Any], **settings: Any) -> jax.stages.Lowered:
+def lower_training_step(
+    mesh: Mesh, batch: dict[str, Any], recipe: training.Recipe
+) -> jax.stages.Lowered:
     """One update as `training.train` makes it; nothing is allocated.
 
-    `batch` has the shapes [B, ...] of a global batch, `settings` are those of
-    `training.step_on_mesh`. Raises ValueError when B does not divide over the devices.
+    `batch` has the shapes [B, ...] of a global batch. Raises ValueError when B does not divide over
+    the devices.
     """
     distributed.check_batch_size(mesh, jax.tree.leaves(batch)[0].shape[0])
-    step: Any  # what jax.jit made
-    step, state = training.step_on_mesh(mesh, **settings)
+    compiled = training.step_on_mesh(mesh, recipe)
+    step: Any = compiled.step  # what jax.jit made
     # One update a call: several would be a loop, whose body the compiler counts once.
     by_sample = NamedSharding(mesh, P(None, AXES))
     batches = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype, sharding=by_sample), batch
     )
-    return step.lower(state, _key(), batches)
+    return step.lower(compiled.state, _key(), batches, compiled.frozen)
 
 
 def lower_sampler_step(

@@ -117,9 +117,7 @@ def train(
             _say(progress, f"resuming at step {step} of {run.steps}")
         else:
             rule = partial(distributed.state_shardings, mesh)
-            state = init_state(
-                recipe.init_params, recipe.optimizer, recipe.ema_rates, init_key, shardings=rule
-            )
+            state = init_state(recipe, init_key, shardings=rule)
             step = 0
         if step >= run.steps:
             _say(progress, f"already at step {step} of {run.steps}: nothing to train")
@@ -200,7 +198,7 @@ def _for_devices(batch: Any) -> Any:
     return {
         name: value
         for name, value in batch.items()
-        if name != "index" and getattr(value, "dtype", np.dtype(float)).kind not in "UTO"
+        if name != "index" and getattr(value, "dtype", np.dtype(float)).kind not in "USTO"
     }
 
 

@@ -1,15 +1,17 @@
 """What a run is made of: the Recipe that it follows, and the Run that says how long it goes on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import jax
 import optax
 
 from sde_diffusion import noise
 from sde_diffusion.objectives.objective import Objective
 from sde_diffusion.training.ema import check_rates
-from sde_diffusion.training.state import InitFn
+
+InitFn = Callable[[jax.Array], Any]
 
 
 @dataclass(frozen=True)

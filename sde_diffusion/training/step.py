@@ -32,7 +32,7 @@ RESERVED = (
 class Shardings(NamedTuple):
     """Where the state and the frozen tree lie on a mesh: a sharding in place of each leaf."""
 
-    state: TrainState
+    state: Any
     frozen: Any
 
 
@@ -52,22 +52,21 @@ def make_step(recipe: Recipe, shardings: Shardings | None = None) -> StepFn:
     whose metrics are not scalars, or are named like what every record has.
     """
     options = recipe.options
-
-    def gathered(tree: Any, where: Any) -> Any:
-        if shardings is None:
-            return tree
-        whole = shardings.state.step  # the number of the step is a scalar, whole on every device
-        return distributed.gather(tree, where, whole, dtype=options.gather_dtype)
+    if shardings is not None:
+        # The number of the step is a scalar, whole on every device.
+        gather = partial(distributed.gather, whole=shardings.state.step, dtype=options.gather_dtype)
 
     def loss_and_grads(
         state: TrainState, key: jax.Array, batch: Any, frozen: Any
     ) -> tuple[tuple[jax.Array, Metrics], Any]:
-        ema = state.ema if shardings is None else gathered(state.ema, shardings.state.ema)
-        frozen = frozen if shardings is None else gathered(frozen, shardings.frozen)
+        ema = state.ema
+        if shardings is not None:
+            ema = gather(ema, shardings.state.ema)
+            frozen = gather(frozen, shardings.frozen)
 
         def mean_loss(params: Any, key: jax.Array, part: Any) -> tuple[jax.Array, Metrics]:
             if shardings is not None:
-                params = gathered(params, shardings.state.params)
+                params = gather(params, shardings.state.params)
             loss, metrics = recipe.objective(
                 params, key, part, frozen=frozen, ema=ema, step=state.step
             )
@@ -146,7 +145,7 @@ def step_on_mesh(mesh: Mesh, recipe: Recipe) -> StepOnMesh:
     """
     check_compiler_options(recipe.options.compiler_options, mesh.devices.flat[0])
     rule = partial(distributed.state_shardings, mesh)
-    state = abstract_state(recipe.init_params, recipe.optimizer, recipe.ema_rates, shardings=rule)
+    state = abstract_state(recipe, shardings=rule)
     frozen = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         recipe.frozen,

@@ -197,7 +197,7 @@ class TestWorkdir:
 
 
 def test_a_full_disk(call, tiny, tmp_path, monkeypatch):
-    def full(**kwargs):
+    def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "w"))
 
     monkeypatch.setattr(training, "train", full)

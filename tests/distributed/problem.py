@@ -17,10 +17,9 @@ import numpy as np
 import optax
 
 from sde_diffusion import data, distributed, training
+from sde_diffusion.objectives import of_loss
 
 POINTS = np.random.default_rng(0).normal(size=(64, 24)).astype(np.float32)
-OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2))
-RATES = (0.9, 0.99)
 BATCH_SIZE, WIDTH = 16, 512
 
 
@@ -65,20 +64,18 @@ class SlowBatches:
         self.inner.set_state(position)
 
 
-def run(workdir, steps, mesh, **changes):
-    settings = {
-        "init_params": init_params,
-        "loss_fn": loss_fn,
-        "optimizer": OPTIMIZER,
-        "data": SlowBatches(),
-        "ema_rates": RATES,
-        "seed": 3,
-        "checkpoint_every": 4,
-        "log_every": 1,
-        "mesh": mesh,
-        "progress": False,
-    }
-    return training.train(workdir=workdir, total_steps=steps, **(settings | changes))
+RECIPE = training.Recipe(
+    init_params,
+    of_loss(loss_fn),
+    optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-2)),
+    (0.9, 0.99),
+)
+
+
+def run(workdir, steps, mesh, data=None):
+    options = training.Run(steps, seed=3, checkpoint_every=4, log_every=1)
+    data = SlowBatches() if data is None else data
+    return training.train(RECIPE, options, data, workdir, mesh=mesh, progress=False)
 
 
 def main(workdir, steps, cache, coordinator, num, process, fsdp, seconds="0", fail=""):

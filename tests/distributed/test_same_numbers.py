@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problem import OPTIMIZER, RATES, WIDTH, init_params, loss_fn
+from problem import RECIPE, WIDTH
 
 from sde_diffusion import distributed, training
 
@@ -15,10 +15,8 @@ POINTS = np.random.default_rng(0).normal(size=(5, 16, 24)).astype(np.float32)
 
 def prepare(mesh, batches=POINTS):
     rule = partial(distributed.state_shardings, mesh)
-    key = jax.random.key(0)
-    state = training.init_state(init_params, OPTIMIZER, RATES, key, shardings=rule)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = training.make_step(loss_fn, OPTIMIZER, RATES, shardings=shardings)
+    state = training.init_state(RECIPE, jax.random.key(0), shardings=rule)
+    step = training.step_on_mesh(mesh, RECIPE).step
     return step, state, jax.random.key(1), distributed.place_batches(mesh, {"x": batches})
 
 

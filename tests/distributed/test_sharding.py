@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from sde_diffusion import distributed, training
 from sde_diffusion.distributed import make_mesh
 from sde_diffusion.networks import MLP, NCSNpp
+from sde_diffusion.objectives import of_loss
 
 ADAM = optax.adam(1e-3)
 
@@ -71,10 +72,8 @@ def compiled_step(mesh, batch_size, problem=MLP_OF_POINTS):
         told = network.apply({"params": params}, batch["x"] + noise, jnp.ones(len(noise)))
         return jnp.sum((told - noise) ** 2, axis=tuple(range(1, noise.ndim)))
 
-    rule = partial(distributed.state_shardings, mesh)
-    state = training.abstract_state(init_params, ADAM, (0.99,), shardings=rule)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = training.make_step(loss_fn, ADAM, (0.99,), shardings=shardings)
+    recipe = training.Recipe(init_params, of_loss(loss_fn), ADAM, (0.99,))
+    step, state, _ = training.step_on_mesh(mesh, recipe)
     batches = np.zeros((1, batch_size, *event), np.float32)
     placed = distributed.place_batches(mesh, {"x": batches})
     return state, step.lower(state, jax.random.key(0), placed).compile().as_text()
@@ -119,19 +118,19 @@ def test_parameters_gathered_in_bfloat16_change_nothing_for_a_network_that_compu
         return jnp.sum((told - jax.random.normal(key, event)) ** 2, axis=-1)
 
     mesh = make_mesh(fsdp=8)
-    parts = {"init_params": init_params, "optimizer": ADAM, "ema_rates": ()}
     rule = partial(distributed.state_shardings, mesh)
     batches = distributed.place_batches(mesh, {"x": np.ones((2, 16, *event), np.float32)})
 
     def trained(dtype):
-        state = training.init_state(*parts.values(), jax.random.key(0), shardings=rule)
-        step, _ = training.step_on_mesh(mesh, **parts, loss_fn=loss_fn, gather_dtype=dtype)
-        return step(state, jax.random.key(1), batches)
+        options = training.StepOptions(gather_dtype=dtype)
+        recipe = training.Recipe(init_params, of_loss(loss_fn), ADAM, (), options=options)
+        state = training.init_state(recipe, jax.random.key(0), shardings=rule)
+        return training.step_on_mesh(mesh, recipe).step(state, jax.random.key(1), batches)
 
     state, metrics = trained("float32")
     again, metrics_again = trained("bfloat16")
-    np.testing.assert_allclose(metrics_again.loss, metrics.loss, rtol=1e-6)
-    np.testing.assert_allclose(metrics_again.grad_norm, metrics.grad_norm, rtol=1e-5)
+    np.testing.assert_allclose(metrics_again["loss"], metrics["loss"], rtol=1e-6)
+    np.testing.assert_allclose(metrics_again["grad_norm"], metrics["grad_norm"], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(again.params), strict=True):
         np.testing.assert_allclose(b, a, rtol=1e-5, atol=1e-6)
 

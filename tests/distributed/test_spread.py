@@ -164,8 +164,8 @@ def test_a_training_step_under_pmap_is_that_of_one_device():
     def loss_fn(params, key, batch):
         return objectives.denoising_loss(key, model(params), SDE, batch)
 
-    step = training.make_step(loss_fn, optimizer, (0.9,))
-    new = partial(training.init_state, lambda key: PARAMS, optimizer, (0.9,), KEY)
+    recipe = training.Recipe(lambda key: PARAMS, objectives.of_loss(loss_fn), optimizer, (0.9,))
+    step, new = training.make_step(recipe), partial(training.init_state, recipe, KEY)
     # a replica on each device, with the same data: each must make the update of one device
     states = jax.tree.map(lambda leaf: np.stack([leaf] * 8), jax.device_get(new()))
     ours, _ = jax.pmap(step, in_axes=(0, None, None))(states, KEY, X[None])

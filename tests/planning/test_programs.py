@@ -11,6 +11,7 @@ import pytest
 from sde_diffusion import distributed, grids, samplers, sdes, training
 from sde_diffusion.distributed import make_mesh
 from sde_diffusion.networks import MLP
+from sde_diffusion.objectives import of_loss
 from sde_diffusion.planning import (
     compile_program,
     estimate,
@@ -34,17 +35,12 @@ def loss_fn(params, key, batch):
     return jnp.sum((told - noise) ** 2, axis=-1)
 
 
-SETTINGS = {
-    "init_params": init_params,
-    "loss_fn": loss_fn,
-    "optimizer": optax.adam(1e-3),
-    "ema_rates": (0.99,),
-}
+RECIPE = training.Recipe(init_params, of_loss(loss_fn), optax.adam(1e-3), (0.99,))
 
 
 def lowered_step(mesh, batch_size):
     batch = {"x": jax.ShapeDtypeStruct((batch_size, *EVENT), jnp.float32)}
-    return lower_training_step(mesh, batch, **SETTINGS)
+    return lower_training_step(mesh, batch, RECIPE)
 
 
 @functools.cache
@@ -59,11 +55,9 @@ def num_parameters():
 
 def test_the_planned_step_is_the_one_that_train_runs():
     mesh = make_mesh(2, 4)
-    step, _ = training.step_on_mesh(mesh, **SETTINGS)
+    step = training.step_on_mesh(mesh, RECIPE).step
     rule = functools.partial(distributed.state_shardings, mesh)
-    state = training.init_state(
-        init_params, SETTINGS["optimizer"], (0.99,), jax.random.key(0), shardings=rule
-    )
+    state = training.init_state(RECIPE, jax.random.key(0), shardings=rule)
     batches = distributed.place_batches(mesh, {"x": np.zeros((1, 64, *EVENT), np.float32)})
     runs = step.lower(state, jax.random.key(1), batches)
     assert lowered_step(mesh, 64).as_text() == runs.as_text()

@@ -10,6 +10,7 @@ import pytest
 from sde_diffusion import training
 from sde_diffusion.distributed import make_mesh
 from sde_diffusion.networks import MLP
+from sde_diffusion.objectives import of_loss
 from sde_diffusion.planning import lower_training_step, named, read
 
 pytest.importorskip("libtpu", reason="the TPU's compiler, of the extra tpu, is not installed")
@@ -33,12 +34,13 @@ def compiled_step(batch_size, topology="v5e:2x2"):
     lowered = lower_training_step(
         make_mesh(-1, 4, devices=named(topology).devices),
         {"x": jax.ShapeDtypeStruct((batch_size, *EVENT), jnp.float32)},
-        init_params=init_params,
-        loss_fn=loss_fn,
-        optimizer=training.make_optimizer("adam", learning_rate=1e-3, clip_norm=1.0),
-        ema_rates=(0.99,),
-        elementwise=True,
-        gather_dtype="bfloat16",
+        training.Recipe(
+            init_params,
+            of_loss(loss_fn),
+            training.make_optimizer("adam", learning_rate=1e-3, clip_norm=1.0),
+            (0.99,),
+            options=training.StepOptions(gather_dtype="bfloat16"),
+        ),
     )
     return lowered.compile().as_text()
 

@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import errno
 import functools
 import os
@@ -15,17 +16,16 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from tiny_run import same
 
+from sde_diffusion.objectives import of_loss
 from sde_diffusion.training import (
     CheckpointMismatch,
     DamagedCheckpoint,
+    Recipe,
     abstract_state,
     checkpoint,
     init_state,
     restore_params,
 )
-
-ADAM = optax.adam(1e-3)
-RATES = (0.9,)
 
 
 def init_params(key):
@@ -33,13 +33,16 @@ def init_params(key):
     return {"w": jax.random.normal(key, (64, 64)), "b": jnp.zeros(3)}
 
 
+RECIPE = Recipe(init_params, of_loss(lambda *_: jnp.zeros(1)), optax.adam(1e-3), (0.9,))
+
+
 @functools.cache
 def state_at(step):
-    state = init_state(init_params, ADAM, RATES, jax.random.key(step))
+    state = init_state(RECIPE, jax.random.key(step))
     return state._replace(step=jnp.int32(step))
 
 
-ABSTRACT = abstract_state(init_params, ADAM, RATES)
+ABSTRACT = abstract_state(RECIPE)
 
 
 def restore_latest(workdir, abstract):
@@ -91,9 +94,7 @@ def test_a_state_may_be_donated_as_soon_as_save_returns(tmp_path):
 def test_a_state_is_restored_onto_the_shardings_asked_for(workdir):
     mesh = Mesh(np.array(jax.devices()[:1]), ("fsdp",))
     wanted = abstract_state(
-        init_params,
-        ADAM,
-        RATES,
+        RECIPE,
         shardings=lambda abstract: jax.tree.map(lambda _: NamedSharding(mesh, P()), abstract),
     )
     state = restore_latest(workdir, wanted).state
@@ -126,11 +127,14 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path):
 
 
 def test_a_checkpoint_of_another_model_names_the_first_leaf_that_differs(workdir):
-    other = abstract_state(lambda key: {"w": jnp.zeros((64, 32)), "b": jnp.zeros(3)}, ADAM, RATES)
+    def wider(key):
+        return {"w": jnp.zeros((64, 32)), "b": jnp.zeros(3)}
+
+    other = abstract_state(dataclasses.replace(RECIPE, init_params=wider))
     differs = r"params\['w'\] is float32\[64, 64\] there and float32\[64, 32\] here"
     with pytest.raises(CheckpointMismatch, match=differs):
         restore_latest(workdir, other)
-    fewer = abstract_state(init_params, ADAM, ())
+    fewer = abstract_state(dataclasses.replace(RECIPE, ema_rates=()))
     with pytest.raises(CheckpointMismatch, match=r"ema\[0\]\['b'\] is float32\[3\] there and abs"):
         restore_latest(workdir, fewer)
 
@@ -242,13 +246,16 @@ def large_params(key):
     return {"w": jax.random.normal(key, (512, 256)), "b": jnp.zeros(3)}
 
 
+LARGE = dataclasses.replace(RECIPE, init_params=large_params, ema_rates=(0.5, 0.9))
+
+
 @pytest.fixture(scope="module")
 def averaged(tmp_path_factory):
     """A run's folder with the checkpoints of three steps and two averages; and the states."""
     workdir, states = tmp_path_factory.mktemp("averaged"), {}
     with checkpoint.open_checkpoints(workdir) as checkpoints:
         for step, loss in ((3, 0.5), (5, 0.1), (9, 0.2)):
-            state = init_state(large_params, ADAM, (0.5, 0.9), jax.random.key(step))
+            state = init_state(LARGE, jax.random.key(step))
             ema = [jax.tree.map(lambda leaf, k=k: leaf + k, state.params) for k in (1, 2)]
             states[step] = state._replace(step=jnp.int32(step), ema=tuple(ema))
             checkpoint.save(checkpoints, step, states[step], None, loss)
@@ -258,7 +265,7 @@ def averaged(tmp_path_factory):
 class TestParametersAlone:
     """They are read without the optimizer, for which the caller needs none."""
 
-    ABSTRACT = abstract_state(large_params, ADAM, ()).params
+    ABSTRACT = abstract_state(LARGE).params
 
     @pytest.mark.parametrize("ema", [None, 0, 1])
     def test_are_those_saved_or_an_average_of_them(self, averaged, ema):

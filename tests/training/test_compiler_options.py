@@ -44,7 +44,7 @@ def recipe(**compiler_options):
 
 
 def test_a_step_is_compiled_with_them():
-    state = training.init_state(recipe().init_params, optax.sgd(1.0), (), jax.random.key(0))
+    state = training.init_state(recipe(), jax.random.key(0))
     arguments = state, jax.random.key(0), jnp.zeros((1, 2))
     known, unknown = (
         training.make_step(recipe(**{name: "0"})).lower(*arguments)

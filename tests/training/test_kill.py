@@ -104,12 +104,12 @@ def test_a_signal_saves_the_step_it_came_at_and_leaves_with_exit_code_0(
 @pytest.mark.slow
 def test_a_second_interrupt_leaves_at_once(tmp_path, cache):
     started = time.time()
-    process = start(tmp_path, cache, 0.1, stalls_after=20)
+    process = start(tmp_path, cache, stalls_after=12)
     wait_for_records_since(started, lambda: process.poll() is None, tmp_path)
+    time.sleep(1)  # by now it waits for data that do not come
     process.send_signal(signal.SIGINT)
-    # Its data have stalled by now, so it does not come to the step after which it would leave.
     with pytest.raises(subprocess.TimeoutExpired):
-        process.wait(timeout=3)
+        process.wait(timeout=1)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=2) == -signal.SIGINT
     assert "press Ctrl-C again" in process.stderr.read()

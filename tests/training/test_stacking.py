@@ -61,7 +61,7 @@ def trained(optimizer):
         return distance * (batch + jax.random.normal(key, batch.shape))
 
     recipe = Recipe(params, of_loss(loss), optimizer, (0.9, 0.99))
-    state = init_state(params, optimizer, (0.9, 0.99), jax.random.key(0))
+    state = init_state(recipe, jax.random.key(0))
     return make_step(recipe)(state, jax.random.key(1), jnp.ones((3, 4)))
 
 

@@ -1,13 +1,11 @@
 import jax
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from tiny_run import init_params, same
+from tiny_run import RECIPE, init_params, same
 
 from sde_diffusion.training import abstract_state, init_state
 
-ADAM = optax.adam(1e-3)
 KEY = jax.random.key(0)
 
 
@@ -20,7 +18,7 @@ def on_a_mesh(abstract):
 
 
 def test_a_new_state_is_at_step_0_with_averages_equal_to_the_parameters():
-    state = init_state(init_params, ADAM, (0.9, 0.99), KEY)
+    state = init_state(RECIPE, KEY)
     assert state.step == 0
     assert same(state.params, jax.jit(init_params)(KEY))
     assert all(same(average, state.params) for average in state.ema)
@@ -28,15 +26,15 @@ def test_a_new_state_is_at_step_0_with_averages_equal_to_the_parameters():
 
 
 def test_the_state_is_born_on_its_shardings():
-    state = init_state(init_params, ADAM, (0.9,), KEY, shardings=on_a_mesh)
+    state = init_state(RECIPE, KEY, shardings=on_a_mesh)
     wanted = on_a_mesh(jax.eval_shape(lambda: state))
     assert jax.tree.map(lambda leaf: leaf.sharding, state) == wanted
     assert state.params["w"].sharding.spec == P("fsdp")
 
 
 def test_the_abstract_state_is_the_state_without_its_numbers():
-    abstract = abstract_state(init_params, ADAM, (0.9,), shardings=on_a_mesh)
-    state = init_state(init_params, ADAM, (0.9,), KEY, shardings=on_a_mesh)
+    abstract = abstract_state(RECIPE, shardings=on_a_mesh)
+    state = init_state(RECIPE, KEY, shardings=on_a_mesh)
 
     def kind(leaf):
         return leaf.shape, leaf.dtype, leaf.sharding

@@ -17,19 +17,16 @@ def quadratic(params, key, batch):
     return jnp.sum((params["w"] - batch["x"]) ** 2, axis=-1) / 2
 
 
+def recipe_of(loss, optimizer=SGD, ema_rates=(), init=lambda key: {"w": jnp.zeros(2)}, **options):
+    return Recipe(init, of_loss(loss), optimizer, ema_rates, options=StepOptions(**options))
+
+
 def quadratic_state(ema_rates=(), optimizer=SGD):
-    return init_state(lambda key: {"w": jnp.zeros(2)}, optimizer, ema_rates, KEY)
+    return init_state(recipe_of(quadratic, optimizer, ema_rates), KEY)
 
 
-def step_of(loss, optimizer=SGD, ema_rates=(), **options):
-    recipe = Recipe(
-        lambda key: {"w": jnp.zeros(2)},
-        of_loss(loss),
-        optimizer,
-        ema_rates,
-        options=StepOptions(**options),
-    )
-    return make_step(recipe)
+def step_of(*args, **kwargs):
+    return make_step(recipe_of(*args, **kwargs))
 
 
 def stack(count, size=8):
@@ -68,8 +65,8 @@ def test_how_updates_are_grouped_into_calls_changes_no_bit():
     batches = stack(8)
 
     def run(steps_per_call):
-        step = step_of(loss_fn, optimizer, (0.99,))
-        state = init_state(init_params, optimizer, (0.99,), KEY)
+        recipe = recipe_of(loss_fn, optimizer, (0.99,), init_params)
+        step, state = make_step(recipe), init_state(recipe, KEY)
         for first in range(0, 8, steps_per_call):
             some = jax.tree.map(lambda leaf: leaf[first : first + steps_per_call], batches)  # noqa: B023
             state, _ = step(state, KEY, some)
