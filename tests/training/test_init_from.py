@@ -8,9 +8,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sde_diffusion.training import checkpoint, init_from, init_state
-
-ADAM = optax.adam(1e-3)
+from sde_diffusion.objectives import of_loss
+from sde_diffusion.training import Recipe, checkpoint, init_from, init_state
 
 
 def init_params(key, classes=4):
@@ -21,11 +20,16 @@ def init_params(key, classes=4):
     }
 
 
+def recipe(*ema_rates):
+    objective = of_loss(lambda *_: jnp.zeros(1))
+    return Recipe(init_params, objective, optax.adam(1e-3), ema_rates)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run's folder, and the state in it, whose average is twice the parameters."""
     workdir = tmp_path_factory.mktemp("run")
-    state = init_state(init_params, ADAM, (0.9,), jax.random.key(7))
+    state = init_state(recipe(0.9), jax.random.key(7))
     state = state._replace(ema=(jax.tree.map(lambda leaf: 2 * leaf, state.params),))
     with checkpoint.open_checkpoints(workdir) as checkpoints:
         checkpoint.save(checkpoints, 3, state, None)
@@ -34,7 +38,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture
 def fresh():
-    return init_state(init_params, ADAM, (0.5, 0.9), jax.random.key(0))
+    return init_state(recipe(0.5, 0.9), jax.random.key(0))
 
 
 def equal(a, b):
@@ -92,7 +96,7 @@ def test_what_is_taken_lies_where_the_state_lies(run, kind):
         whole = NamedSharding(mesh, P())
         return jax.tree.map(lambda leaf: split if leaf.shape[:1] == (16,) else whole, state)
 
-    state = init_state(init_params, ADAM, (), jax.random.key(0), shardings=shardings)
+    state = init_state(recipe(), jax.random.key(0), shardings=shardings)
     workdir, saved = run
     stored = init_from.in_run(workdir, ema=None)
     if kind == "arrays":
