@@ -1,4 +1,4 @@
-"""The command plan: what training and sampling would cost on devices that need not be here."""
+"""The command `plan`: what training and sampling cost on devices that need not be present."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
 from sde_diffusion.planning import Topology
 
-# Samples of these sources have one shape, so that they need not be here.
+# The samples of these sources have one shape, so the data need not be present.
 EVENTS = {"cifar10": (32, 32, 3)}
 
 
@@ -41,17 +41,19 @@ def plan(args: Namespace, overrides: dict[str, str]) -> None:
 
 
 def plan_config(config: ConfigDict, topology: Topology, features: data.Features) -> dict[str, Any]:
-    """What the programs of a config cost on a topology, in plain values.
+    """The costs of a config's programs on a topology, as plain values.
 
-    Nothing is computed and no array of the network's allocated. Raises ValueError for what is wrong
-    with the config, its mesh or its batches on these devices.
+    Nothing is computed, and no array of the network is allocated. Raises ValueError where the
+    config, its mesh or its batches do not fit these devices.
     """
     mesh = build.mesh(config, topology.devices)
     abstract = jax.eval_shape(build.init_params(config, features.event.shape), jax.random.key(0))
     chip = topology.chip
     return {
         "topology": topology.name,
+        "compiler": topology.compiler,
         "devices": mesh.size,
+        "slices": topology.slices,
         "mesh": dict(mesh.shape),
         "chip": {"name": chip.name, "memory": chip.memory, "source": chip.source},
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
@@ -72,7 +74,7 @@ def plan_training(
     }
     with _progress(f"compiling the training step for {topology.name}"):
         lowered = planning.lower_training_step(mesh, batch, build.recipe(config, features))
-        costs = _costs(lowered, topology, times=config.optim.accumulate)
+        costs = _costs(lowered, topology)
     seconds = costs.get("estimate_seconds")
     return {
         "batch_size": size,
@@ -85,10 +87,10 @@ def plan_training(
 def plan_sampling(
     config: ConfigDict, topology: Topology, features: data.Features
 ) -> dict[str, Any]:
-    """The costs of one step of the solver of `sample`, and how fast whole samples are."""
+    """The costs of one step of the solver of `sample`, and the images a second of whole samples."""
     mesh, event = build.mesh(config, topology.devices), features.event.shape
     solver, grid = build.solver(config), build.grid(config)
-    # As `sample` does: as many on each device.
+    # `sample` draws equally many on each device, too.
     size = -(-config.sampling.batch_size // mesh.size) * mesh.size
     with _progress(f"compiling a step of the sampler for {topology.name}"):
         lowered = planning.lower_sampler_step(
@@ -103,51 +105,47 @@ def plan_sampling(
         )
         costs = _costs(lowered, topology)
     corrector = config.sampling.corrector.name
-    told = {
+    found = {
         "batch_size": size,
         "solver": config.sampling.solver.name + (f" + {corrector}" if corrector != "none" else ""),
         "evaluations_a_step": solver.evaluations,
         **costs,
     }
-    if solver.adaptive:  # nobody knows how many steps it takes
-        return told | {"steps": None, "evaluations": None, "images_per_second": None}
+    if solver.adaptive:  # the number of its steps is not known
+        return found | {"steps": None, "evaluations": None, "images_per_second": None}
     times = solver.times if grid is None else grid
-    assert times is not None  # a solver without a grid of its own has the config's
+    assert times is not None  # a solver without a grid of its own takes the config's
     steps = len(times) - 1
     denoises = config.sampling.denoise_last and not solver.denoises
     evaluations = steps * solver.evaluations + denoises
     seconds = costs.get("estimate_seconds")
     whole = None if seconds is None else seconds * evaluations / solver.evaluations
-    return told | {
+    return found | {
         "steps": steps,
         "evaluations": evaluations,
         "images_per_second": None if whole is None else size / whole,
     }
 
 
-def _costs(lowered: Any, topology: Topology, times: int = 1) -> dict[str, Any]:
-    """The program's costs, the times of `times` runs, and whether it fits."""
+def _costs(lowered: Any, topology: Topology) -> dict[str, Any]:
+    """The costs of a program, and whether it fits the memory of a device."""
     try:
         program = planning.compile_program(lowered, len(topology.devices))
     except planning.DoesNotFit as error:
-        return {"fits": False, "told": str(error)}
+        return {"fits": False, "reason": str(error)}
     memory = topology.chip.memory
-    spent = planning.estimate(program, topology.chip)
-    seconds = {
-        f"{name}_seconds": None if value is None else times * value
-        for name, value in spent._asdict().items()
-    }
+    seconds = planning.estimate(program, topology.chip)
     return {
         "fits": None if memory is None else program.peak <= memory,
         **dataclasses.asdict(program),
-        **seconds,
+        **{f"{name}_seconds": value for name, value in seconds._asdict().items()},
     }
 
 
 def features_of(config: ConfigDict, event: tuple[int, ...] | None = None) -> data.Features:
-    """The features of the data; where the shape of a sample is known, of images without a source.
+    """The features of the data. With an `event` shape, or a known source, no data are read.
 
-    Raises ValueError where the data are not here and the shape is not known.
+    Raises ValueError where the data are not present and the shape of a sample is not known.
     """
     name, classes = config.data.source.name, config.network.get("num_classes")
     event = event or EVENTS.get(name)
@@ -177,7 +175,7 @@ def _event(text: str) -> tuple[int, ...]:
 
 @contextmanager
 def _progress(what: str) -> Iterator[None]:
-    """A line on standard error that counts the seconds of the block."""
+    """Counts the seconds of the block in a line on standard error."""
     start, done = time.perf_counter(), threading.Event()
 
     def line() -> str:

@@ -1,4 +1,4 @@
-"""What to change in a config that does not fit its devices, tried out."""
+"""Changes to a config that does not fit its devices, and what each of them costs."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,10 +11,10 @@ from sde_diffusion.planning import Topology
 Changes = dict[str, str]
 
 
-def remedies(config: ConfigDict, devices: int) -> dict[str, Changes]:
-    """Changes of a config that need less memory, each by its own means, where it has them.
+def remedies(config: ConfigDict, devices: int, slices: int = 1) -> dict[str, Changes]:
+    """The changes that a config has to need less memory on so many devices, by name.
 
-    All but the last leave the experiment what it is, to the rounding of bfloat16.
+    All but the last keep the experiment what it is, up to the rounding of bfloat16.
     """
     fields, found = configs.flatten(config), {}
     if fields.get("network.dtype") == "float32":
@@ -22,8 +22,8 @@ def remedies(config: ConfigDict, devices: int) -> dict[str, Changes]:
     if fields.get("network.remat") == "none":
         found["remat, pointwise"] = {"network.remat": "pointwise"}
         found["remat"] = {"network.remat": "blocks"}
-    if config.mesh.fsdp < devices:
-        found["fsdp"] = {"mesh.data": "1", "mesh.fsdp": str(devices)}
+    if config.mesh.fsdp < devices // slices:
+        found["fsdp"] = {"mesh.data": "-1", "mesh.fsdp": str(devices // slices)}
     parts = 2 * config.optim.accumulate
     if config.training.batch_size % (parts * devices) == 0:
         found["accumulate"] = {"optim.accumulate": str(parts)}
@@ -35,18 +35,18 @@ def remedies(config: ConfigDict, devices: int) -> dict[str, Changes]:
 def search(
     config: ConfigDict, topology: Topology, plan: Callable[[ConfigDict], dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """The plans of the config with each remedy alone, and with one after another added.
+    """The plans of the config with each remedy alone, then with more and more of them together.
 
     `plan(config)` gives `fits`, `peak` and `images_per_second`, as `plan.plan_training`.
     """
     return [
         {"changes": changes, **plan(configs.override(config, changes))}
-        for changes in _candidates(remedies(config, len(topology.devices)))
+        for changes in _candidates(remedies(config, len(topology.devices), topology.slices))
     ]
 
 
 def fastest_first(tried: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those that fit, the fastest first, then the others."""
+    """The plans that fit, the fastest first, then the others."""
     return sorted(tried, key=lambda row: (not row["fits"], -(row["images_per_second"] or 0.0)))
 
 

@@ -1,16 +1,18 @@
 """A plan as text."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 ESTIMATES = (
-    "These are the compiler's estimates and the chip's peak figures; nothing was run. The body of "
-    "a loop counts once."
+    "These are the estimates of {compiler} and the chip's peak figures; nothing was run. The body "
+    "of a loop counts as often as it runs."
 )
+PROGRAMS = {"training": "The training step", "sampling": "The sampler's step"}
 
 
 def table(path: str, found: dict[str, Any]) -> str:
-    """What `plan` prints."""
+    """The text that `plan` prints."""
     chip, mesh = found["chip"], found["mesh"]
     lines = [
         f"{path} on {found['topology']}: {found['devices']} x {chip['name']} "
@@ -21,7 +23,7 @@ def table(path: str, found: dict[str, Any]) -> str:
         "",
         *_warnings(found),
         *_notes(found),
-        ESTIMATES,
+        ESTIMATES.format(compiler=found["compiler"]),
         *([f"Chip's figures: {chip['source']}"] if chip["source"] else []),
     ]
     if "search" in found:
@@ -52,6 +54,8 @@ def _rows(training: dict[str, Any], sampling: dict[str, Any], memory: float | No
     if not kinds:
         row("collectives", lambda column: "none")
     row("compiler's cycles", value("cycles", _cycles))
+    if any(column.get("kernels") for column in columns):
+        row("kernels beside them", _kernels)
     row("roofline floor", _floor)
     row("estimated time", value("estimate_seconds", _seconds))
     row("images a second", value("images_per_second", _number))
@@ -63,16 +67,17 @@ def _warnings(found: dict[str, Any]) -> list[str]:
     lines = []
     for name in ("training", "sampling"):
         if found[name]["fits"] is False:
-            told = found[name].get("told", "")
+            reason = found[name].get("reason", "")
             lines.append(
-                f"DOES NOT FIT: {name} needs more than a device has. {told or ''}".rstrip()
+                f"DOES NOT FIT: {name} needs more memory than a device has. {reason}".rstrip()
             )
     if found["training"]["fits"] is False and "search" not in found:
         lines.append(
-            "What takes less memory: --config.network.remat=pointwise or blocks, "
+            "These take less memory: --config.network.remat=pointwise or blocks, "
             "--config.network.dtype=bfloat16, "
-            f"--config.mesh.fsdp={found['devices']}, --config.optim.accumulate=2, a smaller "
-            "--config.training.batch_size. --search tries them."
+            f"--config.mesh.fsdp={found['devices'] // found['slices']}, "
+            "--config.optim.accumulate=2, a smaller --config.training.batch_size. "
+            "--search tries them."
         )
     if found["sampling"]["fits"] is False:
         lines.append("Sampling takes less memory with a smaller --config.sampling.batch_size.")
@@ -81,19 +86,50 @@ def _warnings(found: dict[str, Any]) -> list[str]:
 
 def _notes(found: dict[str, Any]) -> list[str]:
     sampling, lines = found["sampling"], []
-    if found["training"]["accumulate"] > 1:
-        lines.append(
-            f"The training step is {found['training']['accumulate']} parts in a loop: its costs "
-            "are of one part and the update, its times of as many of these."
-        )
     if sampling["steps"] is None:
-        lines.append("The solver chooses its steps: what is told of a step is one that it tries.")
+        lines.append("The solver chooses its steps; the costs of a step are those of one attempt.")
     else:
         lines.append(
-            f"A sample takes {sampling['steps']} steps, {sampling['evaluations']} evaluations of "
-            f"the network, {sampling['evaluations_a_step']} a step; images a second are whole ones."
+            f"A sample takes {sampling['steps']} steps and {sampling['evaluations']} evaluations "
+            f"of the network, {sampling['evaluations_a_step']} a step; images a second are whole "
+            "samples."
+        )
+    for name, program in PROGRAMS.items():
+        lines += _loops(program, found[name].get("loops", ()))
+        lines += _unestimated(program, found[name].get("kernels", ()))
+    return lines
+
+
+def _loops(program: str, loops: Sequence[int | None]) -> list[str]:
+    found, lines = Counter(loops), []
+    unknown = found.pop(None, 0)
+    if found:
+        each = ", ".join(f"{count} of {rounds} rounds" for rounds, count in found.items())
+        lines.append(f"{program} has {found.total()} loops: {each}.")
+    if unknown:
+        lines.append(
+            f"{program} has {unknown} loops whose number of rounds is not known; each counts once."
         )
     return lines
+
+
+def _unestimated(program: str, kernels: Sequence[dict[str, Any]]) -> list[str]:
+    if not kernels:
+        return []
+    listed = ", ".join(
+        f"{each['count']} x {each['name']} ({_flops(each)}, {_bytes(each['bytes'])})"
+        for each in kernels
+    )
+    bound = any(each["flops"] is None for each in kernels)
+    return [
+        f"{program} has kernels that the compiler gives no cycles for: {listed}. Their time is the "
+        "longer of their operations and their bytes at the chip's peak rates"
+        + (", a lower bound where the operations are not known." if bound else ".")
+    ]
+
+
+def _flops(kernel: dict[str, Any]) -> str:
+    return "operations not known" if kernel["flops"] is None else _operations(kernel["flops"])
 
 
 def _search(found: dict[str, Any]) -> list[str]:
@@ -140,6 +176,13 @@ def _collective(column: dict[str, Any], kind: str) -> str:
     return "none" if "collectives" in column else "-"
 
 
+def _kernels(column: dict[str, Any]) -> str:
+    if "kernels" not in column:
+        return "-"
+    count = sum(each["count"] for each in column["kernels"])
+    return f"{count} ({_seconds(column['kernels_seconds'])})" if count else "none"
+
+
 def _floor(column: dict[str, Any]) -> str:
     if column.get("floor_seconds") is None:
         return "chip not known" if "floor_seconds" in column else "-"
@@ -150,12 +193,12 @@ def _floor(column: dict[str, Any]) -> str:
         "network": "network",
         "between_slices": "network between slices",
     }
-    bound = next(told for name, told in bounds.items() if column[f"{name}_seconds"] == floor)
+    bound = next(word for name, word in bounds.items() if column[f"{name}_seconds"] == floor)
     return f"{_seconds(floor)} ({bound})"
 
 
 def _cycles(cycles: int | None) -> str:
-    return "not told by this compiler" if cycles is None else f"{cycles:,}"
+    return "not given by this compiler" if cycles is None else f"{cycles:,}"
 
 
 def _seconds(seconds: float | None) -> str:

@@ -1,8 +1,10 @@
 """What a program costs on devices that need not be here: compiled ahead of time, and read."""
 
 from sde_diffusion.planning.chips import CHIPS, Chip
+from sde_diffusion.planning.collectives import Collective
+from sde_diffusion.planning.kernels import Kernel
 from sde_diffusion.planning.programs import lower_sampler_step, lower_training_step
-from sde_diffusion.planning.read import Collective, DoesNotFit, Program, compile_program
+from sde_diffusion.planning.read import DoesNotFit, Program, compile_program
 from sde_diffusion.planning.roofline import Time, estimate
 from sde_diffusion.planning.topology import Topology, named
 
@@ -11,6 +13,7 @@ __all__ = [
     "Chip",
     "Collective",
     "DoesNotFit",
+    "Kernel",
     "Program",
     "Time",
     "Topology",

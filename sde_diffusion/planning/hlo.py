@@ -1,119 +1,155 @@
-"""The text of a compiled program: its instructions, and what they say of themselves."""
+"""The text of a compiled program (XLA's HLO), parsed into computations and instructions.
+
+    %name = shape opcode(%operand, ...), attribute=value, ...
+
+A program is a set of computations. The entry computation runs first; loops, branches, fusions and
+calls run the others.
+"""
 
 import math
 import re
+from functools import cached_property
 from typing import NamedTuple
 
 
-class Instruction(NamedTuple):
-    """`%name = shape opcode(%operand, ...)`, and the whole line."""
-
-    name: str
-    shape: str
-    opcode: str
-    operands: tuple[str, ...]
-    line: str
-
-
 class Array(NamedTuple):
-    """bytes of an array, and whether it lies in main memory rather than in the chip itself."""
+    """The bytes and elements of an array, and whether it lies in main memory or on the chip."""
 
     bytes: float
+    elements: int
     in_main_memory: bool
 
 
-def instructions(text: str) -> list[Instruction]:
-    """Those of every computation, in the text's order."""
-    return [found for line in text.splitlines() if (found := _instruction(line)) is not None]
+class Instruction:
+    """One line of a computation."""
+
+    def __init__(self, name: str, shape: str, opcode: str, arguments: str, line: str, root: bool):
+        self.name = name
+        self.shape = shape
+        self.opcode = opcode
+        self.arguments = arguments
+        self.line = line
+        self.root = root
+
+    @cached_property
+    def operands(self) -> tuple[str, ...]:
+        """The names of the instructions whose results it takes."""
+        return tuple(re.findall(r"%([\w.\-]+)", self.arguments))
+
+    @cached_property
+    def arrays(self) -> list[Array]:
+        """The arrays of the result: one, or those of a tuple."""
+        return arrays(self.shape)
+
+    def attribute(self, name: str) -> str | None:
+        """The value of an attribute, such as `index=2` or `calls=%computation`; None without it."""
+        found = re.search(rf"[ ,]{name}=%?([^,\s]+)", self.line)
+        return found[1].strip('"') if found else None
+
+    def dimensions(self, name: str) -> tuple[int, ...]:
+        """The value of an attribute that lists dimensions, such as `dimensions={0,1}`."""
+        found = re.search(rf"[ ,]{name}=\{{([\d,]*)\}}", self.line)
+        return tuple(int(each) for each in found[1].split(",") if each) if found else ()
+
+    def computations(self, *attributes: str) -> list[str]:
+        """The computations that these attributes name, each of them or a list in braces."""
+        if not attributes:
+            return []
+        names = "|".join(attributes)
+        found = re.findall(rf"[ ,](?:{names})=(\{{[^}}]*\}}|[^,\s]+)", self.line)
+        return re.findall(r"[\w.\-]+", " ".join(found))
 
 
-def executed(text: str) -> list[Instruction]:
-    """Those of the main computation, and of the bodies of its loops and branches.
+class Computation(dict[str, Instruction]):
+    """The instructions of a computation by name, in the order of the text."""
 
-    Not of what is inside fusions, reductions and the like: an instruction stands for these.
-    """
-    bodies = {
-        name: instructions(body)
-        for name, body in re.findall(
-            r"^(?:ENTRY )?%?([\w.\-]+) [^\n]*\{\n(.*?)^\}", text, re.DOTALL | re.MULTILINE
-        )
-    }
-    (main,) = re.findall(r"^ENTRY %?([\w.\-]+)", text, re.MULTILINE)
-    found, names = [], [main]
-    while names:
-        for instruction in bodies[names.pop()]:
-            found.append(instruction)
-            if instruction.opcode in ("while", "conditional", "call"):
-                names += [name for name in called(instruction) if name in bodies]
-    return found
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    @property
+    def root(self) -> Instruction:
+        """The instruction whose result is that of the computation."""
+        marked = [each for each in self.values() if each.root]
+        return marked[0] if marked else list(self.values())[-1]
+
+    @cached_property
+    def users(self) -> dict[str, list[Instruction]]:
+        """The instructions that take the result of each."""
+        found: dict[str, list[Instruction]] = {name: [] for name in self}
+        for each in self.values():
+            for operand in each.operands:
+                found.setdefault(operand, []).append(each)
+        return found
+
+    def operands(self, instruction: Instruction) -> list[Instruction]:
+        """The instructions whose results it takes."""
+        return [self[name] for name in instruction.operands if name in self]
 
 
-def called(instruction: Instruction) -> list[str]:
-    """The computations that an instruction runs."""
-    attributes = r"(?:body|condition|to_apply|\w+_computations?)=\{?((?:%?[\w.\-]+(?:, )?)+)"
-    return re.findall(r"[\w.\-]+", " ".join(re.findall(attributes, instruction.line)))
+class Module(NamedTuple):
+    """A program: the name of its entry computation, and all of its computations."""
+
+    entry: str
+    computations: dict[str, Computation]
+
+
+def parse(text: str) -> Module:
+    """The program of an HLO text. Raises ValueError for a text without an entry computation."""
+    computations: dict[str, Computation] = {}
+    entry, current = None, None
+    for line in text.splitlines():
+        header = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
+        if header is not None:
+            current = computations[header[2]] = Computation(header[2])
+            entry = header[2] if header[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None and (found := _instruction(line)) is not None:
+            current[found.name] = found
+    if entry is None:
+        raise ValueError(f"no entry computation in the text of a program: {text[:80]!r}")
+    return Module(entry, computations)
 
 
 def arrays(shape: str) -> list[Array]:
-    """The arrays of a shape: one, or a tuple's. A layout with S(n), n not 0, is on the chip."""
-    return [
-        Array(
-            _item_bytes(kind) * math.prod(int(n) for n in sizes.split(",") if n),
-            re.search(r"S\([1-9]\d*\)", layout) is None,
-        )
-        for kind, sizes, layout in re.findall(r"(\w+)\[([\d,<=]*)\](\{[^}]*\})?", shape)
-    ]
+    """The arrays of a shape: one, or those of a tuple.
+
+    A layout with S(n), n not 0, is in the chip's own memory.
+    """
+    found = []
+    for kind, sizes, layout in re.findall(r"(\w+)\[([\d,<=]*)\](\{[^}]*\})?", shape):
+        elements = math.prod(int(size) for size in re.findall(r"\d+", sizes))
+        in_main_memory = re.search(r"S\([1-9]\d*\)", layout) is None
+        found.append(Array(_item_bytes(kind) * elements, elements, in_main_memory))
+    return found
 
 
-def channel(line: str) -> int | None:
-    """The number of the channel that the collective of a line goes by."""
-    found = re.search(r"channel_id=(\d+)", line)
-    return int(found[1]) if found else None
-
-
-def group_size(line: str, devices: int) -> int:
-    """How many devices take part together in the collective of a line."""
-    listed = re.search(r"replica_groups=\{\{([\d,]*)\}", line)
-    if listed:
-        return len(listed[1].split(","))
-    iota = re.search(r"replica_groups=\[(\d+),(\d+)\]", line)  # groups, devices of each
-    if iota:
-        return int(iota[2])
-    named = re.search(r"replica_groups=mesh\[(.*?)\] \{(.*?)\}", line)  # a mesh, some of its axes
-    if named:
-        sizes = dict(re.findall(r"'(\w+)'=(\d+)", named[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", named[2]))
-    return devices
-
-
-def between_slices(line: str) -> tuple[str, int] | None:
-    """(kind, slices) of the collective between TPU slices that a `send` is the first half of."""
-    kind = re.search(r'_xla_megascale_transfer_type="(\w+)"', line)
-    slices = re.search(r'_xla_megascale_target="\{([\d,]+)\}', line)
-    if kind is None or slices is None:
-        return None
-    return kind[1].lower().replace("_", "-"), len(slices[1].split(","))
+def sizes(shape: str) -> tuple[int, ...]:
+    """The sizes of the first array of a shape: (8, 128) of "bf16[8,128]{1,0}"."""
+    found = re.search(r"\w+\[([\d,<=]*)\]", shape)
+    return tuple(int(size) for size in re.findall(r"\d+", found[1])) if found else ()
 
 
 def _instruction(line: str) -> Instruction | None:
-    match = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
+    match = re.match(r"\s+(ROOT )?%?([\w.\-]+) = ", line)
     if match is None:
         return None
     rest = line[match.end() :]
     end = _closing(rest) + 1 if rest.startswith("(") else rest.index(" ")
     shape, rest = rest[:end], rest[end:].lstrip()
-    opcode, _, arguments = rest.partition("(")
-    operands = re.findall(r"%([\w.\-]+)", arguments[: _closing("(" + arguments)])
-    return Instruction(match[1], shape, opcode, tuple(operands), line)
+    opcode, _, rest = rest.partition("(")
+    arguments = rest[: _closing("(" + rest) - 1]
+    return Instruction(match[2], shape, opcode, arguments, line, match[1] is not None)
 
 
 def _closing(text: str) -> int:
-    """Where the bracket closes that the text starts with."""
+    """The place of the bracket that closes the one at the start of the text."""
     depth = 0
-    for place, letter in enumerate(text):
-        depth += (letter == "(") - (letter == ")")
+    for match in re.finditer(r"[()]", text):
+        depth += 1 if match[0] == "(" else -1
         if depth == 0:
-            return place
+            return match.start()
     raise ValueError(f"no closing bracket: {text[:80]}")
 
 

@@ -26,7 +26,7 @@ def lower_training_step(
     distributed.check_batch_size(mesh, jax.tree.leaves(batch)[0].shape[0])
     compiled = training.step_on_mesh(mesh, recipe)
     step: Any = compiled.step  # what jax.jit made
-    # One update a call: several would be a loop, whose body the compiler counts once.
+    # What is planned is one update, however many a call of `train` makes.
     by_sample = NamedSharding(mesh, P(None, AXES))
     batches = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype, sharding=by_sample), batch
@@ -49,7 +49,7 @@ def lower_sampler_step(
 
     `model(params, y)` is the model with these parameters, on labels y [B] or None. Parameters are
     whole on every device and samples spread over all, as `sde-diffusion sample` has them. An
-    adaptive solver's step is a loop, of which one round counts.
+    adaptive solver's step is a loop of unknown length, of which one round counts.
 
     Raises ValueError when B does not divide over the devices.
     """

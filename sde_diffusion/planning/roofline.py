@@ -11,8 +11,11 @@ class Time(NamedTuple):
 
     compute, memory, network, between_slices: what the operations, the bytes moved and the bytes
         sent, to chips of the same slice and of others, take at the chip's peak rates.
-    floor: the largest of them, below which no run can be (the roofline of Williams et al. 2009).
-    estimate: the compiler's cycles, and the messages as if nothing were done meanwhile; never below
+    kernels: of those that the compiler gives no cycles for, the roofline time of each run: the
+        longer of its operations and its bytes at the peak rates.
+    floor: the largest of the first four, below which no run can be (the roofline of Williams et al.
+        2009).
+    estimate: the compiler's cycles, the kernels and the messages, one after another; never below
         the floor.
     """
 
@@ -20,6 +23,7 @@ class Time(NamedTuple):
     memory: float | None
     network: float | None
     between_slices: float | None
+    kernels: float | None
     floor: float | None
     estimate: float | None
 
@@ -33,11 +37,22 @@ def estimate(program: Program, chip: Chip) -> Time:
     between_slices = _over(far, chip.between_slices)
     rates = (compute, memory, network, between_slices)
     floor = max((seconds for seconds in rates if seconds is not None), default=None)
+    kernels = _kernels(program, chip)
     cycles = None if program.cycles is None else _over(program.cycles, chip.clock)
-    if cycles is None or floor is None or (far and between_slices is None):
-        return Time(*rates, floor, None)
+    if cycles is None or floor is None or kernels is None or (far and between_slices is None):
+        return Time(*rates, kernels, floor, None)
     messages = (network or 0.0) + (between_slices or 0.0)
-    return Time(*rates, floor, max(floor, cycles + messages))
+    return Time(*rates, kernels, floor, max(floor, cycles + kernels + messages))
+
+
+def _kernels(program: Program, chip: Chip) -> float | None:
+    """Seconds of all kernels; None where the chip's rates are not known."""
+    if chip.flops is None or chip.bandwidth is None:
+        return 0.0 if not program.kernels else None
+    return sum(
+        each.count * max((each.flops or 0.0) / chip.flops, each.bytes / chip.bandwidth)
+        for each in program.kernels
+    )
 
 
 def _sent(program: Program, *, between_slices: bool) -> float:

@@ -1,6 +1,7 @@
-"""Topologies by name, such as "v5e:4x4": devices to compile for, whether or not they are here."""
+"""Topologies by name, such as "v5e:4x4": devices to compile for, which need not be present."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import os
 import re
@@ -28,21 +29,32 @@ class Topology:
     chip: Chip
     devices: tuple[jax.Device, ...]
 
+    @property
+    def slices(self) -> int:
+        """How many slices the devices are in; a slower network joins them."""
+        return len({getattr(device, "slice_index", 0) for device in self.devices})
+
+    @property
+    def compiler(self) -> str:
+        """The package that compiles for them, and its version."""
+        package = "libtpu" if self.devices[0].platform == "tpu" else "jaxlib"
+        return f"{package} {importlib.metadata.version(package)}"
+
 
 def named(name: str) -> Topology:
     """The topology of a name: v4, v5e, v5p or v6e with its shape, or cpu:N, gpu and gpu:N.
 
-    "2xv5e:4x4" is two slices, which only the data center's network joins. A TPU's devices are the
-    compiler's alone: nothing runs on them. The CPU's are made here, which must be before JAX is
-    used; a GPU's must be here.
+    "2xv5e:4x4" is two slices, which only the data center's network joins. The devices of a TPU are
+    descriptions for its compiler: nothing can run on them. CPU devices are created by this call,
+    which must come before JAX is used. GPUs must be present.
 
-    Raises ValueError for a name, a shape or a number that is none, ImportError where a TPU's
+    Raises ValueError for an unknown name, shape or number of devices, and ImportError where a TPU's
     compiler is not installed.
     """
     kind, colon, size = name.partition(":")
     several = re.fullmatch(r"([1-9]\d*)x(.+)", kind)
     slices, kind = (int(several[1]), several[2]) if several else (1, kind)
-    # Another device is neither waited for nor taken; a TPU that is here least of all.
+    # JAX must not wait for another device or take it, above all not a TPU of this machine.
     jax.config.update("jax_platforms", "gpu,cpu" if kind == "gpu" else "cpu")
     if kind in CHIPS:
         return Topology(name, CHIPS[kind], _tpu(name, kind, size, slices))
@@ -61,7 +73,7 @@ def named(name: str) -> Topology:
 
 def _cpu(num: int) -> tuple[jax.Device, ...]:
     if num > jax.config.values["jax_num_cpu_devices"]:
-        with contextlib.suppress(RuntimeError):  # JAX is in use already, with as many as it has
+        with contextlib.suppress(RuntimeError):  # JAX is in use already: its number is fixed
             jax.config.update("jax_num_cpu_devices", num)
     devices = jax.devices("cpu")
     if len(devices) < num:
@@ -75,9 +87,9 @@ def _gpu(name: str, num: int | None) -> tuple[jax.Device, ...]:
     try:
         devices = jax.devices("gpu")
     except RuntimeError as error:
-        raise ValueError(f"topology {name!r}: there is no GPU here to compile for") from error
+        raise ValueError(f"topology {name!r}: this machine has no GPU to compile for") from error
     if num is not None and num > len(devices):
-        raise ValueError(f"topology {name!r}: there are {len(devices)} GPUs here")
+        raise ValueError(f"topology {name!r}: this machine has {len(devices)} GPUs")
     return tuple(devices[:num])
 
 
@@ -88,8 +100,9 @@ def _tpu(name: str, kind: str, shape: str, slices: int) -> tuple[jax.Device, ...
             f"topology {name!r} needs a TPU's compiler: pip install 'sde-diffusion[tpu]' "
             "(any machine will do)"
         )
-    # What libtpu would otherwise ask a cloud machine for, and wait; it does not matter here, nor
-    # does another process that has loaded the library: no TPU is touched.
+    # Without these libtpu asks a cloud machine's metadata server for them and waits for its answer.
+    # Their values do not matter here, nor does another process that has loaded the library, because
+    # no TPU is used.
     for variable, value in {
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
@@ -101,15 +114,17 @@ def _tpu(name: str, kind: str, shape: str, slices: int) -> tuple[jax.Device, ...
 
     sizes = [int(size) for size in shape.split("x")]
     flat = len(sizes) == 2
-    # A torus closes along the axes that are whole: of 16 chips, or of whole cubes.
+    # A torus is closed along its complete axes: those of 16 chips, or of whole cubes.
     closed = [size == 16 for size in sizes] if flat else [_cubes(sizes)] * 3
     described = topologies.get_topology_desc(
         topology_name=f"{kind}:{shape}",
         platform="tpu",
         num_slices=slices,
-        # The two cores of a chip are one device to JAX; on v5p that is the default.
+        # JAX sees the two cores of a chip as one device; on v5p that is the default.
         chip_config_name="megacore" if kind == "v4" else "default",
         wrap=(*closed, False)[:3],
+        # A host has four chips, 2 x 2, unless the slice is one chip.
+        **({"chips_per_host_bounds": (1, 1, 1)} if shape == "1x1" else {}),
     )
     return tuple(described.devices)
 

@@ -1,10 +1,10 @@
-"""Time from costs: arithmetic."""
+"""Time from costs."""
 
 import dataclasses
 
 import pytest
 
-from sde_diffusion.planning import CHIPS, Chip, Collective, Program, estimate
+from sde_diffusion.planning import CHIPS, Chip, Collective, Kernel, Program, estimate
 
 CHIP = Chip(
     "toy", flops=100.0, memory=1e9, bandwidth=10.0, links=1.0, between_slices=0.5, clock=5.0
@@ -21,7 +21,8 @@ PROGRAM = Program(
     bytes_moved=20.0,
     collectives=(Collective("all-reduce", 1, 1.0, 1.0), Collective("all-gather", 2, 3.0, 1.5)),
     cycles=25,
-    loops=0,
+    kernels=(),
+    loops=(),
 )
 
 
@@ -33,6 +34,19 @@ def test_the_floor_is_the_slowest_of_computing_moving_and_sending():
 
 def test_the_estimate_is_the_cycles_and_then_the_messages():
     assert estimate(PROGRAM, CHIP).estimate == 25 / 5 + 2.5
+
+
+def test_a_kernel_without_cycles_takes_its_operations_or_its_bytes_whichever_is_longer():
+    kernels = (Kernel("attention", 3, 200.0, 1.0), Kernel("sort", 1, None, 40.0))
+    time = estimate(dataclasses.replace(PROGRAM, kernels=kernels), CHIP)
+    assert time.kernels == 3 * 2.0 + 4.0
+    assert time.estimate == 25 / 5 + 3 * 2.0 + 4.0 + 2.5
+
+
+def test_a_kernel_on_a_chip_of_unknown_rates_gives_no_estimate():
+    kernels = (Kernel("sort", 1, None, 40.0),)
+    unknown = dataclasses.replace(CHIP, bandwidth=None)
+    assert estimate(dataclasses.replace(PROGRAM, kernels=kernels), unknown).estimate is None
 
 
 def test_the_estimate_is_not_below_the_floor():

@@ -36,7 +36,7 @@ def test_the_cpus_devices_are_as_many_as_asked_for():
         ("cpu:0", ("number of devices", "cpu:8")),
         ("cpu:many", ("number of devices", "cpu:8")),
         ("cpu:4096", ("8 CPU devices already",)),
-        ("gpu", ("no GPU here",)),
+        ("gpu", ("no GPU",)),
         ("gpu:x", ("number of devices",)),
     ],
 )
