@@ -8,6 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+FIELDS = "--config.GROUP.FIELD=VALUE changes a field of the config."
+PRESET = "--config.preset=tpu sets the fields that make training fast on a slice of TPUs."
+
 BUG, BAD_INPUT, NON_FINITE, NO_ANSWER = 1, 2, 3, 4
 
 
@@ -102,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         hosts.add_argument(
             "--join-timeout", type=int, default=300, help="seconds to wait for the others (300)"
         )
-        command.epilog = "--config.GROUP.FIELD=VALUE changes a field of the config."
+        command.epilog = FIELDS
+    train.epilog = f"{FIELDS} {PRESET}"
     _add_compare(commands)
     _add_fit(commands)
     _add_plan(commands)
@@ -160,7 +164,7 @@ def _add_plan(commands: Any) -> None:
     plan.add_argument("--event", help="the shape of a sample, as in 64,64,3, to plan without data")
     plan.add_argument("--search", action="store_true", help="try what takes less memory")
     plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    plan.epilog = "--config.GROUP.FIELD=VALUE changes a field of the config."
+    plan.epilog = f"{FIELDS} {PRESET}"
 
 
 def read_overrides(arguments: Sequence[str]) -> dict[str, str]:

@@ -50,6 +50,18 @@ CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "sampling.corrector": {"none": _without_fields, **samplers.CORRECTORS},
 }
 
+# Fields that --config.preset=NAME sets together. A field that is set beside it has the last word.
+PRESETS = {
+    # What the training step's speed on TPUs was measured with: experiments/benchmarks/README.md.
+    "tpu": {
+        "network.dtype": "bfloat16",
+        "mesh.data": "-1",
+        "mesh.fsdp": "-1",
+        "training.compiler_options": "xla_tpu_scoped_vmem_limit_kib=7168,"
+        "xla_jf_program_hbm_alignment_in_kib=4",
+    },
+}
+
 
 def choice(group: str, name: str, **fields: Any) -> ConfigDict:
     """The group's fields for one of its names, with defaults where they are not given.
@@ -136,7 +148,7 @@ def default() -> ConfigDict:
             },
             "mesh": {  # its sizes multiply to all the devices of all hosts; -1 for the rest
                 "data": -1,  # copies of the state
-                "fsdp": 1,  # parts that each copy is split into
+                "fsdp": 1,  # parts that each copy is split into; beside data=-1, -1 for up to 16
                 "slices": -1,  # of TPUs, joined by a slower network: no copy is split over two
             },
         }
@@ -172,10 +184,14 @@ def load(path: str | Path, overrides: Mapping[str, str] | None = None) -> Config
 def override(config: ConfigDict, overrides: Mapping[str, str]) -> ConfigDict:
     """A copy of the config with fields set from text, such as {"optim.lr": "3e-4"}.
 
+    {"preset": name} sets the fields of PRESETS[name], before all others.
     A new name of a group brings that choice's own fields with it. Raises ValueError for an unknown
     field, with the nearest, and for a value of another type.
     """
     config = config.copy_and_resolve_references()
+    if "preset" in overrides:
+        preset = choose("config.preset", overrides["preset"], PRESETS)
+        overrides = preset | {key: overrides[key] for key in overrides if key != "preset"}
     # Names first: what else is set belongs to the new choice.
     for key in sorted(overrides, key=lambda key: not key.endswith(".name")):
         group, _, field = key.rpartition(".")

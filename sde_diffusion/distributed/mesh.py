@@ -7,6 +7,7 @@ Slices, the groups of devices that a fast network joins, are joined by a slow on
 only the gradients: the copies along `fsdp` of one part of the batch lie within a slice.
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 DATA, FSDP = AXES = ("data", "fsdp")
+# Parts of the state where the mesh may choose. Its share is then small beside the activations, and
+# the widths of networks are multiples of it.
+PARTS = 16
 
 
 def make_mesh(
@@ -27,9 +31,11 @@ def make_mesh(
 ) -> Mesh:
     """A mesh of `data` x `fsdp` devices: all there are on all hosts, unless `devices` are given.
 
-    One of the sizes may be -1: as many as the other leaves. `slices` is how many there must be, by
-    what the devices say; with -1 as many as there are of TPUs, and one of other devices. Raises
-    ValueError when the mesh is not all of the devices, or `fsdp` does not divide a slice.
+    A size of -1 is as many as the other leaves. With both -1, `fsdp` is 16, or the largest power of
+    two below it that divides a slice, and `data` is what that leaves. `slices` is how many there
+    must be, by what the devices say; with -1 as many as there are of TPUs, and one of other
+    devices. Raises ValueError when the mesh is not all of the devices, or `fsdp` does not divide a
+    slice.
     """
     # Host by host, so that the h-th part of a batch belongs to host h; on a TPU the order of
     # jax.devices() is that of the torus, in which hosts alternate. The hosts of a slice follow one
@@ -38,9 +44,12 @@ def make_mesh(
         jax.devices() if devices is None else devices,
         key=lambda device: (_slice(device), device.process_index, device.id),
     )
+    found = Counter(map(_slice, ordered))
+    if data == fsdp == -1:
+        fsdp = math.gcd(PARTS, *found.values())
     sizes = _fill(data, fsdp, len(ordered))
     if slices != -1 or ordered[0].platform == "tpu":
-        _check_slices(Counter(map(_slice, ordered)), sizes[1], slices)
+        _check_slices(found, sizes[1], slices)
     return Mesh(np.array(ordered).reshape(sizes), AXES)
 
 
@@ -63,8 +72,6 @@ def _fill(data: int, fsdp: int, num: int) -> tuple[int, int]:
     for name, size in {DATA: data, FSDP: fsdp}.items():
         if size < 1 and size != -1:
             raise ValueError(f"mesh.{name}: {size} is neither at least 1 nor -1 (the rest)")
-    if data == fsdp == -1:
-        raise ValueError("mesh.data and mesh.fsdp: only one of them can be -1 (the rest)")
     for name, size in {DATA: data, FSDP: fsdp}.items():
         if num % size:
             raise ValueError(f"mesh.{name}: {size} does not divide the {num} devices")

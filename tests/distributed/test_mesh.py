@@ -18,6 +18,17 @@ def test_the_axis_of_size_minus_1_takes_the_rest_of_the_devices(data, fsdp, shap
     assert set(mesh.devices.flat) == set(jax.devices())
 
 
+@pytest.mark.parametrize(
+    ("chips", "slices", "shape"),
+    [(1, 1, (1, 1)), (8, 1, (1, 8)), (64, 1, (4, 16)), (24, 3, (3, 8))],
+)
+def test_a_mesh_that_may_choose_splits_the_state_within_a_slice_and_into_sixteenths_at_most(
+    chips, slices, shape
+):
+    devices = [Device(i, i // 4, slice_index=i * slices // chips) for i in range(chips)]
+    assert make_mesh(-1, -1, devices=devices).devices.shape == shape
+
+
 @dataclasses.dataclass(frozen=True)
 class Device:
     id: int
@@ -90,7 +101,6 @@ def test_the_slices_are_those_of_the_tpu_compiler(monkeypatch):
         (2, 2, r"mesh: data 2 x fsdp 2 is 4 devices, but there are 8 \(-1 for the rest\)"),
         (0, 1, r"mesh.data: 0 is neither at least 1 nor -1 \(the rest\)"),
         (1, -2, "mesh.fsdp: -2 is neither"),
-        (-1, -1, "mesh.data and mesh.fsdp: only one of them can be -1"),
     ],
 )
 def test_a_mesh_that_is_not_all_the_devices_is_refused(data, fsdp, message):
