@@ -66,6 +66,7 @@ def prepare(config: ConfigDict, source: data.Source) -> Step:
         init_key,
         shardings=lambda _: jax.tree.map(lambda leaf: leaf.sharding, abstract),
     )
+    source = data.select(source, build.record_names(config, source.features))
     drawn = data.batches(source, config.training.batch_size, config.seed)
     batches = jax.tree.map(lambda *leaves: np.stack(leaves), *[next(drawn) for _ in range(steps)])
     batches = distributed.place_batches(mesh, batches)
@@ -86,8 +87,10 @@ def model_flops(config: ConfigDict, source: data.Source) -> float:
     size, event = config.training.batch_size, source.features.event.shape
     params = jax.eval_shape(build.init_params(config, event), jax.random.key(0))
     batch = {
-        name: jax.ShapeDtypeStruct((size, *feature.shape), feature.dtype)
-        for name, feature in source.features.items()
+        name: jax.ShapeDtypeStruct(
+            (size, *source.features[name].shape), source.features[name].dtype
+        )
+        for name in build.record_names(config, source.features)
     }
     objective = partial(
         build.recipe(config, source.features).objective, frozen=None, ema=(), step=0

@@ -35,7 +35,7 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     build.solver(config), build.grid(config)
     training.check_compiler_options(recipe.options.compiler_options, mesh.devices.flat[0])
     batches = data.batches(
-        source,
+        data.select(source, build.record_names(config, features)),
         config.training.batch_size,
         config.seed,
         host=jax.process_index(),
@@ -50,6 +50,8 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
         f"{config.network.name} of {size:,} parameters on {len(source):,} samples of "
         f"{source.name} {features.event.shape}; {jax.device_count()} {jax.default_backend()} device"
     )
+    if build.is_conditional(config):
+        _say(f"classes: {draw.class_table(features)}")
 
     y = draw.labels(features, 100) if build.is_conditional(config) else None
 

@@ -37,6 +37,15 @@ def classes_with_data(features: data.Features) -> np.ndarray:
     return np.flatnonzero(features["label"].counts or (1,) * features.num_classes)
 
 
+def class_table(features: data.Features, most: int = 20) -> str:
+    """Which number stands for which class, with its records: "0 cat (380), 1 dog (7)"."""
+    label = features["label"]
+    counts = label.counts or ("?",) * label.num_classes
+    named = zip(label.classes or (), counts, strict=True)
+    told = [f"{k} {name} ({count})" for k, (name, count) in enumerate(named)]
+    return ", ".join([*told[:most], *(["..."] if len(told) > most else [])])
+
+
 def draw(
     config: ConfigDict,
     params: Any,

@@ -93,6 +93,11 @@ def source(config: ConfigDict) -> data.Source:
     return loaded
 
 
+def record_names(config: ConfigDict, features: data.Features) -> list[str]:
+    """What training takes of a record: the event, and what the network is conditioned on."""
+    return [features.event_name, *(["label"] if is_conditional(config) else [])]
+
+
 def scaling(config: ConfigDict, features: data.Features) -> data.Scaling:
     return data.Scaling(*features.event.range, *config.data.range)
 

@@ -5,7 +5,10 @@ from sde_diffusion.data.labels import in_proportion
 from sde_diffusion.data.pipeline import batches, one_pass
 from sde_diffusion.data.source import ArraySource, Batch, Record, Source, from_arrays, take
 from sde_diffusion.data.sources import SOURCES, load
+from sde_diffusion.data.sources.array_record import write_array_record
+from sde_diffusion.data.text import tokenized
 from sde_diffusion.data.transforms import Scaling, dequantize, random_flip
+from sde_diffusion.data.views import Mapped, select
 
 __all__ = [
     "EVENTS",
@@ -14,6 +17,7 @@ __all__ = [
     "Batch",
     "Feature",
     "Features",
+    "Mapped",
     "Record",
     "Scaling",
     "Source",
@@ -25,5 +29,8 @@ __all__ = [
     "load",
     "one_pass",
     "random_flip",
+    "select",
     "take",
+    "tokenized",
+    "write_array_record",
 ]

@@ -1,6 +1,9 @@
 """Sources of records: how many there are, what they hold, and record i at random access."""
 
+import functools
+import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -53,7 +56,7 @@ class ArraySource:
                     f"got shape {array.shape}"
                 )
             wanted = features[key]
-            kind = "str" if array.dtype.kind in "UT" else array.dtype.name
+            kind = "str" if array.dtype.kind == "U" else array.dtype.name
             if array.shape[1:] != wanted.shape or kind != wanted.dtype:
                 raise ValueError(
                     f"{name}: {key} is {kind} of shape {array.shape}, not {wanted.dtype} of "
@@ -100,7 +103,7 @@ def from_arrays(
     for key, array in arrays.items():
         if key == "label":
             continue
-        kind = "str" if array.dtype.kind in "UT" else array.dtype.name
+        kind = "str" if array.dtype.kind == "U" else array.dtype.name
         ends = (low, high) if key in events[:1] else (None, None)
         if kind == "uint8":
             ends = (0 if ends[0] is None else ends[0], 255 if ends[1] is None else ends[1])
@@ -116,11 +119,61 @@ def from_arrays(
 
 
 def take(source: Source, rows: np.ndarray) -> Batch:
-    """The records of `rows` [B], stacked: a dict of arrays [B, ...]; texts as an array of str."""
-    if isinstance(source, ArraySource):
-        return source.take(rows)
-    records = [source[int(row)] for row in rows]
-    return {name: np.stack([record[name] for record in records]) for name in source.features}
+    """The records of `rows` [B], stacked: a dict of arrays [B, ...]; texts as an array of str.
+
+    Raises:
+        ValueError: a record is not what the features say, or has a value that is not finite.
+    """
+    gather = getattr(source, "take", None)
+    batch = stack(source, rows) if gather is None else gather(rows)
+    for name, array in batch.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            axes = tuple(range(1, array.ndim))
+            bad = int(np.argmin(np.isfinite(array).all(axis=axes)))
+            value = array[bad][~np.isfinite(array[bad])][0]
+            raise ValueError(f"{source.name}: record {rows[bad]} has a {value} in {name}")
+    return batch
+
+
+def stack(source: Source, rows: np.ndarray) -> Batch:
+    """`take` for a source that gives one record at a time, by threads that share the rows.
+
+    Decoding an image releases the interpreter's lock, so threads decode in parallel.
+
+    Raises:
+        ValueError: a record lacks a feature, or has another shape.
+    """
+    pool, size = _threads()
+    parts = np.array_split(np.asarray(rows), min(size, len(rows)) or 1)
+    records = [
+        record
+        for part in pool.map(lambda part: [source[int(row)] for row in part], parts)
+        for record in part
+    ]
+    return {name: _stacked(source, name, rows, records) for name in source.features}
+
+
+def _stacked(source: Source, name: str, rows: np.ndarray, records: list[Record]) -> np.ndarray:
+    feature = source.features[name]
+    for row, record in zip(rows, records, strict=True):
+        if name not in record:
+            raise ValueError(f"{source.name}: record {row} has no {name}")
+        if np.shape(record[name]) != feature.shape:
+            raise ValueError(
+                f"{source.name}: {name} of record {row} has shape {np.shape(record[name])}, "
+                f"not {feature.shape}"
+            )
+    column = [record[name] for record in records]
+    if feature.dtype == "str":
+        return np.array(column, np.str_)
+    return np.array(column, feature.dtype).reshape(len(column), *feature.shape)
+
+
+@functools.cache
+def _threads() -> tuple[ThreadPoolExecutor, int]:
+    size = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    size = min(size, 32)  # beyond which the interpreter's lock is what is waited for
+    return ThreadPoolExecutor(size, thread_name_prefix="decode"), size
 
 
 def _label(

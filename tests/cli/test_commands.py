@@ -13,7 +13,7 @@ from sde_diffusion.analytic import Gaussian
 from sde_diffusion.cli import bits_per_dim, draw, run
 from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
-from sde_diffusion.data import from_arrays
+from sde_diffusion.data import Feature, Features, from_arrays
 
 
 def test_a_runs_folder_holds_all_about_it(trained):
@@ -135,6 +135,13 @@ def test_bits_per_dim_are_those_of_a_gaussian_in_closed_form(trained, monkeypatc
     squares = np.mean(x**2) + (2 / 17) ** 2 / 12
     nats = 0.5 * np.log(2 * np.pi * variance) + 0.5 * squares / variance - np.log(2 / 17)
     assert told["bits_per_dim"] == pytest.approx(nats / np.log(2), abs=0.02)
+
+
+def test_the_classes_are_told_by_number_name_and_count():
+    label = Feature((), "int32", classes=("cat", "dog", "owl"), counts=(380, 7, 0))
+    features = Features({"image": Feature((8, 8, 1), "uint8", 0, 16), "label": label})
+    assert draw.class_table(features) == "0 cat (380), 1 dog (7), 2 owl (0)"
+    assert draw.class_table(features, most=1) == "0 cat (380), ..."
 
 
 def test_points_are_drawn_beside_the_data(tmp_path):

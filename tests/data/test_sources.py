@@ -1,21 +1,15 @@
 """Every kind of source gives the rows, labels and range that were written, and names bad input."""
 
-import io
 import sys
-import tarfile
 import types
 
 import numpy as np
 import pytest
-from PIL import Image
+from files import pixels, write_tar
 
 from sde_diffusion.data import SOURCES, Feature, load
 
 RNG = np.random.default_rng(0)
-
-
-def pixels(num, height=4, width=6, channels=3):
-    return RNG.integers(0, 256, (num, height, width, channels), dtype=np.uint8)
 
 
 def test_digits_are_scikit_learns_images_in_whole_values_0_to_16():
@@ -151,71 +145,6 @@ def test_the_kind_of_array_file_must_be_the_named_one(tmp_path):
         load("npz", path=str(tmp_path / "a.npy"))
 
 
-def write_images(root, images):
-    for name, image in images.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image.squeeze()).save(root / name)
-
-
-def test_folder_takes_labels_from_its_sorted_subfolders(tmp_path):
-    a, b, c = pixels(3)
-    write_images(tmp_path, {"cat/2.png": b, "ant/9.PNG": a, "cat/deep/3.png": c})
-    (tmp_path / "ant" / "notes.txt").write_text("no image")
-    source = load("folder", path=str(tmp_path))
-    np.testing.assert_array_equal(source.arrays["image"], [a, b, c])
-    np.testing.assert_array_equal(source.arrays["label"], [0, 1, 1])
-    assert source.features["image"].range == (0, 255)
-    assert source.features["label"].classes == ("ant", "cat")
-
-
-def test_folder_without_subfolders_has_no_labels(tmp_path):
-    images = pixels(3)
-    write_images(tmp_path, {f"{i}.png": image for i, image in enumerate(images)})
-    source = load("folder", path=str(tmp_path))
-    np.testing.assert_array_equal(source.arrays["image"], images)
-    assert source.features.keys() == {"image"}
-
-
-@pytest.mark.parametrize("channels", [1, 3, 4])
-def test_folder_converts_images_to_the_channels_asked_for(tmp_path, channels):
-    grey = pixels(1, channels=1)[0]
-    write_images(tmp_path, {"a.png": grey})
-    x = load("folder", path=str(tmp_path), channels=channels).arrays["image"]
-    assert x.shape == (1, 4, 6, channels)
-    np.testing.assert_array_equal(x[0, ..., :1], grey)
-
-
-def test_folder_names_an_unreadable_image(tmp_path):
-    write_images(tmp_path, {"a.png": pixels(1)[0], "b.png": pixels(1, 64, 64)[0]})
-    whole = (tmp_path / "b.png").read_bytes()
-    (tmp_path / "b.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"b\.png: cannot read this image"):
-        load("folder", path=str(tmp_path))
-
-
-def test_folder_names_an_example_of_each_size(tmp_path):
-    write_images(tmp_path, {"a.png": pixels(1)[0], "b.png": pixels(1, 8, 8)[0]})
-    with pytest.raises(ValueError, match=r"2 sizes.*6x4 \(.*a\.png\), 8x8 \(.*b\.png\)"):
-        load("folder", path=str(tmp_path))
-
-
-def test_folder_refuses_sixteen_bit_images_that_would_be_clipped(tmp_path):
-    Image.fromarray(np.full((4, 4), 1000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ValueError, match=r"deep\.png.*more than 8 bits"):
-        load("folder", path=str(tmp_path))
-
-
-def test_folder_refuses_images_both_beside_and_in_subfolders(tmp_path):
-    write_images(tmp_path, {"a.png": pixels(1)[0], "cat/b.png": pixels(1)[0]})
-    with pytest.raises(ValueError, match=r"both beside subfolders and in them, such as .*a\.png"):
-        load("folder", path=str(tmp_path))
-
-
-def test_folder_without_images_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match="no images in this folder"):
-        load("folder", path=str(tmp_path))
-
-
 def cifar_files(num):
     """`num` images and labels for each of the six files, and the files' bytes as documented."""
     images = {f"data_batch_{i}.bin": pixels(num, 32, 32) for i in range(1, 6)}
@@ -231,12 +160,8 @@ def cifar_files(num):
     return images, labels, encoded
 
 
-def write_tar(path, files, folder="cifar-10-batches-bin/"):
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(folder + name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
+def write_archive(path, files, folder="cifar-10-batches-bin/"):
+    write_tar(path, {folder + name: content for name, content in files.items()}, "w:gz")
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -244,7 +169,7 @@ def test_cifar10_reads_the_binary_archive_packed_or_not(tmp_path, packed):
     images, labels, files = cifar_files(3)
     path = tmp_path / "cifar-10-binary.tar.gz" if packed else tmp_path
     if packed:
-        write_tar(path, {"readme.html": b"..."} | dict(reversed(files.items())))
+        write_archive(path, {"readme.html": b"..."} | dict(reversed(files.items())))
     else:
         for name, content in files.items():
             (tmp_path / name).write_bytes(content)
@@ -260,14 +185,14 @@ def test_cifar10_reads_the_binary_archive_packed_or_not(tmp_path, packed):
 
 
 def test_cifar10_refuses_the_pickled_version(tmp_path):
-    write_tar(tmp_path / "python.tar.gz", {"data_batch_1": b"(dp0"}, "cifar-10-batches-py/")
+    write_archive(tmp_path / "python.tar.gz", {"data_batch_1": b"(dp0"}, "cifar-10-batches-py/")
     with pytest.raises(ValueError, match=r"no data_batch_1\.bin in it: is it cifar-10-binary"):
         load("cifar10", path=str(tmp_path / "python.tar.gz"))
 
 
 def test_cifar10_writes_nothing_outside_memory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_tar(tmp_path / "evil.tar.gz", cifar_files(1)[2], folder="../../")
+    write_archive(tmp_path / "evil.tar.gz", cifar_files(1)[2], folder="../../")
     before = sorted(tmp_path.parent.rglob("*.bin"))
     load("cifar10", path=str(tmp_path / "evil.tar.gz"))
     assert sorted(tmp_path.parent.rglob("*.bin")) == before
@@ -283,7 +208,7 @@ def test_cifar10_writes_nothing_outside_memory(tmp_path, monkeypatch):
 def test_cifar10_finds_spoilt_records(tmp_path, spoil, message):
     files = cifar_files(2)[2]
     files["data_batch_3.bin"] = spoil(files["data_batch_3.bin"])
-    write_tar(tmp_path / "a.tar.gz", files)
+    write_archive(tmp_path / "a.tar.gz", files)
     with pytest.raises(ValueError, match=message):
         load("cifar10", path=str(tmp_path / "a.tar.gz"))
 
@@ -291,7 +216,7 @@ def test_cifar10_finds_spoilt_records(tmp_path, spoil, message):
 @pytest.mark.parametrize("damage", ["truncated", "spoilt"])
 def test_cifar10_names_a_damaged_archive(tmp_path, damage):
     file = tmp_path / "a.tar.gz"
-    write_tar(file, cifar_files(2)[2])
+    write_archive(file, cifar_files(2)[2])
     content = bytearray(file.read_bytes())
     if damage == "truncated":
         del content[len(content) // 2 :]
@@ -342,7 +267,7 @@ def test_a_missing_field_is_named():
         load("folder")
 
 
-@pytest.mark.parametrize("kind", ["npz", "npy", "folder", "cifar10"])
+@pytest.mark.parametrize("kind", ["npz", "npy", "folder", "cifar10", "webdataset", "array_record"])
 def test_a_missing_file_is_named(tmp_path, kind):
     with pytest.raises(FileNotFoundError, match="nowhere: no such"):
         load(kind, path=str(tmp_path / "nowhere"))

@@ -5,15 +5,18 @@ from collections.abc import Callable
 from typing import Any
 
 from sde_diffusion.data.source import Source
+from sde_diffusion.data.sources.array_record import array_record
 from sde_diffusion.data.sources.arrays import npy, npz
 from sde_diffusion.data.sources.cifar10 import cifar10
 from sde_diffusion.data.sources.digits import digits
 from sde_diffusion.data.sources.folder import folder
 from sde_diffusion.data.sources.mixture2d import mixture2d
 from sde_diffusion.data.sources.tfds import tfds
+from sde_diffusion.data.sources.webdataset import webdataset
 from sde_diffusion.selection import choose, require_known
 
 SOURCES: dict[str, Callable[..., Source]] = {
+    "array_record": array_record,
     "cifar10": cifar10,
     "digits": digits,
     "folder": folder,
@@ -21,6 +24,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "npy": npy,
     "npz": npz,
     "tfds": tfds,
+    "webdataset": webdataset,
 }
 
 

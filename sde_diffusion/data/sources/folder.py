@@ -1,74 +1,137 @@
-"""A folder of images, with a class for each of its subfolders."""
+"""A folder of images, with a class for each of its subfolders, or captions, or neither."""
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sde_diffusion.data.source import ArraySource, from_arrays
+from sde_diffusion.data.encoded import encoded_images
+from sde_diffusion.data.feature import Feature
+from sde_diffusion.data.formats.captions import Captions
+from sde_diffusion.data.formats.listing import list_images
+from sde_diffusion.data.formats.strings import Strings
+from sde_diffusion.data.images import SUFFIXES, Decoder
+from sde_diffusion.data.source import Source
 
-_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 
+def folder(
+    path: str,
+    channels: int = 3,
+    size: int | tuple[int, int] | None = None,
+    fit: str = "crop",
+    background: str = "white",
+    labels: bool = True,
+    captions: str | None = None,
+    file_field: str = "file_name",
+    text_field: str = "text",
+    missing_captions: str = "error",
+    memory: float = 1.0,
+) -> Source:
+    """The images below `path`, decoded when they are read: `image`, `label` and `text`.
 
-def folder(path: str, channels: int = 3) -> ArraySource:
-    """All images below `path`, uint8 [N, H, W, channels]; labels from its sorted subfolders.
-
-    Files are sorted by name and those without an image's suffix ignored. Every image is decoded
-    when the source is made, into one array in memory: a broken file then stops a run before it
-    starts, not hours into it, and an epoch costs no decoding. For a folder larger than memory,
-    write the array once as .npy, which the source `npy` maps.
+    No image is opened to list them, so that a large folder starts at once: the names of a million
+    files take seconds, and are then kept in the user's cache folder. Records are in the order of
+    the names, or of the lines of a table of captions. Hidden files and folders and `__MACOSX` are
+    skipped.
 
     Args:
-        path: the folder. With subfolders each is a class, in sorted order; without, no labels.
-        channels: 1 (grey), 3 (RGB) or 4 (RGBA), to which every image is converted.
+        path: the folder.
+        channels, size, fit, background: how images become arrays, as in `images.Decoder`.
+        labels: whether the folders in `path` are classes. They are numbered in the order of their
+            names, as numbers where all of them are numbers; the features hold the names. Without
+            folders there are no labels.
+        captions, file_field, text_field, missing_captions: where captions are, as in
+            `captions.Captions`; None for no `text`.
+        memory: GiB. Where all decoded images fit in it, each is kept after its first use.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds no images; or images both beside and inside subfolders; an image
-            cannot be read (named), has more than 8 bits a channel, or another size than the rest.
+        FileNotFoundError: there is no such folder, or no such table.
+        ValueError: it holds no images; or images both beside and inside of folders that are
+            classes; captions are missing or malformed; or images have different sizes.
     """
-    if channels not in _MODES:
-        raise ValueError(f"folder: channels must be 1, 3 or 4, got {channels}")
-    root = Path(path)
-    if not root.is_dir():
+    decoder = Decoder(channels, size, fit, background)
+    wanted = (
+        None if captions is None else Captions(captions, file_field, text_field, missing_captions)
+    )
+    if not Path(path).is_dir():
         raise FileNotFoundError(f"{path}: no such folder")
-    classes = sorted(p for p in root.iterdir() if p.is_dir() and _images(p.rglob("*")))
-    loose = _images(root.iterdir())
-    if classes and loose:
-        raise ValueError(f"{path}: images both beside subfolders and in them, such as {loose[0]}")
-    by_class = [_images(p.rglob("*")) for p in classes] or [loose]
-    files = [file for group in by_class for file in group]
-    if not files:
-        raise ValueError(f"{path}: no images in this folder (suffixes: {' '.join(_SUFFIXES)})")
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding releases the interpreter's lock
-        images = list(pool.map(lambda file: _decode(file, _MODES[channels]), files))
-    example_of = {image.shape[:2]: file for image, file in zip(images, files, strict=True)}
-    if len(example_of) > 1:
-        sizes = ", ".join(f"{w}x{h} ({file})" for (h, w), file in sorted(example_of.items()))
-        raise ValueError(f"{path}: images of {len(example_of)} sizes, all must be equal: {sizes}")
-    x = np.stack(images).reshape(len(files), *images[0].shape[:2], channels)
-    if not classes:
-        return from_arrays(path, {"image": x})
-    y = np.repeat(np.arange(len(classes), dtype=np.int32), [len(group) for group in by_class])
-    names = [folder.name for folder in classes]
-    return from_arrays(path, {"image": x, "label": y}, classes=names)
+    listing = list_images(path)
+    if not len(listing.files):
+        raise ValueError(f"{path}: no images in this folder (suffixes: {' '.join(SUFFIXES)})")
+    found = _classes(path, listing.files) if labels else None
+    rows, texts = np.arange(len(listing.files)), None
+    others = {}
+    if wanted is not None:
+        rows, texts = wanted.of(path, listing)
+        if not len(rows):
+            raise ValueError(f"{path}: no image in this folder has a caption")
+        others["text"] = Feature((), "str")
+    label = None
+    if found is not None:
+        names, of_file = found
+        label = of_file[rows]
+        counts = tuple(np.bincount(label, minlength=len(names)).tolist())
+        others["label"] = Feature((), "int32", classes=names, counts=counts)
+    reader = _Files(path, listing.files, rows, label, texts, beside=captions == "txt")
+    return encoded_images(path, reader, others, decoder, memory)
 
 
-def _images(paths: Iterable[Path]) -> list[Path]:
-    return sorted(p for p in paths if p.suffix.lower() in _SUFFIXES and p.is_file())
+class _Files:
+    """Reads image files, and the text files beside them."""
+
+    def __init__(
+        self,
+        root: str,
+        files: Strings,
+        rows: np.ndarray,
+        label: np.ndarray | None,
+        texts: Strings | None,
+        beside: bool,
+    ) -> None:
+        self._root, self._files, self._rows = root, files, rows
+        self._label, self._texts, self._beside = label, texts, beside
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def where(self, index: int) -> str:
+        return os.path.join(self._root, self._files[int(self._rows[index])])
+
+    def read(self, index: int) -> dict[str, Any]:
+        path = self.where(index)
+        record: dict[str, Any] = {"image": Path(path).read_bytes()}
+        if self._label is not None:
+            record["label"] = self._label[index]
+        if self._texts is not None:
+            record["text"] = self._texts[index]
+        elif self._beside:
+            record["text"] = _text_beside(path)
+        return record
 
 
-def _decode(file: Path, mode: str) -> np.ndarray:
-    from PIL import Image
-
+def _text_beside(path: str) -> str:
+    file = os.path.splitext(path)[0] + ".txt"
     try:
-        with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):  # PIL would clip 16 bits to 8, not scale them
-                raise ValueError(f"mode {image.mode}, more than 8 bits a channel")
-            return np.asarray(image.convert(mode))
-    except Exception as error:  # on broken files Pillow raises a dozen unrelated types
-        raise ValueError(f"{file}: cannot read this image ({error})") from error
+        return Path(file).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:  # with missing_captions="empty"; else it was found in the listing
+        return ""
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: not UTF-8 ({error})") from error
+
+
+def _classes(path: str, files: Strings) -> tuple[tuple[str, ...], np.ndarray] | None:
+    """(names of the classes, int32 [N] the class of each file); None without folders."""
+    tops = [name.partition("/")[0] if "/" in name else "" for name in files]
+    names = set(tops)
+    if names == {""}:
+        return None
+    if "" in names:
+        raise ValueError(
+            f"{path}: images both beside folders and in them, such as {files[tops.index('')]}; "
+            "labels=false takes all of them, without classes"
+        )
+    numbers = all(name.isascii() and name.isdigit() for name in names)
+    ordered = sorted(names, key=(lambda name: (int(name), name)) if numbers else None)
+    place = {name: k for k, name in enumerate(ordered)}
+    return tuple(ordered), np.array([place[top] for top in tops], np.int32)

@@ -1,0 +1,1 @@
+"""How records lie in files: lists of images, captions, tar files, protocol buffers, and indices."""
