@@ -14,6 +14,7 @@ from sde_diffusion import (
     objectives,
     parameterization,
     samplers,
+    sdes,
 )
 from sde_diffusion.comparison import compare
 from sde_diffusion.fitting import Fit, fit
@@ -28,7 +29,7 @@ from sde_diffusion.prediction import (
     with_condition,
 )
 from sde_diffusion.samplers import Samples, Solver, sample
-from sde_diffusion.sdes import EDM, SDE, VE, VP, Cosine, Flow, SubVP, kind
+from sde_diffusion.sdes import EDM, SDE, VE, VP, Cosine, Flow, SubVP, Tabulated, kind
 
 __all__ = [
     "EDM",
@@ -42,6 +43,7 @@ __all__ = [
     "Samples",
     "Solver",
     "SubVP",
+    "Tabulated",
     "analytic",
     "compare",
     "comparison",
@@ -61,5 +63,6 @@ __all__ = [
     "parameterization",
     "sample",
     "samplers",
+    "sdes",
     "with_condition",
 ]

@@ -1,8 +1,8 @@
 """Selection by name, with an error that helps: the one way in which a string becomes a value."""
 
-import dataclasses
 import difflib
-from collections.abc import Collection, Mapping
+import inspect
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -27,14 +27,16 @@ def choose(what: str, given: str, known: Mapping[str, T]) -> T:
     return known[given]
 
 
-def build(what: str, given: str, known: Mapping[str, type[T]], fields: Mapping[str, Any]) -> T:
-    """known[given](**fields) for a dataclass; ValueError names a field that does not fit."""
-    cls = choose(what, given, known)
-    names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+def build(
+    what: str, given: str, known: Mapping[str, Callable[..., T]], fields: Mapping[str, Any]
+) -> T:
+    """known[given](**fields); ValueError names a field that does not fit."""
+    make = choose(what, given, known)
+    names = list(inspect.signature(make).parameters)
     for field in fields:
         require_known(f"field of {what} {given!r}", field, names)
     try:
-        return cls(**fields)
+        return make(**fields)
     except TypeError as error:  # a text for a number, for example
         told = ", ".join(f"{name}={value!r}" for name, value in fields.items())
         raise ValueError(f"{what} {given!r} does not take {told}: {error}") from error

@@ -11,20 +11,73 @@ from sde_diffusion.sdes import KINDS
 
 FINITE = {name: kind() if name != "flow" else sd.Flow(t_max=0.999) for name, kind in KINDS.items()}
 
-CHAIN = ["leading", "trailing"]
-OTHER_NAMES = {"linspace": "uniform", "exponential": "log_snr"}
+CHAIN = ["leading", "trailing", "linspace"]
+OTHER_NAMES = {"exponential": "log_snr"}
 NAMES = [name for name in grids.GRIDS if name not in OTHER_NAMES]
+CONTINUOUS = [name for name in NAMES if name not in CHAIN]
 
 
-@pytest.mark.parametrize("grid", [name for name in NAMES if name not in CHAIN])
+@pytest.mark.parametrize("grid", CONTINUOUS)
 @pytest.mark.parametrize("name", FINITE)
 def test_falls_from_t_max_to_t_min_exactly(name, grid):
     sde = FINITE[name]
-    times = np.asarray(grids.named(grid, sde, 17))
-    assert len(times) == 18
-    assert times[0] == np.float32(sde.t_max)
-    assert times[-1] == np.float32(sde.t_min)
-    assert np.all(np.diff(times) < 0)
+    for t_min, t_max in ((None, None), (0.1 * sde.t_max, 0.7 * sde.t_max)):
+        times = np.asarray(grids.named(grid, sde, 17, t_min=t_min, t_max=t_max))
+        assert len(times) == 18
+        assert times[0] == np.float32(t_max or sde.t_max)
+        assert times[-1] == np.float32(t_min or sde.t_min)
+        assert np.all(np.diff(times) < 0)
+
+
+@pytest.mark.parametrize("grid", CONTINUOUS)
+def test_ends_are_those_of_the_sde_unless_they_are_given(grid):
+    given = grids.named(grid, sd.VP(), 9, t_min=0.01, t_max=0.8)
+    np.testing.assert_array_equal(given, grids.named(grid, sd.VP(t_min=0.01, t_max=0.8), 9))
+
+
+@pytest.mark.parametrize("grid", CHAIN)
+def test_ends_of_a_chain_leave_times_out_and_raise_the_last(grid):
+    made = np.asarray(grids.named(grid, sd.VP(), 9, num_scales=101, t_min=0.025, t_max=0.604))
+    assert made[0] == np.float32({"leading": 0.54}.get(grid, 0.6))
+    assert made[-1] == np.float32({"trailing": 0.05}.get(grid, 0.025))
+    np.testing.assert_allclose(made[:-1] * 100, np.round(made[:-1] * 100), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"t_max": 1.5}, "t_max must be from 0 to the t_max of VP, 1, got 1.5"),
+        ({"t_min": -0.1}, "t_min must be from 0 to the t_max of VP, 1, got -0.1"),
+        ({"t_min": 0.5, "t_max": 0.5}, "t_min must be below t_max, got 0.5 and 0.5"),
+    ],
+)
+@pytest.mark.parametrize("grid", NAMES)
+def test_ends_outside_the_process_are_an_error(grid, fields, message):
+    with pytest.raises(ValueError, match=message):
+        grids.named(grid, sd.VP(), 10, **fields)
+
+
+@sd.kind
+class Squared(sd.SDE):
+    """alpha is 1.9e-15 at t = 1 in float32, and its log-SNR -34."""
+
+    def alpha(self, t):
+        return jnp.cos(0.5 * jnp.pi * jnp.asarray(t)) ** 2
+
+    def sigma(self, t):
+        return jnp.sqrt(1.0 - self.alpha(t) ** 2)
+
+
+@pytest.mark.parametrize("grid", CONTINUOUS)
+def test_times_that_float32_cannot_tell_apart_are_refused(grid):
+    if grid in ("log_snr", "karras"):
+        with pytest.raises(ValueError, match=f"{grid} with 40 steps on .* cannot tell apart"):
+            grids.named(grid, Squared(), 40)
+    for sde, t_max in ((Squared(), 0.999), (sd.Flow(t_max=0.9999999), 0.999999)):
+        times = np.asarray(grids.named(grid, sde, 40, t_max=t_max))
+        assert np.all(np.diff(times) < 0)
+    if grid not in ("log_snr", "karras"):
+        assert np.all(np.diff(grids.named(grid, Squared(), 40)) < 0)
 
 
 @pytest.mark.parametrize(("other", "name"), OTHER_NAMES.items())
@@ -45,12 +98,6 @@ def test_log_snr_is_the_exponential_spacing_of_sigma(name):
     made = sde.sigma(times := grids.log_snr(sde, 10)) / sde.alpha(times)
     expected = np.exp(np.linspace(np.log(made[0]), np.log(made[-1]), 11))
     np.testing.assert_allclose(made, expected, rtol=1e-3)
-
-
-def test_uniform_is_the_linspace_spacing_of_a_chain():
-    # ten of a thousand, as Lin et al. 2024, table 2, and diffusers have them
-    made = grids.uniform(sd.VP(t_min=0.0), 9) * 999
-    np.testing.assert_allclose(made, np.linspace(0, 999, 10)[::-1], atol=1e-3)
 
 
 def test_karras_is_equation_5_of_the_paper():
@@ -85,6 +132,25 @@ def test_spacings_of_a_chain_are_those_of_their_table():
     np.testing.assert_allclose(leading[:-1] * 999 + 1, np.arange(901, 1, -100), rtol=1e-5)
     np.testing.assert_allclose(trailing * 999 + 1, np.arange(1000, 0, -100), rtol=1e-5)
     assert leading[-1] == np.float32(sd.VP().t_min)
+    made = grids.linspace(sd.VP(t_min=0.0), 9) * 999
+    np.testing.assert_allclose(made, np.linspace(0, 999, 10)[::-1], atol=1e-4)
+
+
+def test_an_offset_moves_every_time_of_leading():
+    times = np.asarray(grids.leading(sd.VP(), 9, steps_offset=1), np.float64) * 999
+    np.testing.assert_allclose(times, np.arange(901, 0, -100), atol=1e-3)
+    with pytest.raises(ValueError, match="leading with 9 steps and steps_offset=100 leaves the"):
+        grids.leading(sd.VP(), 9, steps_offset=100)
+
+
+def test_to_first_ends_at_the_first_time_in_as_many_steps():
+    sde = sd.VP(t_min=0.0)
+    leading = np.asarray(grids.leading(sde, 10, steps_offset=1, to_first=True), np.float64) * 999
+    np.testing.assert_allclose(leading, [*np.arange(901, 0, -100), 0], atol=1e-3)
+    trailing = np.asarray(grids.trailing(sde, 10, to_first=True), np.float64) * 999
+    np.testing.assert_allclose(trailing, [*np.arange(999, 0, -100), 0], atol=1e-3)
+    with pytest.raises(ValueError, match="ends at the chain's first time already"):
+        grids.leading(sde, 10, to_first=True)
 
 
 @pytest.mark.parametrize("grid", CHAIN)
@@ -97,9 +163,10 @@ def test_a_grid_of_a_chain_falls_within_it(grid, steps):
     assert times[-1] >= np.float32(sde.t_min)
 
 
-def test_trailing_starts_at_t_max_exactly():
+@pytest.mark.parametrize("grid", ["trailing", "linspace"])
+def test_trailing_and_linspace_start_at_t_max_exactly(grid):
     for sde in FINITE.values():
-        assert grids.trailing(sde, 10)[0] == np.float32(sde.t_max)
+        assert grids.named(grid, sde, 10)[0] == np.float32(sde.t_max)
 
 
 @pytest.mark.parametrize("grid", CHAIN)

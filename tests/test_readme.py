@@ -45,7 +45,7 @@ def test_the_table_of_solvers_has_every_one_with_its_order(name):
 @pytest.mark.parametrize(
     "table",
     [
-        [kind.__name__ for kind in sdes.KINDS.values()],
+        [type(kind()).__name__ for kind in sdes.KINDS.values()],
         objectives.WEIGHTINGS,
         objectives.time_density.TIMES,
         [network.__name__ for network in networks.NETWORKS.values()],
@@ -55,4 +55,4 @@ def test_the_table_of_solvers_has_every_one_with_its_order(name):
 )
 def test_every_name_that_can_be_chosen_is_told(table):
     for name in table:
-        assert re.search(rf"`{name}[`(]", README) or name == "tfds", name
+        assert re.search(rf"`{name}[`(.]", README) or name == "tfds", name

@@ -21,16 +21,16 @@ OF_REFERENCE = {
     "vp_b": (sd.VP(beta_min=0.3, beta_max=12.0), 500),
     "ve_b": (sd.VE(sigma_min=0.02, sigma_max=348.0), 2000),
 }
-ALL = [*(kind() for kind in KINDS.values()), sd.Cosine(shift=0.25)]
-
-
-def ids(sde):
-    return type(sde).__name__ + ("-shifted" if getattr(sde, "shift", 1.0) != 1.0 else "")
+ALL = {
+    **{name: kind() for name, kind in KINDS.items()},
+    "cosine shifted": sd.Cosine(shift=0.25),
+    "tabulated to alpha = 0": sd.sdes.tabulated("scaled_linear", zero_terminal_snr=True),
+}
 
 
 def times(sde, num=40):
     """Times from 1e-5 t_max to where the SDE still has a finite drift."""
-    end = 0.999 if isinstance(sde, sd.Flow) else 1.0
+    end = 0.999 if sde.alpha(sde.t_max) == 0.0 else 1.0
     return (np.geomspace(1e-5, end, num) * sde.t_max).astype(np.float32)
 
 
@@ -73,7 +73,7 @@ class TestReference:
         np.testing.assert_allclose(log_prob, figures["prior_logp"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("sde", ALL, ids=ids)
+@pytest.mark.parametrize("sde", ALL.values(), ids=ALL)
 class TestEveryKind:
     @pytest.mark.parametrize("name", ["alpha", "sigma", "diffusion", "f", "alpha_dot", "sigma_dot"])
     def test_float32_has_its_digits_from_1e_5_on(self, sde, name):
@@ -247,3 +247,34 @@ def test_reverse_sde_and_probability_flow_are_those_of_the_paper():
 def test_a_value_out_of_range_is_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_an_sde_without_its_decorator_is_named():
+    class Forgotten(sd.SDE):
+        sigma_max: float = 10.0
+
+    with pytest.raises(TypeError, match="Forgotten is a subclass of SDE without its decorator"):
+        Forgotten(sigma_max=3.0)
+
+
+def test_a_log_snr_that_does_not_fall_is_named():
+    @sd.kind
+    class Rising(Quadratic):
+        def sigma(self, t):
+            return jnp.sin(2.0 * jnp.pi * t) + 1.5
+
+    with pytest.raises(ValueError, match=r"Rising needs a log-SNR.* that falls .* at t = 0\.25"):
+        sd.grids.uniform(Rising(), 10)
+
+
+def test_an_alpha_below_0_is_named():
+    @sd.kind
+    class Turned(sd.SDE):
+        def alpha(self, t):
+            return jnp.cos(0.5 * jnp.pi * t)  # -4.4e-8 at t = 1, as pi is rounded
+
+        def sigma(self, t):
+            return jnp.sin(0.5 * jnp.pi * t)
+
+    with pytest.raises(ValueError, match=r"Turned has alpha\(t\) = -4.37114e-08 at t = 1"):
+        sd.grids.uniform(Turned(), 10)

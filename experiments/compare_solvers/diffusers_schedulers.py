@@ -19,7 +19,6 @@ EDM by giving the schedulers EDM's own.
 
 import argparse
 import csv
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -190,8 +189,9 @@ def ours(exact: Exact, sde: sd.SDE, z: np.ndarray, solver, times, last="denoises
     parts = [(solver, times)]
     if last == "ddim":
         parts = [(solver, times[:-1]), (samplers.DDIM(), times[-2:])]
-    # The chain of 1,000 betas ends at a ratio of 157, a little beyond VP's at t = 1.
-    sde = dataclasses.replace(sde, t_max=max(float(sde.t_max), float(times[0])))
+    if float(times[0]) > sde.t_max:
+        # The chain of 1,000 betas ends at a ratio of 157, a little beyond VP's at t = 1.
+        sde = sd.VP(t_max=float(times[0]))
     x = jnp.asarray(z) * sde.sigma(times[0])
     for part, part_times in parts:
         if len(part_times) > 1:

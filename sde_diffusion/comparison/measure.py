@@ -1,6 +1,5 @@
 """Samples by a candidate, with what they cost; and the fine solutions to hold them against."""
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -107,11 +106,9 @@ def fine_exact(
 ) -> np.ndarray:
     """The same with the exact model; given starts, it goes on to t ~ 0, t_min / 100."""
     assert problem.exact is not None
-    sde = problem.sde
-    if start is not None:
-        sde = dataclasses.replace(sde, t_min=float(sde.t_min) / 100)
-    model = problem.exact.model(problem.sde)
-    return _ends(problem, model, fine_grid(sde, FINE), key, num, batch, start)
+    t_min = None if start is None else float(problem.sde.t_min) / 100
+    times = fine_grid(problem.sde, FINE, t_min=t_min)
+    return _ends(problem, problem.exact.model(problem.sde), times, key, num, batch, start)
 
 
 def own_starts(problem: Problem, key: Array, data: Array) -> Array:
@@ -122,11 +119,12 @@ def own_starts(problem: Problem, key: Array, data: Array) -> Array:
     return expand(sde.alpha(t), data) * data + expand(sde.sigma(t), data) * z
 
 
-def fine_grid(sde: SDE, steps: int) -> Array:
+def fine_grid(sde: SDE, steps: int, *, t_min: float | None = None) -> Array:
     """Times that are dense in log-SNR, and near t_max where that may be infinite."""
-    low, high = jnp.maximum(sde.log_snr(sde.t_max), -6.0), sde.log_snr(sde.t_min)
+    early = sde.t_min if t_min is None else t_min
+    low, high = jnp.maximum(sde.log_snr(sde.t_max), -6.0), sde.log_snr(early)
     dense = sde.t_of_log_snr(jnp.linspace(low, high, steps + 1)[1:-1])
-    wide = grids.cosine(sde, steps // 4)
+    wide = grids.cosine(sde, steps // 4, t_min=early)
     return jnp.unique(jnp.concatenate([dense, wide]))[::-1]
 
 

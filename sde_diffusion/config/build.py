@@ -77,7 +77,14 @@ def _network(name: str, fields: tuple[tuple[str, Any], ...]) -> nn.Module:
 def parameterization(config: ConfigDict) -> parameterizations.Parameterization:
     group = config.parameterization
     known = parameterizations.PARAMETERIZATIONS
-    return selection.build("parameterization", group.name, known, _fields(group))
+    made = selection.build("parameterization", group.name, known, _fields(group))
+    labels, chain = getattr(made, "num_scales", None), sde(config).num_scales
+    if labels is not None and chain is not None and labels != chain:
+        raise ValueError(
+            f"config.parameterization.num_scales is {labels}, but config.sde has a chain of "
+            f"{chain} times, whose labels are 0 to {chain - 1}"
+        )
+    return made
 
 
 def source(config: ConfigDict) -> data.Source:

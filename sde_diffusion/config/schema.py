@@ -75,6 +75,7 @@ def choice(group: str, name: str, **fields: Any) -> ConfigDict:
         for key, parameter in inspect.signature(make).parameters.items()
         # flax's own, and what the sampler gives a grid
         if key not in ("parent", "name", "sde", "steps")
+        and not (group == "sampling.grid" and key in ("t_min", "t_max"))
     }
     for field in fields:
         require_known(f"field of config.{group} ({name})", field, parameters)

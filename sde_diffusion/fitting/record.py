@@ -1,11 +1,14 @@
 """The JSON file of a fitted solver: numbers and names to read, which nothing executes."""
 
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from sde_diffusion import samplers
 from sde_diffusion.fitting.search import Fit
@@ -87,8 +90,14 @@ def _are_numbers(value: Any) -> bool:
 
 
 def _told(sde: SDE) -> dict[str, Any]:
-    """The SDE's kind and fields, as JSON gives them back."""
-    return {"kind": type(sde).__name__, **{name: float(v) for name, v in _fields(sde).items()}}
+    """The SDE's kind and fields, as JSON gives them back; a table by the digest of its values."""
+
+    def number(value: Any) -> float | str:
+        if np.ndim(value) == 0:
+            return float(value)
+        return hashlib.sha256(np.asarray(value, "<f4").tobytes()).hexdigest()
+
+    return {"kind": type(sde).__name__, **{name: number(v) for name, v in _fields(sde).items()}}
 
 
 def _solver_told(solver: Solver) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What a fit may start from: standard solvers on standard grids, as parameters of the family."""
 
-import dataclasses
 from functools import partial
 
 import jax
@@ -58,12 +57,11 @@ def _standard_times(sde: SDE, steps: int) -> dict[str, Array]:
     made = {}
     for share in SKIPPED:
         start = float(sde.t_of_log_snr(low + share * (high - low))) if share else sde.t_max
-        later = dataclasses.replace(sde, t_max=start)
         for name in GRIDS:
             # Flow's at t = 1 are not finite.
-            if jnp.isfinite(later.log_snr(start)) or name not in ("log_snr", "karras"):
+            if jnp.isfinite(sde.log_snr(start)) or name not in ("log_snr", "karras"):
                 told = f"{name} from t = {start:.3g}" if share else name
-                made[told] = grids.named(name, later, steps)
+                made[told] = grids.named(name, sde, steps, t_max=start)
     return made
 
 

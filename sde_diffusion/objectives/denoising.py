@@ -16,6 +16,8 @@ from sde_diffusion.sdes import SDE, VE, VP, Array, expand
 
 Weighting = Callable[[SDE, Array], Array]
 
+UNIFORM = time_density.uniform()
+
 
 def paper(sde: SDE, t: Array) -> Array:
     """sigma^2 on the score: 1. Song et al. 2021, eq. 7 with lambda(t) = sigma(t)^2."""
@@ -79,7 +81,7 @@ def denoising_loss(
     x0: Array,
     *,
     weighting: Weighting = paper,
-    times: time_density.Times = time_density.uniform,
+    times: time_density.Times = UNIFORM,
     draw: time_density.Draw = time_density.independent,
     reduction: Callable[[Array], Array] = mean,
 ) -> Array:

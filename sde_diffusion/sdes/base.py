@@ -15,18 +15,23 @@ through Stochastic Differential Equations"; (2) and (3) are eq. 2 of Kingma et a
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, Self, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sde_diffusion.pytree import pytree
 
 Array = jax.Array
 Time = jax.Array | float
 Model = Callable[..., Any]
+
+# What float32 rounds away from a time that was computed.
+ROUNDING = 1e-6
 
 T = TypeVar("T")
 
@@ -38,7 +43,9 @@ def kind(cls: type[T]) -> type[T]:
     So an SDE can be closed over, be a static argument (equal SDEs do not retrace), or be traced:
     one can differentiate or vmap over beta_max.
     """
-    return pytree(cls)
+    made = pytree(cls)
+    made.__kind__ = made  # type: ignore[attr-defined]
+    return made
 
 
 def expand(coefficient: Array | float, x: Array) -> Array:
@@ -57,6 +64,11 @@ def rate(function: Callable[[Array], Array], t: Time) -> Array:
     """d/dt of a function that acts on each time alone."""
     t = as_time(t)
     return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
+
+
+def is_known(*values: Time) -> bool:
+    """Whether these are numbers, as opposed to what a transformation traces."""
+    return not any(isinstance(value, jax.core.Tracer) for value in values)
 
 
 def require(condition: Callable[..., bool], message: str, **values: Any) -> None:
@@ -85,6 +97,14 @@ class SDE:
 
     t_max: float = dataclasses.field(default=1.0, kw_only=True)
     t_min: float = dataclasses.field(default=1e-3, kw_only=True)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if cls.__dict__.get("__kind__") is not cls:
+            raise TypeError(
+                f"{cls.__name__} is a subclass of SDE without its decorator: write "
+                f"@sde_diffusion.kind above `class {cls.__name__}`"
+            )
+        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         require(
@@ -156,7 +176,14 @@ class SDE:
         t = jax.lax.stop_gradient(jnp.sqrt(low * high))
         slope = jax.lax.stop_gradient(rate(self.log_snr, t))
         newton = t - (self.log_snr(t) - target) / slope
-        return jnp.clip(newton, 1e-8 * self.t_max, self.t_max)
+        # The bisection is right for an infinite target, for which Newton's step is inf - inf.
+        finite = jnp.isfinite(target) & jnp.isfinite(newton)
+        return jnp.clip(jnp.where(finite, newton, t), 1e-8 * self.t_max, self.t_max)
+
+    @property
+    def num_scales(self) -> int | None:
+        """How many times the chain has that this SDE tabulates; None for one that has no chain."""
+        return None
 
     def marginal_prob(self, x0: Array, t: Time) -> tuple[Array, Array]:
         """(mean [B, *event], std [] or [B]) of x_t given x_0, eq. (1)."""
@@ -236,6 +263,79 @@ class SDE:
         return lambda x, t: model(x, t).velocity
 
 
+def require_falling_log_snr(sde: SDE) -> None:
+    """ValueError unless alpha and sigma are not negative and their ratio falls from t_min to t_max.
+
+    Looked at on some 60 times, where the SDE's fields are known numbers.
+    """
+    leaves = jax.tree.leaves(sde)
+    if not is_known(*leaves):
+        return
+    if any(isinstance(leaf, jax.Array) for leaf in leaves):  # these cannot be hashed
+        _require_falling_log_snr.__wrapped__(sde)
+    else:
+        _require_falling_log_snr(sde)
+
+
+@functools.lru_cache(maxsize=256)
+def _require_falling_log_snr(sde: SDE) -> None:
+    name, low, high = type(sde).__name__, float(sde.t_min), float(sde.t_max)
+    share = np.concatenate([[0.0], np.geomspace(1e-4, 0.02, 20), np.linspace(0.025, 1.0, 40)])
+    t = low + share * (high - low)
+    with jax.ensure_compile_time_eval():
+        times = jnp.asarray(t)
+        told = [np.asarray(jnp.broadcast_to(f(times), t.shape)) for f in (sde.alpha, sde.sigma)]
+        log_snr = np.asarray(jnp.broadcast_to(sde.log_snr(times), t.shape))
+    for function, values in zip(("alpha", "sigma"), told, strict=True):
+        wrong = np.flatnonzero(~(values >= 0.0))
+        if wrong.size:
+            at = wrong[0]
+            raise ValueError(
+                f"{name} has {function}(t) = {values[at]:g} at t = {t[at]:g}: it must be a number "
+                f"of at least 0 from t_min={low:g} to t_max={high:g}"
+            )
+    rises = np.flatnonzero(~(np.diff(log_snr) < 0.0))
+    if rises.size:
+        i, j = rises[0], rises[0] + 1
+        raise ValueError(
+            f"{name} needs a log-SNR, log(alpha / sigma), that falls from t_min={low:g} to "
+            f"t_max={high:g}: it is {log_snr[i]:.6g} at t = {t[i]:.4g} and {log_snr[j]:.6g} at "
+            f"t = {t[j]:.4g}"
+        )
+
+
+def ends(sde: SDE, t_min: Time | None, t_max: Time | None) -> tuple[Time, Time]:
+    """(t_min, t_max), those of the SDE where None; ValueError unless 0 <= t_min < t_max <= T."""
+    require_falling_log_snr(sde)
+    low = sde.t_min if t_min is None else t_min
+    high = sde.t_max if t_max is None else t_max
+    if is_known(low, high, sde.t_max):
+        for name, t in (("t_min", low), ("t_max", high)):
+            if not 0.0 <= float(t) <= float(sde.t_max) * (1.0 + ROUNDING):
+                raise ValueError(
+                    f"{name} must be from 0 to the t_max of {type(sde).__name__}, "
+                    f"{float(sde.t_max):g}, got {float(t):g}"
+                )
+        if not float(low) < float(high):
+            raise ValueError(f"t_min must be below t_max, got {float(low):g} and {float(high):g}")
+    return low, high
+
+
+def chain_length(sde: SDE, num_scales: int | None) -> int:
+    """N of a chain: num_scales, or that of the SDE, or 1,000; ValueError where they differ."""
+    if None not in (num_scales, sde.num_scales) and num_scales != sde.num_scales:
+        raise ValueError(
+            f"num_scales={num_scales}, but the chain of {type(sde).__name__} has "
+            f"{sde.num_scales} times"
+        )
+    return num_scales or sde.num_scales or 1000
+
+
 def chain_index(t: Time, t_max: float, num_scales: int) -> Array:
     """The index 0..N-1 of time t on the grid that discrete-time models are trained on."""
     return (as_time(t) * (num_scales - 1) / t_max).astype(jnp.int32)
+
+
+def chain_step(x: Array, beta: Array) -> tuple[Array, Array]:
+    """(f, G) of DDPM's step x' = sqrt(1 - beta) x + sqrt(beta) z = x + f + G z."""
+    return expand(jnp.expm1(0.5 * jnp.log1p(-beta)), x) * x, jnp.sqrt(beta)

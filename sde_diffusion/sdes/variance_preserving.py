@@ -6,7 +6,16 @@ import math
 import jax
 import jax.numpy as jnp
 
-from sde_diffusion.sdes.base import SDE, Array, Time, as_time, chain_index, expand, kind, require
+from sde_diffusion.sdes.base import (
+    SDE,
+    Array,
+    Time,
+    as_time,
+    chain_index,
+    chain_step,
+    kind,
+    require,
+)
 
 
 @kind
@@ -81,7 +90,7 @@ class VP(SDE):
     def discretize(self, x: Array, t: Time, num_scales: int) -> tuple[Array, Array]:
         """DDPM's chain x_{i+1} = sqrt(1 - beta_i) x_i + sqrt(beta_i) z, at the index of time t."""
         beta = self.betas(num_scales)[chain_index(t, self.t_max, num_scales)]
-        return expand(jnp.expm1(0.5 * jnp.log1p(-beta)), x) * x, jnp.sqrt(beta)
+        return chain_step(x, beta)
 
     @property
     def prior_std(self) -> Array | float:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 import sde_diffusion as sd
@@ -45,6 +46,15 @@ def test_it_says_what_it_is(saved):
     assert record["fitted_on"] == "problem mixture2d"
     assert record["rms_error"] == {"start": "ddim on uniform", "of_start": 0.1, "fitted": 0.01}
     assert record["nfe"] == 2
+
+
+def test_a_table_is_known_by_its_values(tmp_path):
+    path, table = tmp_path / "solver.json", sd.sdes.tabulated()
+    fitting.save(path, result(SOLVERS[0]), table, "problem mixture2d")
+    same = sd.Tabulated.from_betas(np.linspace(1e-4, 0.02, 1000))
+    assert fitting.load(path, same) == SOLVERS[0]
+    with pytest.raises(ValueError, match=r"it was fitted for the SDE .*Tabulated"):
+        fitting.load(path, sd.sdes.tabulated("scaled_linear"))
 
 
 @pytest.mark.parametrize("sde", [sd.EDM(), sd.VP(beta_max=10.0)])
