@@ -107,7 +107,8 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
         draw.picture(out, x, source, columns)
     else:
         out.parent.mkdir(parents=True, exist_ok=True)
-        arrays = {"x": x} if y is None else {"x": x, "y": y}
+        # Under the names of the data's records, so that the source "npz" reads the file.
+        arrays = {features.event_name: x} | ({} if y is None else {"label": y})
         file = io.BytesIO()
         np.savez(file, **arrays)  # type: ignore[arg-type]
         out.write_bytes(file.getvalue())

@@ -197,10 +197,21 @@ def override(config: ConfigDict, overrides: Mapping[str, str]) -> ConfigDict:
     for key in sorted(overrides, key=lambda key: not key.endswith(".name")):
         group, _, field = key.rpartition(".")
         if field == "name" and group in CHOICES:
-            _set(config, group, choice(group, overrides[key]))
+            name = overrides[key]
+            _set(config, group, choice(group, name, **_without_default(group, name, overrides)))
         else:
             _set(config, key, overrides[key])
     return config
+
+
+def _without_default(group: str, name: str, overrides: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a choice that have no default, as far as the overrides give them."""
+    make = CHOICES[group].get(name, _without_fields)
+    return {
+        field: _parse(overrides[f"{group}.{field}"], "" if parameter.annotation is str else None)
+        for field, parameter in inspect.signature(make).parameters.items()
+        if parameter.default is parameter.empty and f"{group}.{field}" in overrides
+    }
 
 
 def _set(config: ConfigDict, key: str, value: str | ConfigDict) -> None:

@@ -95,7 +95,7 @@ def test_its_samples_are_those_of_the_run_in_a_folder(bucket, call, trained, tmp
     assert call(*sample, f"{RUN}.npz", "--workdir", RUN)[0] == 0
     assert call(*sample, tmp_path / "folder.npz", "--workdir", trained)[0] == 0
     with bucket.open(f"{RUN}.npz") as file, np.load(file) as one:
-        np.testing.assert_array_equal(one["x"], np.load(tmp_path / "folder.npz")["x"])
+        np.testing.assert_array_equal(one["image"], np.load(tmp_path / "folder.npz")["image"])
 
 
 @pytest.mark.slow

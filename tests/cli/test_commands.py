@@ -13,7 +13,7 @@ from sde_diffusion.analytic import Gaussian
 from sde_diffusion.cli import bits_per_dim, draw, run
 from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
-from sde_diffusion.data import Feature, Features, from_arrays
+from sde_diffusion.data import Feature, Features, from_arrays, load
 
 
 def test_a_runs_folder_holds_all_about_it(trained):
@@ -50,10 +50,12 @@ def test_sample_writes_arrays_in_the_datas_own_range(trained, call, tmp_path):
     out = tmp_path / "samples.npz"
     assert call("sample", "--workdir", trained, "--num", 25, "--out", out)[0] == 0
     arrays = np.load(out, allow_pickle=False)
-    assert arrays["x"].shape == (25, 8, 8, 1)
-    assert arrays["x"].dtype == np.uint8
-    assert arrays["x"].max() <= 16
-    np.testing.assert_array_equal(arrays["y"], np.arange(25) % 10)
+    assert arrays["image"].shape == (25, 8, 8, 1)
+    assert arrays["image"].dtype == np.uint8
+    assert arrays["image"].max() <= 16
+    np.testing.assert_array_equal(arrays["label"], np.arange(25) % 10)
+    source = load("npz", path=str(out), high=16)
+    np.testing.assert_array_equal(source.arrays["image"], arrays["image"])
 
 
 def sampled(trained, call, out, *options):
@@ -63,15 +65,15 @@ def sampled(trained, call, out, *options):
 
 def test_samples_depend_on_the_seed_and_their_index_alone(trained, call, tmp_path):
     out = tmp_path / "samples.npz"
-    whole = sampled(trained, call, out, "--num", 30)["x"].astype(int)
-    part = sampled(trained, call, out, "--num", 5)["x"].astype(int)
+    whole = sampled(trained, call, out, "--num", 30)["image"].astype(int)
+    part = sampled(trained, call, out, "--num", 5)["image"].astype(int)
     assert np.abs(whole[:5] - part).max() <= 1  # rounding to whole numbers
-    assert np.abs(whole - sampled(trained, call, out, "--num", 30, "--seed", 1)["x"]).max() > 1
+    assert np.abs(whole - sampled(trained, call, out, "--num", 30, "--seed", 1)["image"]).max() > 1
 
 
 def test_one_class(trained, call, tmp_path):
     arrays = sampled(trained, call, tmp_path / "samples.npz", "--num", 7, "--class", 3)
-    np.testing.assert_array_equal(arrays["y"], 3)
+    np.testing.assert_array_equal(arrays["label"], 3)
 
 
 def test_solver_steps_and_fields_can_be_chosen(trained, call, tmp_path):
@@ -100,10 +102,10 @@ def test_the_last_evaluation_may_be_left_out(trained, call, tmp_path):
 
 def test_a_solver_may_be_written_with_its_fields(trained, call, tmp_path):
     out = tmp_path / "samples.npz"
-    short = sampled(trained, call, out, "--num", 3, "--solver", "ddim(eta=0.5)")["x"]
+    short = sampled(trained, call, out, "--num", 3, "--solver", "ddim(eta=0.5)")["image"]
     fields = ("--config.sampling.solver.name=ddim", "--config.sampling.solver.eta=0.5")
-    np.testing.assert_array_equal(short, sampled(trained, call, out, "--num", 3, *fields)["x"])
-    assert np.any(short != sampled(trained, call, out, "--num", 3, "--solver", "ddim")["x"])
+    np.testing.assert_array_equal(short, sampled(trained, call, out, "--num", 3, *fields)["image"])
+    assert np.any(short != sampled(trained, call, out, "--num", 3, "--solver", "ddim")["image"])
 
 
 def test_evaluate_prints_and_writes_its_report(trained, call, tmp_path):

@@ -49,7 +49,7 @@ def test_a_fitted_solver_is_found_described_and_sampled_by(fitted, trained, call
     )
     assert code == 0, err
     assert "by fitted, 3 evaluations each" in printed
-    assert np.load(out)["x"].shape == (5, 8, 8, 1)
+    assert np.load(out)["image"].shape == (5, 8, 8, 1)
     result = call("sample", "--workdir", trained, "--solver", solver, "--steps", 4, "--out", out)
     assert_one_line(result, "brings its own grid", "--steps")
     result = call(

@@ -75,8 +75,8 @@ def test_two_and_four_processes_train_sample_and_evaluate_as_one_run(call, tiny,
     results = together(*sample, tmp_path / "four.npz", cache=tmp_path, num=4)
     assert [code for code, _, _ in results] == [0] * 4, results
     with np.load(tmp_path / "four.npz") as ours, np.load(tmp_path / "one.npz") as one:
-        np.testing.assert_allclose(ours["x"], one["x"], rtol=1e-4, atol=1e-4)
-        np.testing.assert_array_equal(ours["y"], one["y"])
+        np.testing.assert_allclose(ours["image"], one["image"], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(ours["label"], one["label"])
 
     results = together("evaluate", "--workdir", workdir, cache=tmp_path, num=2)
     assert [code for code, _, _ in results] == [0, 0], results
