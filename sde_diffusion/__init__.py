@@ -1,7 +1,7 @@
 """Diffusion models as stochastic differential equations, in pure functions of JAX.
 
-An SDE says how data becomes noise, a model(x, t) -> Prediction what a network says about a noisy
-sample, and a solver how noise becomes data. Importing this loads jax and numpy only.
+An SDE says how data becomes noise, a Model what a network says about a noisy sample, and a solver
+how noise becomes data. Importing this loads jax and numpy only.
 """
 
 from sde_diffusion import (
@@ -17,17 +17,18 @@ from sde_diffusion import (
     sdes,
 )
 from sde_diffusion.comparison import compare
+from sde_diffusion.density import log_likelihood, pushforward
 from sde_diffusion.fitting import Fit, fit
-from sde_diffusion.prediction import (
-    Prediction,
+from sde_diffusion.model import (
+    Model,
     from_eps,
     from_network,
     from_score,
     from_v,
     from_velocity,
     from_x0,
-    with_condition,
 )
+from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers import Samples, Solver, sample
 from sde_diffusion.sdes import EDM, SDE, VE, VP, Cosine, Flow, SubVP, Tabulated, kind
 
@@ -39,6 +40,7 @@ __all__ = [
     "Cosine",
     "Fit",
     "Flow",
+    "Model",
     "Prediction",
     "Samples",
     "Solver",
@@ -58,11 +60,12 @@ __all__ = [
     "from_x0",
     "grids",
     "kind",
+    "log_likelihood",
     "noise",
     "objectives",
     "parameterization",
+    "pushforward",
     "sample",
     "samplers",
     "sdes",
-    "with_condition",
 ]

@@ -8,39 +8,29 @@ With x = alpha x0 + sigma eps, each kind of prediction is a known combination of
     v         alpha eps - sigma x0                           (Salimans & Ho 2022, sec. 4)
     velocity  d alpha/dt x0 + d sigma/dt eps                 (the probability-flow ODE's right side)
 
-Given one of them and x, the other view is the solution of two linear equations, computed at once.
+Given one of them and x, any other view is the solution of two linear equations, computed at once.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-from jax.tree_util import Partial
-
-from sde_diffusion.parameterization import Parameterization, named
 from sde_diffusion.pytree import pytree
-from sde_diffusion.sdes import SDE, Array, Time, expand
+from sde_diffusion.sdes import SDE, Array, expand
+from sde_diffusion.selection import require_known
 
 PREDICTIONS = ("x0", "eps", "score", "v", "velocity")
 
 Coefficient = Array | float
 
 
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-    """The kind of a prediction, as part of a model's structure rather than one of its leaves."""
-
-    name: str
-
-
 @pytree
 class Prediction:
     """A network's output `value` of the given `kind` at (x, t); `.x0 .eps .score .v .velocity`.
 
-    value and x are [B, *event]; t is [] or [B]. Views that are not read cost nothing under jit.
+    value and x are [B, *event]; t is [] or [B]. `evaluations`, [] or [B], is the number of network
+    evaluations that the output took: 2 for classifier-free guidance, for example. Views that are
+    not read cost nothing under jit.
+
+    Raises ValueError for an unknown kind.
     """
 
     kind: str = dataclasses.field(metadata={"static": True})
@@ -48,6 +38,10 @@ class Prediction:
     x: Array
     t: Array
     sde: SDE
+    evaluations: Array | int = 1
+
+    def __post_init__(self) -> None:
+        require_known("kind of prediction", self.kind, PREDICTIONS)
 
     @property
     def alpha(self) -> Array:
@@ -77,15 +71,30 @@ class Prediction:
     def velocity(self) -> Array:
         return self._view("velocity")
 
-    def noise_error(self, x0: Array, eps: Array) -> Array:
-        """This prediction's eps minus the true one, [B, *event], where x is made of x0 and eps.
+    def view(self, kind: str) -> Array:
+        """The view of that kind, [B, *event]; ValueError lists the kinds for an unknown one."""
+        require_known("kind of prediction", kind, PREDICTIONS)
+        return self._view(kind)
 
-        Taken from the difference in the given kind, in which nothing cancels at small sigma.
+    def error(self, kind: str, x0: Array, eps: Array) -> Array:
+        """The view of that kind minus the true one, [B, *event], where x is made of x0 and eps.
+
+        It is computed from the difference in the prediction's own kind, in which nothing cancels
+        at small sigma.
         """
         p, q = self._combination(self.kind)
-        target = expand(p, x0) * x0 + expand(q, eps) * eps
-        scale = self.alpha / (self.alpha * q - self.sigma * p)
-        return expand(scale, x0) * (self.value - target)
+        difference = self.value - (expand(p, x0) * x0 + expand(q, eps) * eps)
+        if kind == self.kind:
+            return difference
+        if kind == "score" and self.kind == "eps":
+            return -difference / expand(self.sigma, x0)
+        if kind == "eps" and self.kind == "score":
+            return -expand(self.sigma, x0) * difference
+        # An error d of p x0 + q eps leaves x = alpha x0 + sigma eps as it is, so it is an error of
+        # -sigma d / D in x0 and of alpha d / D in eps, where D = alpha q - sigma p.
+        r, w = self._combination(kind)
+        scale = (self.alpha * w - self.sigma * r) / (self.alpha * q - self.sigma * p)
+        return expand(scale, x0) * difference
 
     def _combination(self, kind: str) -> tuple[Coefficient, Coefficient]:
         """(p, q) with kind = p x0 + q eps."""
@@ -116,91 +125,3 @@ class Prediction:
         of_x = expand((r * q - w * p) / determinant, self.x)
         of_value = expand((w * alpha - r * sigma) / determinant, self.x)
         return of_x * self.x + of_value * self.value
-
-
-def _predict(
-    fn: Callable[..., Array], sde: SDE, kind: _Kind, x: Array, t: Time, **condition: Any
-) -> Prediction:
-    t = jnp.asarray(t, x.dtype)
-    return Prediction(kind.name, fn(x, t, **condition), x, t, sde)
-
-
-def _from(kind: str, sde: SDE, fn: Callable[..., Array]) -> Callable[..., Prediction]:
-    return Partial(_predict, _as_pytree(fn), sde, _Kind(kind))
-
-
-def _as_pytree(fn: Callable[..., Any]) -> Partial:
-    # What a Partial holds are its leaves, so a model made anew with other values does not retrace.
-    # A Partial of a Partial would hide the inner one's leaves.
-    return fn if isinstance(fn, Partial) else Partial(fn)
-
-
-def from_x0(sde: SDE, fn: Callable[..., Array]) -> Callable[..., Prediction]:
-    """A model from a denoiser fn(x [B, *event], t) -> E[x_0 | x_t] [B, *event]."""
-    return _from("x0", sde, fn)
-
-
-def from_eps(sde: SDE, fn: Callable[..., Array]) -> Callable[..., Prediction]:
-    """A model from a noise predictor fn(x [B, *event], t) -> eps [B, *event]."""
-    return _from("eps", sde, fn)
-
-
-def from_score(sde: SDE, fn: Callable[..., Array]) -> Callable[..., Prediction]:
-    """A model from a score fn(x [B, *event], t) -> grad log p_t(x) [B, *event]."""
-    return _from("score", sde, fn)
-
-
-def from_v(sde: SDE, fn: Callable[..., Array]) -> Callable[..., Prediction]:
-    """A model from fn(x [B, *event], t) -> alpha eps - sigma x0 [B, *event]."""
-    return _from("v", sde, fn)
-
-
-def from_velocity(sde: SDE, fn: Callable[..., Array]) -> Callable[..., Prediction]:
-    """A model from a velocity field fn(x [B, *event], t) -> dx/dt [B, *event]."""
-    return _from("velocity", sde, fn)
-
-
-def from_network(
-    sde: SDE,
-    apply: Callable[..., Array],
-    variables: Any,
-    parameterization: str | Parameterization = "ddpm",
-) -> Callable[..., Prediction]:
-    """A model c_skip x + c_out apply(variables, c_in x, label, **condition); see parameterization.
-
-    apply is called as `module.apply` of a Flax module is; in any other library a function of
-    (variables, x [B, *event], label [B], **condition) will do. Raises ValueError for an unknown
-    parameterization.
-    """
-    return Partial(_network, _as_pytree(apply), variables, sde, named(parameterization))
-
-
-def _network(
-    apply: Callable[..., Array],
-    variables: Any,
-    sde: SDE,
-    parameterization: Parameterization,
-    x: Array,
-    t: Time,
-    **condition: Any,
-) -> Prediction:
-    t = jnp.asarray(t, x.dtype)
-    c_in, c_skip, c_out = (expand(c, x) for c in parameterization.coefficients(sde, t))
-    label = jnp.broadcast_to(parameterization.label(sde, t), x.shape[:1])
-    raw = apply(variables, c_in * x, label, **condition).astype(x.dtype)
-    return Prediction(parameterization.kind, c_skip * x + c_out * raw, x, t, sde)
-
-
-def with_condition(model: Callable[..., Prediction], **condition: Any) -> Callable[..., Prediction]:
-    """The model with conditions closed over: (x, t) -> model(x, t, **condition).
-
-    Conditions are arrays [B, ...] beside the samples, such as `condition=labels`. As
-    `functools.partial` does, but other values of the conditions do not retrace.
-    """
-    return Partial(_conditioned, _as_pytree(model), condition)
-
-
-def _conditioned(
-    model: Callable[..., Prediction], condition: dict[str, Any], x: Array, t: Time
-) -> Prediction:
-    return model(x, t, **condition)

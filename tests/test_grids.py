@@ -236,7 +236,7 @@ def test_a_grid_by_hand_that_leaves_the_process_is_an_error(sde, times, message)
     model = sd.from_x0(sde, lambda x, t: x)
     with pytest.raises(ValueError, match=message):
         sd.sample(
-            jax.random.key(0), model, sde, (1, 2), solver=sd.samplers.DDIM(), grid=jnp.array(times)
+            jax.random.key(0), model, (1, 2), solver=sd.samplers.DDIM(), grid=jnp.array(times)
         )
 
 
@@ -244,5 +244,5 @@ def test_a_grid_may_end_at_0_where_there_is_noise_left():
     sde = sd.VE()
     model = sd.analytic.Gaussian.of(jnp.zeros(2), jnp.array(1.0)).model(sde)
     grid = jnp.array([1.0, 0.5, 0.0])
-    made = sd.sample(jax.random.key(0), model, sde, (4, 2), solver=sd.samplers.DDIM(), grid=grid)
+    made = sd.sample(jax.random.key(0), model, (4, 2), solver=sd.samplers.DDIM(), grid=grid)
     assert np.all(np.isfinite(made.x))

@@ -25,7 +25,7 @@ ALLOWED = {
     "networks": {"selection", "networks"},
     "data": {"selection", "sdes", "data"},
     "metrics": {"metrics"},
-    "distributed": {"selection", "distributed"},
+    "distributed": {"selection", "model", "distributed"},
     "training": {
         "selection",
         "noise",

@@ -100,7 +100,7 @@ def test_a_path_starts_where_its_key_does():
     def start(key):
         exact, sde = sd.analytic.Gaussian.of(jnp.zeros(2), 1.0), sd.VP()
         options = {"solver": samplers.EulerMaruyama(), "grid": grids.uniform(sde, 2)}
-        return sd.sample(key, exact.model(sde), sde, (3, 2), trajectory=True, **options)
+        return sd.sample(key, exact.model(sde), (3, 2), trajectory=True, **options)
 
     key = jax.random.key(0)
     on_path, off_path = start(noise.BrownianPath(key)), start(key)

@@ -36,10 +36,10 @@ def test_each_kind_gives_every_view(name, kind):
     with jax.enable_x64(True):
         sde = KINDS[name]()
         x, t, views = truth(sde)
-        model = getattr(sd, f"from_{kind}")(sde, lambda x, t: views[kind])
+        made = prediction.Prediction(kind, views[kind], x, t, sde)
         for view, value in views.items():
             np.testing.assert_allclose(
-                getattr(model(x, t), view), value, rtol=1e-5, atol=1e-6 * np.abs(value).max()
+                getattr(made, view), value, rtol=1e-5, atol=1e-6 * np.abs(value).max()
             )
 
 
@@ -52,18 +52,37 @@ def test_every_view_is_finite_where_alpha_vanishes(kind):
 
 
 def test_eps_gives_the_score_where_alpha_vanishes():
-    made = sd.from_eps(sd.Flow(), lambda x, t: 0.5 * x)(jnp.ones((2, 3)), 1.0)
+    x = jnp.ones((2, 3))
+    made = prediction.Prediction("eps", 0.5 * x, x, jnp.float32(1.0), sd.Flow())
     np.testing.assert_allclose(made.score, -0.5)
 
 
-def test_noise_error_keeps_its_digits_at_small_sigma():
+def test_an_unknown_kind_is_an_error_that_names_the_known_ones():
+    x = jnp.ones((2, 3))
+    with pytest.raises(ValueError, match=r"did you mean 'velocity'.*x0, eps, score, v, velocity"):
+        prediction.Prediction("velocty", x, x, jnp.float32(0.5), sd.VP())
+
+
+@pytest.mark.parametrize("kind", prediction.PREDICTIONS)
+@pytest.mark.parametrize("view", prediction.PREDICTIONS)
+def test_the_error_of_a_view_is_the_view_minus_the_truth(kind, view):
+    with jax.enable_x64(True):
+        sde = sd.VP()
+        x, t, views = truth(sde)
+        wrong = views[kind] + 0.1
+        made = prediction.Prediction(kind, wrong, x, t, sde)
+        error = made.error(view, views["x0"], views["eps"])
+        np.testing.assert_allclose(error, getattr(made, view) - views[view], rtol=1e-4, atol=1e-7)
+
+
+def test_the_error_of_eps_keeps_its_digits_at_small_sigma():
     sde, t = sd.EDM(), 0.002
     x0, eps = jnp.full((1, 1), 0.7), jnp.full((1, 1), 1.3)
     x = x0 + 0.002 * eps
     made = sd.from_x0(sde, lambda x, t: x0 + 1e-6)(x, t)
     # the error of x0 is 1e-6 to the rounding of 0.7, so that of eps is -1e-6 / sigma
     expected = -((x0 + 1e-6) - x0) / 0.002
-    np.testing.assert_allclose(made.noise_error(x0, eps), expected, rtol=1e-5)
+    np.testing.assert_allclose(made.error("eps", x0, eps), expected, rtol=1e-5)
 
 
 def test_a_model_with_other_weights_does_not_retrace():
@@ -80,18 +99,18 @@ def test_a_model_with_other_weights_does_not_retrace():
     assert not np.allclose(*outputs)
 
 
-def test_conditions_are_closed_over_without_retracing():
+def test_other_conditions_do_not_retrace():
     sde, traces = sd.VP(), []
 
-    def apply(weight, x, label, *, condition):
+    def apply(weight, x, label, cond):
         traces.append(1)
-        return weight * x + condition[:, None]
+        return weight * x + cond[:, None]
 
-    run = jax.jit(lambda model, x: model(x, 0.5).eps)
+    run = jax.jit(lambda model, x, cond: model(x, 0.5, cond).eps)
     x = jnp.ones((2, 3))
     for labels in ([0, 1], [2, 3]):
         model = sd.from_network(sde, apply, jnp.float32(1.0))
-        eps = run(sd.with_condition(model, condition=jnp.array(labels)), x)
+        eps = run(model, x, jnp.array(labels))
         np.testing.assert_allclose(eps, x + np.array(labels)[:, None])
     assert len(traces) == 1
 

@@ -225,10 +225,10 @@ def test_reverse_sde_and_probability_flow_are_those_of_the_paper():
     score = jnp.array([[0.5, 2.0]])
     model = sd.from_score(sde, lambda x, t: score)
     beta = 0.1 + 0.4 * 19.9
-    drift, diffusion = sde.reverse(model)(x, t)
+    drift, diffusion = model.reverse_sde(x, t)
     np.testing.assert_allclose(drift, -beta / 2 * x - beta * score, rtol=1e-5)  # eq. 6
     np.testing.assert_allclose(diffusion, np.sqrt(beta), rtol=1e-6)
-    flow = sde.probability_flow(model)(x, t)
+    flow = model.probability_flow(x, t)
     np.testing.assert_allclose(flow, -beta / 2 * (x + score), rtol=1e-5)  # eq. 13
 
 

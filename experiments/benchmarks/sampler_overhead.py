@@ -72,7 +72,7 @@ def compiled(model, shape: tuple[int, ...], solver: samplers.Solver, steps: int)
 
     @jax.jit
     def sampled(key, model):
-        return sd.sample(key, model, SDE, shape, solver=solver, grid=grid)
+        return sd.sample(key, model, shape, solver=solver, grid=grid)
 
     lowered = sampled.lower(jax.random.key(0), model)
     start = time.perf_counter()

@@ -198,7 +198,6 @@ def ours(exact: Exact, sde: sd.SDE, z: np.ndarray, solver, times, last="denoises
             x = sd.sample(
                 jax.random.key(0),
                 exact.exact.model(sde),
-                sde,
                 z.shape,
                 solver=part,
                 grid=part_times,

@@ -45,12 +45,10 @@ def ends(
     denoise_last: bool = True,
 ) -> np.ndarray:
     """Where a solver takes the first `num` starts, [num, D], of noise that was not fitted to."""
-    model = problem.model
-    if problem.conditions:
-        model = sd.with_condition(model, **problem.conditions(np.arange(num)))
+    cond = problem.conditions(np.arange(num)) if problem.conditions else None
     key, shape = jax.random.key(seed + 1), (num, *problem.event)
     options = {"solver": solver, "grid": grid, "denoise_last": denoise_last}
-    made = sd.sample(key, model, problem.sde, shape, **options)
+    made = sd.sample(key, problem.model, shape, cond=cond, **options)
     return np.asarray(made.x.reshape(num, -1))
 
 
@@ -59,7 +57,6 @@ def study(problem: problems.Problem, fine: np.ndarray, nfe: int, args: Namespace
     fitted = sd.fit(
         jax.random.key(args.seed),
         problem.model,
-        problem.sde,
         nfe=nfe,
         seconds=args.seconds,
         conditions=problem.conditions,

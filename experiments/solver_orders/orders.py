@@ -110,8 +110,8 @@ def global_order(solver: Solver, sde: SDE) -> float:
         times = grid(sde, steps, GLOBAL)
 
         def step(i, state):
-            model = samplers.Model(MIXTURE.model(sde))
-            state = solver.step(keys, model, sde, state, times[i], times[i + 1])
+            model = samplers.Counted(MIXTURE.model(sde))
+            state = solver.step(keys, model, state, times[i], times[i + 1])
             again = restarted(state, exact(i + 1))
             return jax.tree.map(lambda a, b: jnp.where(i < starting, a, b), again, state)
 
@@ -164,8 +164,8 @@ def variance_after(solver: Solver, sde: SDE, exact: sd.analytic.Gaussian) -> Cal
     def step(drawn, z, others, t, s):
         given = iter(z)
         with mock.patch.object(noise, "normal", lambda keys, x: jnp.full_like(x, next(given))):
-            model = samplers.Model(exact.model(sde))
-            after = parts(solver.step(keys, model, sde, whole(drawn, others), t, s))
+            model = samplers.Counted(exact.model(sde))
+            after = parts(solver.step(keys, model, whole(drawn, others), t, s))
         return after[0], after
 
     @jax.jit
@@ -214,7 +214,7 @@ def along_a_path(solver: Solver, batch: int = 256) -> Callable:
         def step(i, state):
             t, s = times[i], times[i + 1]
             keys = noise.step_keys(path, i, sde, t, s)
-            return solver.step(keys, samplers.Model(MIXTURE.model(sde)), sde, state, t, s)
+            return solver.step(keys, samplers.Counted(MIXTURE.model(sde)), state, t, s)
 
         state = solver.init(sde.alpha(times[0]) * x, times)
         return jax.lax.fori_loop(0, steps, step, state).x / sde.alpha(time(sde, 1.0))

@@ -135,7 +135,7 @@ def walk(solver: Solver, state: Any, times: Array, sde: sd.SDE = VP) -> Any:
     """The state after a step from each of the times to the next."""
     keys, model = noise.sample_keys(jax.random.key(0), 1), orders.MIXTURE.model(sde)
     for t, s in itertools.pairwise(times):
-        state = solver.step(keys, samplers.Model(model), sde, state, t, s)
+        state = solver.step(keys, samplers.Counted(model), state, t, s)
     return state
 
 

@@ -6,8 +6,8 @@ import abc
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
+from sde_diffusion.model import Model
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.sdes import SDE, Array, Time, expand
 
@@ -65,15 +65,14 @@ class Exact(abc.ABC):
 
         return jax.lax.map(at, t.ravel()).reshape(t.shape)
 
-    def model(self, sde: SDE) -> Partial:
-        """The exact model(x, t) -> Prediction."""
-        return Partial(_predict, self, sde)
+    def model(self, sde: SDE) -> Model:
+        """The exact model of the noised distribution; it takes no condition."""
+        return Model(sde, _predict, self)
 
 
-def _predict(exact: Exact, sde: SDE, x: Array, t: Time) -> Prediction:
+def _predict(exact: Exact, sde: SDE, x: Array, t: Array, cond: None) -> Prediction:
     # As v = alpha eps - sigma x0, from which every view keeps its digits in float32: the score
     # that follows from x0 loses them at small sigma, and the x0 from the score at large sigma.
-    t = jnp.asarray(t, x.dtype)
     sigma = expand(sde.sigma(t), x)
     eps = -sigma * exact.score(sde, x, t)
     v = expand(sde.alpha(t), x) * eps - sigma * exact.denoise(sde, x, t)

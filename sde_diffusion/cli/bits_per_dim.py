@@ -35,12 +35,12 @@ def bits_per_dim(
     x = data.dequantize(keys, jnp.asarray(records[source.features.event_name]), *event.range)
     made = density.log_likelihood(
         key_probes,
-        build.model(config, params, labels),
-        process,
+        build.model(config, params),
         scaling.scale(x),
         solver=samplers.RK4(),
         grid=fine_grid(process, STEPS),
         divergence=density.Hutchinson(),
+        cond=labels,
     )
     dimension = int(np.prod(event.shape))
     lowest, highest = event.range

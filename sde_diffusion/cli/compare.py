@@ -1,5 +1,6 @@
 """The command compare: solvers on an exact problem, or on a trained network."""
 
+import dataclasses
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 
@@ -74,14 +75,13 @@ def trained_problem(workdir: epath.Path, overrides: dict[str, str]) -> problems.
         places, back = np.unique(np.asarray(rows), return_inverse=True)
         return scaling.scale(jnp.asarray(take(source, places)[features.event_name][back]))
 
-    def conditions(rows: np.ndarray) -> dict[str, jax.Array]:
+    def conditions(rows: np.ndarray) -> jax.Array:
         y = draw.usual_labels(features, int(rows.max()) + 1)[rows]
-        return {"condition": jnp.asarray(y, jnp.int32)}
+        return jnp.asarray(y, jnp.int32)
 
     return problems.Problem(
         f"{workdir} at step {step}",
-        build.sampling_sde(config),
-        build.unconditioned(config, params),
+        dataclasses.replace(build.model(config, params), sde=build.sampling_sde(config)),
         features.event.shape,
         data,
         _exact(source, scaling.slope),

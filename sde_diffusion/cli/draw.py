@@ -61,26 +61,25 @@ def draw(
     In batches of about config.sampling.batch_size, over all the devices; every process
     draws, and has all the samples. Sample i depends on the seed, i and y[i] alone.
     """
-    process = build.sampling_sde(config)
     solver, grid = build.solver(config), build.grid(config)
     scaling = build.scaling(config, features)
     mesh = build.mesh(config)
     # As many on each device.
     size = -(-min(num, config.sampling.batch_size) // mesh.size) * mesh.size
     params = jax.device_put(params, distributed.replicated(mesh))
+    model = distributed.spread(build.model(config, params), mesh)
     hidden = not (progress and distributed.is_first_process())
     made, nfe = [], 0
     for first in tqdm(range(0, num, size), desc="sampling", unit="batch", disable=hidden):
         # The last batch is filled up rather than compiled anew for its own size.
         rows = np.minimum(np.arange(first, first + size), num - 1)
-        model = build.model(config, params, None if y is None else jnp.asarray(y[rows], jnp.int32))
         samples = sample(
             jax.random.key(seed),
-            distributed.spread(model, mesh),
-            process,
+            model,
             (size, *features.event.shape),
             solver=solver,
             grid=grid,
+            cond=None if y is None else jnp.asarray(y[rows], jnp.int32),
             denoise_last=config.sampling.denoise_last,
             first=first,
         )

@@ -61,7 +61,6 @@ def fit(args: Namespace, overrides: dict[str, str]) -> None:
         fitted = fitting.fit(
             jax.random.key(args.seed),
             problem.model,
-            problem.sde,
             nfe=args.nfe,
             solver=solver,
             seconds=args.seconds,

@@ -94,9 +94,8 @@ def plan_sampling(
     with _progress(f"compiling a step of the sampler for {topology.name}"):
         lowered = planning.lower_sampler_step(
             mesh,
-            lambda params, y: build.model(config, params, y),
+            lambda params: build.model(config, params),
             jax.eval_shape(build.init_params(config, event), jax.random.key(0)),
-            build.sampling_sde(config),
             (size, *event),
             solver=solver,
             grid=grid,

@@ -14,7 +14,7 @@ from sde_diffusion.comparison import measure, problems, store
 from sde_diffusion.comparison.candidates import Candidate, candidates
 from sde_diffusion.comparison.problems import Problem
 from sde_diffusion.comparison.store import Row
-from sde_diffusion.prediction import Prediction, with_condition
+from sde_diffusion.model import Model
 from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import SDE, VP
 from sde_diffusion.selection import choose
@@ -90,7 +90,7 @@ def compare(
     if isinstance(problem, str):
         problem = problems.named(problem, sde or VP())
     elif sde is not None:
-        raise ValueError("sde: a Problem has its own")
+        raise ValueError("sde: the model of a Problem has its own")
     if metrics is None:
         metrics = _usual(problem)
     measures = _measures(problem, (*metrics, PART_METRIC))
@@ -129,15 +129,15 @@ def compare(
 def _fingerprint(problem: Problem) -> str:
     """Of some data and what the model gives for them: a name may stand for another model."""
     x = jnp.asarray(problem.data(jax.random.key(0), PROBES))
-    told = problem.conditions(np.arange(PROBES)) if problem.conditions else {}
+    cond = problem.conditions(np.arange(PROBES)) if problem.conditions else None
     middle = jnp.asarray(0.5 * (problem.sde.t_min + problem.sde.t_max))
-    x0 = _x0(with_condition(problem.model, **told), x, middle)
+    x0 = _x0(problem.model, x, middle, cond)
     return hashlib.sha256(np.asarray(x).tobytes() + np.asarray(x0).tobytes()).hexdigest()[:16]
 
 
 @jax.jit
-def _x0(model: Callable[..., Prediction], x: jax.Array, t: jax.Array) -> jax.Array:
-    return model(x, t).x0
+def _x0(model: Model, x: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
+    return model(x, t, cond).x0
 
 
 class _Truth(NamedTuple):

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from sde_diffusion import grids, noise
 from sde_diffusion.comparison.candidates import Candidate
 from sde_diffusion.comparison.problems import Problem
 from sde_diffusion.compilation_cache import without_compilation_cache
 from sde_diffusion.density import pushforward
-from sde_diffusion.prediction import Prediction, with_condition
+from sde_diffusion.model import Model
 from sde_diffusion.samplers import RK4, Solver, sample
 from sde_diffusion.sdes import SDE, Array, expand
 
@@ -69,14 +68,14 @@ def log_ratio(
     batch = min(batch, num, max(1, JACOBIANS // math.prod(problem.event) ** 2))
     made = []
     for given in _arguments(problem, problem.model, key, num, batch):
-        model, _, first, conditions, _ = given
+        model, _, first, cond, _ = given
         at = pushforward(
             key,
-            with_condition(model, **conditions) if conditions else model,
-            problem.sde,
+            model,
             (batch, *problem.event),
             solver=candidate.solver,
             grid=candidate.times,
+            cond=cond,
             first=first,
             denoise_last=candidate.denoise_last,
         )
@@ -130,7 +129,7 @@ def fine_grid(sde: SDE, steps: int, *, t_min: float | None = None) -> Array:
 
 def _ends(
     problem: Problem,
-    model: Callable[..., Prediction],
+    model: Model,
     times: Array,
     key: Array,
     num: int,
@@ -147,16 +146,16 @@ def _ends(
 def _sampler(
     problem: Problem, solver: Solver, times: Array, batch: int, denoise_last: bool = True
 ) -> Callable[..., Any]:
-    """(model, key, first, conditions, start) -> samples [batch, *event], evaluations [batch]."""
+    """(model, key, first, cond, start) -> samples [batch, *event], evaluations [batch]."""
 
-    def sampler(model: Partial, key: Array, first: Array, conditions: Any, start: Any) -> Any:
+    def sampler(model: Model, key: Array, first: Array, cond: Any, start: Any) -> Any:
         made = sample(
             key,
-            with_condition(model, **conditions) if conditions else model,
-            problem.sde,
+            model,
             (batch, *problem.event),
             solver=solver,
             grid=times,
+            cond=cond,
             first=first,
             x_init=start,
             denoise_last=denoise_last,
@@ -168,19 +167,18 @@ def _sampler(
 
 def _arguments(
     problem: Problem,
-    model: Callable[..., Prediction],
+    model: Model,
     key: Array,
     num: int,
     batch: int,
     start: Array | None = None,
 ) -> Iterator[tuple[Any, ...]]:
     """What a sampler is called with for samples 0, ..., num - 1, `batch` at a time."""
-    given = model if isinstance(model, Partial) else Partial(model)
     for first in range(0, num, batch):
         # The last batch is filled up with the last sample, rather than compiled for its own size.
         rows = np.minimum(np.arange(first, first + batch), num - 1)
-        conditions = problem.conditions(rows) if problem.conditions else {}
-        yield given, key, jnp.asarray(first), conditions, None if start is None else start[rows]
+        cond = problem.conditions(rows) if problem.conditions else None
+        yield model, key, jnp.asarray(first), cond, None if start is None else start[rows]
 
 
 def _peak(memory: Any) -> int:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from sde_diffusion.analytic import Empirical, Exact, Gaussian, GaussianMixture, Mixture, Uniform
-from sde_diffusion.prediction import Prediction
+from sde_diffusion.model import Model
 from sde_diffusion.sdes import EDM, SDE, Array
 from sde_diffusion.selection import choose
 
@@ -21,25 +22,29 @@ class Problem:
     `model(x, t)` is what they evaluate, `data(key, num)` gives samples [num, *event] of what they
     should end at. `exact` is the data's distribution where it is known: then the error of a
     network is told from that of stopping early, and densities are compared. `conditions(rows)`
-    gives what the model is conditioned on for samples number rows [B], for `with_condition`. `size`
+    gives the condition `cond` of the model for samples number rows [B]. `size`
     is how many data there are, of which `data` draws without repeating any as long as they last;
     None where each draw is new.
 
-        Problem("mine", sde, sde_diffusion.from_eps(sde, network), (2,), lambda key, num: x[:num])
+        Problem("mine", sde_diffusion.from_eps(sde, network), (2,), lambda key, num: x[:num])
     """
 
     name: str
-    sde: SDE
-    model: Callable[..., Prediction]
+    model: Model
     event: tuple[int, ...]
     data: Callable[[Array, int], Array]
     exact: Exact | None = None
-    conditions: Callable[[np.ndarray], Mapping[str, Array]] | None = None
+    conditions: Callable[[np.ndarray], Any] | None = None
     size: int | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 2:
             raise ValueError(f"Problem takes a size of at least 2 data, got {self.size}")
+
+    @property
+    def sde(self) -> SDE:
+        """The model's SDE."""
+        return self.model.sde
 
     def log_prob(self, x: Array) -> Array:
         """log p_0(x) in nats, [B]; ValueError where the data's distribution is not known."""
@@ -51,7 +56,7 @@ class Problem:
 
 def exact_problem(name: str, exact: Exact, sde: SDE) -> Problem:
     """The problem whose model is the exact one of a distribution."""
-    return Problem(name, sde, exact.model(sde), exact.event, exact.sample, exact)
+    return Problem(name, exact.model(sde), exact.event, exact.sample, exact)
 
 
 def gaussian() -> Gaussian:

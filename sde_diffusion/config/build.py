@@ -26,7 +26,7 @@ from sde_diffusion import (
     selection,
 )
 from sde_diffusion import parameterization as parameterizations
-from sde_diffusion import prediction as predictions
+from sde_diffusion.model import Model, from_network
 from sde_diffusion.objectives import time_density
 from sde_diffusion.sdes import SDE, Array
 from sde_diffusion.training import (
@@ -112,11 +112,11 @@ def scaling(config: ConfigDict, features: data.Features) -> data.Scaling:
 def init_params(config: ConfigDict, event: tuple[int, ...]) -> Callable[[Array], Any]:
     """key -> parameters, for samples of shape `event`."""
     net = network(config)
-    condition = jnp.zeros((1,), jnp.int32) if is_conditional(config) else None
+    cond = jnp.zeros((1,), jnp.int32) if is_conditional(config) else None
 
     def init(key: Array) -> Any:
         x, t = jnp.zeros((1, *event)), jnp.ones((1,))
-        return net.init(key, x, t, condition=condition)["params"]
+        return net.init(key, x, t, cond)["params"]
 
     return init
 
@@ -126,20 +126,10 @@ def is_conditional(config: ConfigDict) -> bool:
     return config.network.get("num_classes") is not None
 
 
-def model(
-    config: ConfigDict, params: Any, labels: Array | None = None
-) -> Callable[..., predictions.Prediction]:
-    """model(x, t) -> Prediction with these parameters; labels [B] where it is conditional."""
-    made = unconditioned(config, params)
-    return predictions.with_condition(made, condition=labels) if is_conditional(config) else made
-
-
-def unconditioned(config: ConfigDict, params: Any) -> Callable[..., predictions.Prediction]:
-    """model(x, t, condition=labels) -> Prediction; the condition where it is conditional."""
+def model(config: ConfigDict, params: Any) -> Model:
+    """The model with these parameters; its condition is labels [B] where it is conditional."""
     apply: Callable[..., Any] = network(config).apply
-    return predictions.from_network(
-        sde(config), apply, {"params": params}, parameterization(config)
-    )
+    return from_network(sde(config), apply, {"params": params}, parameterization(config))
 
 
 def loss_fn(config: ConfigDict, scaling: data.Scaling) -> Callable[[Any, Array, Batch], Array]:
@@ -157,10 +147,9 @@ def loss_fn(config: ConfigDict, scaling: data.Scaling) -> Callable[[Any, Array, 
         if config.data.dequantize:
             x = data.dequantize(noise.fold_in(keys, 1), x, scaling.low, scaling.high)
         apply: Callable[..., Any] = partial(net.apply, train=True, rngs={"dropout": key_dropout})
-        trained = predictions.from_network(process, apply, {"params": params}, parameters)
-        if conditional:
-            trained = predictions.with_condition(trained, condition=batch["label"])
-        return loss(key_loss, trained, process, scaling.scale(x))
+        trained = from_network(process, apply, {"params": params}, parameters)
+        cond = batch["label"] if conditional else None
+        return loss(key_loss, trained, scaling.scale(x), cond=cond)
 
     return of_batch
 

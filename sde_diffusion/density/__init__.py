@@ -4,9 +4,9 @@
 `bound` is the variational bound. `pushforward` is the density of what a deterministic solver makes.
 """
 
+from sde_diffusion.density.bound import Bound, variational_bound
 from sde_diffusion.density.likelihood import (
     PROBES,
-    Bound,
     Divergence,
     Exact,
     Hutchinson,
@@ -15,7 +15,6 @@ from sde_diffusion.density.likelihood import (
     decode,
     encode,
     log_likelihood,
-    variational_bound,
 )
 from sde_diffusion.density.pushforward import Pushforward, pushforward
 

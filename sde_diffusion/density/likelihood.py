@@ -17,17 +17,19 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from sde_diffusion import noise
+from sde_diffusion.density.reductions import mean_and_error, sum_of_event
+from sde_diffusion.model import Model, require_model, time_dtype
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers import Solver
-from sde_diffusion.sdes import SDE, Array, expand
+from sde_diffusion.samplers.sample import require_batch, require_solver
+from sde_diffusion.sdes import SDE, Array
 from sde_diffusion.selection import require_known
 
 PROBES: dict[str, Callable[..., Array]] = {
@@ -82,7 +84,7 @@ class Hutchinson:
         return jax.vmap(lambda key: PROBES[self.distribution](key, shape, x.dtype))(keys)
 
     def total(self, terms: Array) -> tuple[Array, Array]:
-        return _mean_and_error(terms)
+        return mean_and_error(terms)
 
 
 class Likelihood(NamedTuple):
@@ -99,13 +101,13 @@ class Likelihood(NamedTuple):
 
 def log_likelihood(
     key: Array,
-    model: Callable[..., Prediction],
-    sde: SDE,
+    model: Model,
     x: Array,
     *,
     solver: Solver,
     grid: Array,
     divergence: Divergence,
+    cond: Any = None,
     prior: Callable[[Array], Array] | None = None,
     first: Array | int = 0,
 ) -> Likelihood:
@@ -122,23 +124,21 @@ def log_likelihood(
     does not start at t_max where no prior is given, or x that is not floating point.
 
         grid = grids.log_snr(sde, 100)
-        log_likelihood(key, model, sde, x, solver=RK4(), grid=grid, divergence=Exact()).log_prob
+        log_likelihood(key, model, x, solver=RK4(), grid=grid, divergence=Exact()).log_prob
     """
     x, grid = jnp.asarray(x), jnp.asarray(grid)
-    _check(solver, grid, x)
+    _check(model, solver, grid, x, cond)
     if prior is None:
-        _check_start(sde, grid)
-        prior = sde.prior_log_prob
+        _check_start(model.sde, grid)
+        prior = model.sde.prior_log_prob
     keys = noise.sample_keys(key, len(x), first)
     latent, integral, error, nfe = _integrate(
-        keys, _as_pytree(model), sde, x, grid[::-1], solver=solver, divergence=divergence
+        keys, model, solver, x, grid[::-1], cond, divergence=divergence
     )
     return Likelihood(prior(latent) + integral, error, latent, nfe)
 
 
-def encode(
-    model: Callable[..., Prediction], sde: SDE, x: Array, *, solver: Solver, grid: Array
-) -> Array:
+def encode(model: Model, x: Array, *, solver: Solver, grid: Array, cond: Any = None) -> Array:
     """The latent x_T at grid[0] of x [B, *event] at grid[-1], along the probability flow.
 
     Undone by `decode`, to the accuracy of the solver. Song et al. 2021, sec. 4.3.
@@ -147,17 +147,15 @@ def encode(
     not floating point.
     """
     x, grid = jnp.asarray(x), jnp.asarray(grid)
-    _check(solver, grid, x)
-    return _flow(_as_pytree(model), sde, x, grid[::-1], solver=solver)[0]
+    _check(model, solver, grid, x, cond)
+    return _flow(model, solver, x, grid[::-1], cond)[0]
 
 
-def decode(
-    model: Callable[..., Prediction], sde: SDE, latent: Array, *, solver: Solver, grid: Array
-) -> Array:
+def decode(model: Model, latent: Array, *, solver: Solver, grid: Array, cond: Any = None) -> Array:
     """The x at grid[-1] whose latent is x_T [B, *event] at grid[0]; see `encode`."""
     latent, grid = jnp.asarray(latent), jnp.asarray(grid)
-    _check(solver, grid, latent)
-    return _flow(_as_pytree(model), sde, latent, grid, solver=solver)[0]
+    _check(model, solver, grid, latent, cond)
+    return _flow(model, solver, latent, grid, cond)[0]
 
 
 def bits_per_dim(log_prob: Array, dimension: int, *, levels: int, scale: float) -> Array:
@@ -178,132 +176,57 @@ def bits_per_dim(log_prob: Array, dimension: int, *, levels: int, scale: float) 
     return -(log_prob / dimension + math.log(scale / levels)) / math.log(2.0)
 
 
-class Bound(NamedTuple):
-    """The three losses of the variational bound and the diffusion loss's standard error, [B], nats.
-
-    The standard error is that of independent draws; as they are spread evenly, the true one is
-    smaller.
-    """
-
-    prior: Array
-    reconstruction: Array
-    diffusion: Array
-    standard_error: Array
-
-    @property
-    def log_prob(self) -> Array:
-        """The lower bound on log p(x), [B] in nats."""
-        return -(self.prior + self.reconstruction + self.diffusion)
-
-
-def variational_bound(
-    key: Array,
-    model: Callable[..., Prediction],
-    sde: SDE,
-    x: Array,
-    *,
-    num: int,
-    first: Array | int = 0,
-) -> Bound:
-    """A lower bound on log p(x_0 = x), x [B, *event], in continuous time; `num` draws a sample.
-
-        prior            KL(q(x_T | x) || prior)
-        reconstruction   E[-log N(x; x_s / alpha_s, (sigma_s / alpha_s)^2)],   s = t_min
-        diffusion        (lambda_s - lambda_T) E || eps - eps_model(x_t, t) ||^2
-
-    with lambda uniform, and evenly spaced with one random shift over the draws of a sample. The
-    decoder is q(x_s | x) itself, normalized in x, whose loss has a closed form. Unlike the
-    probability flow, this is of x at time 0 and of the reverse SDE. The draws of sample i depend
-    on (key, first + i) alone. Kingma et al. 2021 (variational diffusion models).
-
-    Raises ValueError for num below 1, or an SDE with an infinite log-SNR at t_max.
-    """
-    if num < 1:
-        raise ValueError(f"variational_bound needs at least 1 draw, got num={num}")
-    low = sde.log_snr(sde.t_max)
-    if not isinstance(low, jax.core.Tracer) and not jnp.isfinite(low):
-        raise ValueError(
-            f"{type(sde).__name__} has no finite log-SNR at t_max={sde.t_max:g}: "
-            "use a smaller t_max such as 0.999"
-        )
-    keys = noise.sample_keys(key, len(x), first)
-    return _bound(keys, _as_pytree(model), sde, jnp.asarray(x), num=num)
-
-
-@partial(jax.jit, static_argnames=("num",))
-def _bound(keys: Array, model: Callable[..., Prediction], sde: SDE, x: Array, *, num: int) -> Bound:
-    high, low = sde.log_snr(sde.t_min), sde.log_snr(sde.t_max)
-    shift = jax.vmap(jax.random.uniform)(noise.fold_in(keys, num))
-
-    def draw(_: None, i: Array) -> tuple[None, Array]:
-        t = sde.t_of_log_snr(low + (i + shift) / num * (high - low))
-        t = jnp.clip(t, sde.t_min, sde.t_max)
-        mean, std = sde.marginal_prob(x, t)
-        eps = noise.normal(noise.fold_in(keys, i), x)
-        error = model(mean + expand(std, x) * eps, t).noise_error(x, eps)
-        return None, (high - low) * _sum(error**2)
-
-    _, terms = jax.lax.scan(draw, None, jnp.arange(num))
-    diffusion, error = _mean_and_error(terms.T)
-    size = math.prod(x.shape[1:])
-    mean, std = sde.marginal_prob(x, sde.t_max)
-    variance = (std / sde.prior_std) ** 2
-    return Bound(
-        prior=0.5 * _sum((mean / sde.prior_std) ** 2)
-        + 0.5 * size * (variance - 1.0 - jnp.log(variance)),
-        reconstruction=jnp.full_like(diffusion, size * (0.5 + 0.5 * math.log(2 * math.pi) - high)),
-        diffusion=diffusion,
-        standard_error=error,
-    )
-
-
-@partial(jax.jit, static_argnames=("solver", "divergence"))
+@partial(jax.jit, static_argnames=("divergence",))
 def _integrate(
     keys: Array,
-    model: Callable[..., Prediction],
-    sde: SDE,
+    model: Model,
+    solver: Solver,
     x: Array,
     times: Array,
+    cond: Any,
     *,
-    solver: Solver,
     divergence: Divergence,
 ) -> tuple[Array, Array, Array, Array]:
     """x_T [B, *event], the integral of (1) and its standard error [B], and the evaluations."""
+    x = x.astype(time_dtype(x))
     probes = divergence.probes(keys, x)
     start = jnp.concatenate([_flat(x), jnp.zeros_like(x, shape=probes.shape[:2])], axis=1)
-    augmented = Partial(_with_divergence, model, sde, probes)
-    end, nfe = _flow(augmented, sde, start, times, solver=solver)
+    # The probes belong to the samples, so they are a condition.
+    augmented = Model(model.sde, _with_divergence, model)
+    end, nfe = _flow(augmented, solver, start, times, (cond, probes))
     latent, terms = _split(end, probes)
     return latent, *divergence.total(terms), nfe
 
 
-@partial(jax.jit, static_argnames=("solver",))
-def _flow(
-    model: Callable[..., Prediction], sde: SDE, x: Array, times: Array, *, solver: Solver
-) -> tuple[Array, Array]:
+@jax.jit
+def _flow(model: Model, solver: Solver, x: Array, times: Array, cond: Any) -> tuple[Array, Array]:
     """x carried along the times [n + 1], in either direction, and the evaluations, [] or [B]."""
     # A deterministic solver draws nothing from its keys.
     keys = noise.sample_keys(jax.random.key(0), len(x))
-    made = solver.solve(keys, model, sde, x, times)
+    made = solver.solve(keys, model, x, times, cond)
     return made.x, made.nfe
 
 
 def _with_divergence(
-    model: Callable[..., Prediction], sde: SDE, probes: Array, z: Array, t: Array
+    model: Model, sde: SDE, z: Array, t: Array, cond: tuple[Any, Array]
 ) -> Prediction:
     """The velocity of z [B, D + K]: x, and the integrals of the terms of (2) along it."""
-    # A black-box solver first asks about one sample alone, for the shape of the answer.
-    batch = len(probes)
-    z, t = jnp.broadcast_to(z, (batch, z.shape[1])), jnp.broadcast_to(t, (batch,))
+    own, probes = cond
     x, _ = _split(z, probes)
 
-    def along(probe: Array) -> tuple[Array, Array]:
-        velocity, change = jax.jvp(lambda x: model(x, t).velocity, (x,), (probe,))
-        return velocity, _sum(probe * change)
+    def velocity_of(x: Array) -> tuple[Array, Array]:
+        prediction = model(x, t, own)
+        return prediction.velocity, jnp.asarray(prediction.evaluations)
+
+    def along(probe: Array) -> tuple[Array, Array, Array]:
+        velocity, change, evaluations = jax.jvp(velocity_of, (x,), (probe,), has_aux=True)
+        return velocity, sum_of_event(probe * change), evaluations
 
     # The velocity is the same for every probe, so it is evaluated once.
-    velocity, terms = jax.vmap(along, in_axes=1, out_axes=(None, 1))(probes)
-    return Prediction("velocity", jnp.concatenate([_flat(velocity), terms], axis=1), z, t, sde)
+    over_probes = jax.vmap(along, in_axes=1, out_axes=(None, 1, None))
+    velocity, terms, evaluations = over_probes(probes)
+    slope = jnp.concatenate([_flat(velocity), terms], axis=1)
+    return Prediction("velocity", slope, z, t, sde, evaluations)
 
 
 def _split(z: Array, probes: Array) -> tuple[Array, Array]:
@@ -316,25 +239,10 @@ def _flat(x: Array) -> Array:
     return x.reshape(len(x), -1)
 
 
-def _sum(x: Array) -> Array:
-    """The sum over a sample's dimensions, [B]."""
-    return jnp.sum(x, axis=tuple(range(1, x.ndim)))
-
-
-def _mean_and_error(terms: Array) -> tuple[Array, Array]:
-    """The mean of terms [B, n] and its standard error, each [B]; that of one term is unknown."""
-    mean, num = jnp.mean(terms, axis=1), terms.shape[1]
-    if num == 1:
-        return mean, jnp.full_like(mean, jnp.nan)
-    return mean, jnp.std(terms, axis=1, ddof=1) / math.sqrt(num)
-
-
-def _as_pytree(model: Callable[..., Prediction]) -> Partial:
-    # A plain function is its own structure: the same one does not retrace.
-    return model if isinstance(model, Partial) else Partial(model)
-
-
-def _check(solver: Solver, grid: Array, x: Array) -> None:
+def _check(model: Model, solver: Solver, grid: Array, x: Array, cond: Any) -> None:
+    require_model(model)
+    require_solver(solver)
+    require_batch(cond, len(x))
     if solver.stochastic:
         raise ValueError(f"the probability flow needs a deterministic solver, got {solver}")
     if solver.denoises:

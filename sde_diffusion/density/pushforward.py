@@ -1,20 +1,18 @@
 """pushforward(): samples, with the density of what the sampler makes at each of them."""
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
-from jax.tree_util import Partial
 
 from sde_diffusion import noise
-from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers.sample import check, draw_start, grid_of, sample
+from sde_diffusion.model import Model, require_model
+from sde_diffusion.samplers.sample import check, draw_start, grid_of, require_batch, sample
 from sde_diffusion.samplers.solver import Solver
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.sdes import Array
 
 
 class Pushforward(NamedTuple):
@@ -30,12 +28,12 @@ class Pushforward(NamedTuple):
 
 def pushforward(
     key: Array,
-    model: Callable[..., Prediction],
-    sde: SDE,
+    model: Model,
     shape: tuple[int, ...],
     *,
     solver: Solver,
     grid: Array | None = None,
+    cond: Any = None,
     first: Array | int = 0,
     denoise_last: bool = True,
 ) -> Pushforward:
@@ -56,37 +54,39 @@ def pushforward(
 
     Raises ValueError for a solver that draws noise, or chooses its own steps, and as `sample` does.
 
-        made = pushforward(key, model, sde, (1000, 2), solver=DPMSolverPP2M(), grid=grid)
+        made = pushforward(key, model, (1000, 2), solver=DPMSolverPP2M(), grid=grid)
         kl = jnp.mean(made.log_prob - exact_log_prob(made.x))    # KL(q || p), in nats
     """
     if solver.stochastic or solver.adaptive:
         why = "draws noise" if solver.stochastic else "chooses its own steps"
         raise ValueError(f"pushforward needs a fixed map of the start, but {solver} {why}")
+    require_model(model)
     grid = grid_of(solver, grid)
-    check(solver, sde, grid)
+    require_batch(cond, shape[0])
+    check(solver, model.sde, grid)
     return _pushforward(
         noise.sample_keys(key, shape[0], first),
-        model if isinstance(model, Partial) else Partial(model),
-        sde,
+        model,
+        solver,
         grid,
+        cond,
         shape=tuple(shape),
-        solver=solver,
         denoise_last=denoise_last,
     )
 
 
-@partial(jax.jit, static_argnames=("shape", "solver", "denoise_last"))
+@partial(jax.jit, static_argnames=("shape", "denoise_last"))
 def _pushforward(
     keys: Array,
-    model: Callable[..., Prediction],
-    sde: SDE,
+    model: Model,
+    solver: Solver,
     grid: Array,
+    cond: Any,
     *,
     shape: tuple[int, ...],
-    solver: Solver,
     denoise_last: bool,
 ) -> Pushforward:
-    batch, size = shape[0], math.prod(shape[1:])
+    sde, batch, size = model.sde, shape[0], math.prod(shape[1:])
     start = draw_start(keys, sde, grid, shape)
 
     def end(x: Array) -> Array:
@@ -94,10 +94,10 @@ def _pushforward(
         made = sample(
             jax.random.key(0),
             model,
-            sde,
             shape,
             solver=solver,
             grid=grid,
+            cond=cond,
             x_init=x,
             denoise_last=denoise_last,
         )

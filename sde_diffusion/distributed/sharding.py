@@ -20,9 +20,9 @@ import jax
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jax.tree_util import Partial
 
 from sde_diffusion.distributed.mesh import AXES, FSDP, check_batch_size
+from sde_diffusion.model import Model
 
 # Elements. Of the leaves of NCSN++ for CIFAR-10 two thirds are smaller, biases and norms, and hold
 # 0.2 % of its elements.
@@ -89,20 +89,20 @@ def gather(params: Any, shardings: Any, whole: NamedSharding, *, dtype: str = "f
     return gathered(params)
 
 
-def spread(model: Callable[..., Any], mesh: Mesh) -> Partial:
-    """The model, with the samples x [B, *event] that it is called with spread over the devices.
+def spread(model: Model, mesh: Mesh) -> Model:
+    """The model, with samples x [B, *event] and their conditions spread over the devices.
 
     So is then all that a solver or a likelihood computes between its calls. B must be a multiple of
     the number of devices.
     """
-    model = model if isinstance(model, Partial) else Partial(model)
-    return Partial(_spread_over(shard_samples(mesh)), model)
+    return Model(model.sde, _spread_over(shard_samples(mesh)), model)
 
 
 @functools.cache  # the same function for the same devices, which does not retrace
 def _spread_over(by_sample: NamedSharding) -> Callable[..., Any]:
-    def call(model: Callable[..., Any], x: jax.Array, *args: Any, **kwargs: Any) -> Any:
-        return model(lax.with_sharding_constraint(x, by_sample), *args, **kwargs)
+    def call(model: Model, sde: Any, x: jax.Array, t: jax.Array, cond: Any) -> Any:
+        x, cond = lax.with_sharding_constraint((x, cond), by_sample)
+        return model(x, t, cond)
 
     return call
 

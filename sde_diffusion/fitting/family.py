@@ -6,15 +6,15 @@ Times are fitted by the shares that their steps have of the way in lambda = log(
 import functools
 import itertools
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sde_diffusion.model import Model
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers import Fitted, FittedGrid, Solver
-from sde_diffusion.samplers.solver import Model
+from sde_diffusion.samplers.solver import Counted
 from sde_diffusion.sdes import SDE, Array
 
 # Where lambda at t_max is lower, or infinite, the second time is sought from here on.
@@ -102,13 +102,14 @@ def as_multistep(solver: Solver, sde: SDE, times: Array, *, denoise_last: bool =
     unit = jnp.eye(nfe + 1, dtype=times.dtype)
     called: list[tuple[Array, Array]] = []
 
-    def model(x: Array, t: Any) -> Prediction:
-        called.append((x[0], jnp.asarray(t, x.dtype)))
+    def unit_vectors(params: None, sde: SDE, x: Array, t: Array, cond: None) -> Prediction:
+        called.append((x[0], t))
         return Prediction("x0", unit[len(called)][None], x, called[-1][1], sde)
 
+    model = Model(sde, unit_vectors)
     state = solver.init(unit[:1], times)
     for t, s in itertools.pairwise(times):
-        state = solver.step(jax.random.key(0)[None], Model(model), sde, state, t, s)
+        state = solver.step(jax.random.key(0)[None], Counted(model), state, t, s)
     end, end_sigma = (unit[-1:], 0.0) if denoise_last else (state.x, sde.sigma(times[-1]))
     if denoise_last:
         model(state.x, times[-1])

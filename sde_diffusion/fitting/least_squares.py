@@ -18,27 +18,24 @@ import numpy as np
 from sde_diffusion import noise
 from sde_diffusion.fitting.family import Make
 from sde_diffusion.fitting.starts import Starts
-from sde_diffusion.prediction import Prediction, with_condition
-from sde_diffusion.sdes import SDE, Array
-
-Model = Callable[..., Prediction]
+from sde_diffusion.model import Model
+from sde_diffusion.sdes import Array
 
 FIRST_MU = 1e-2
 
 
-def end(make: Make, model: Model, sde: SDE, theta: Array, starts: Starts) -> Array:
+def end(make: Make, model: Model, theta: Array, starts: Starts) -> Array:
     """The samples [N, *event] that the solver of theta makes."""
+    sde = model.sde
     solver = make(sde, theta)
-    if starts.condition:
-        model = with_condition(model, **starts.condition)
     times = jnp.asarray(solver.times)
     # As `sample` starts it, with the noise of its own first time.
     x = starts.x * (sde.sigma(times[0]) / sde.sigma(sde.t_max))
     # The keys are the contract's; what is fitted draws no noise.
     keys = noise.sample_keys(jax.random.key(0), len(x))
     # Recomputing a step costs less than its insides do in memory: 2 to 6 times on exact mixtures.
-    x = solver.solve(keys, model, sde, x, times, remat=True).x
-    return x if solver.denoises else model(x, times[-1]).x0
+    x = solver.solve(keys, model, x, times, starts.cond, remat=True).x
+    return x if solver.denoises else model(x, times[-1], starts.cond).x0
 
 
 def _square(x: Array) -> Array:
@@ -46,15 +43,13 @@ def _square(x: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames="make")
-def _squares(make: Make, model: Model, sde: SDE, theta: Array, chunk: Starts) -> Array:
-    return _square(end(make, model, sde, theta, chunk) - chunk.target)
+def _squares(make: Make, model: Model, theta: Array, chunk: Starts) -> Array:
+    return _square(end(make, model, theta, chunk) - chunk.target)
 
 
-def squares(
-    make: Make, model: Model, sde: SDE, theta: Array, starts: Starts, *, size: int
-) -> np.ndarray:
+def squares(make: Make, model: Model, theta: Array, starts: Starts, *, size: int) -> np.ndarray:
     """|x - target|^2 [N], `size` starts at a time."""
-    made = [_squares(make, model, sde, theta, chunk) for chunk in starts.chunks(size)]
+    made = [_squares(make, model, theta, chunk) for chunk in starts.chunks(size)]
     return np.concatenate(made)
 
 
@@ -64,23 +59,21 @@ def _rho(square: Any, m: float) -> Any:
 
 @partial(jax.jit, static_argnames="make")
 def _gradient(
-    make: Make, model: Model, sde: SDE, theta: Array, chunk: Starts, m: float
+    make: Make, model: Model, theta: Array, chunk: Starts, m: float
 ) -> tuple[Array, Array]:
     """(gradient [P] of the weighted sum of rho, |x - target|^2 [size])."""
 
     def loss(theta: Array) -> tuple[Array, Array]:
-        square = _square(end(make, model, sde, theta, chunk) - chunk.target)
+        square = _square(end(make, model, theta, chunk) - chunk.target)
         return jnp.sum(chunk.weight * _rho(square, m)), square
 
     return jax.grad(loss, has_aux=True)(theta)
 
 
 @partial(jax.jit, static_argnames="make")
-def _curvature(
-    make: Make, model: Model, sde: SDE, theta: Array, chunk: Starts, weight: Array
-) -> Array:
+def _curvature(make: Make, model: Model, theta: Array, chunk: Starts, weight: Array) -> Array:
     """J^T diag(weight) J, [P, P], for the weights [size] of the starts."""
-    jacobian = jax.jacfwd(lambda theta: end(make, model, sde, theta, chunk))(theta)
+    jacobian = jax.jacfwd(lambda theta: end(make, model, theta, chunk))(theta)
     jacobian = jacobian.reshape(len(weight), -1, len(theta))
     return jnp.einsum("b,bdp,bdq->pq", weight, jacobian, jacobian, precision="highest")
 
@@ -103,7 +96,6 @@ def descend(
     key: Array,
     make: Make,
     model: Model,
-    sde: SDE,
     theta: Array,
     choose: Callable[[int, Array], Starts | None],
     *,
@@ -134,14 +126,14 @@ def descend(
             if chosen is None:
                 return
             starts = chosen
-        parts = [_gradient(make, model, sde, theta, chunk, m) for chunk in starts.chunks(size)]
+        parts = [_gradient(make, model, theta, chunk, m) for chunk in starts.chunks(size)]
         square = np.concatenate([square for _, square in parts])
         before = loss(square)
         if before == 0.0:
             return
         slope = np.sum([slope for slope, _ in parts], axis=0, dtype=float) / len(square)
         drawn = _drawn(rng, starts, square, m, num, size)
-        products = [_curvature(make, model, sde, theta, *chunk) for chunk in drawn]
+        products = [_curvature(make, model, theta, *chunk) for chunk in drawn]
         curvature = np.sum(products, axis=0, dtype=float)
         new = mean is None
         mean = curvature if new else mean + 0.3 * (curvature - mean)
@@ -152,7 +144,7 @@ def descend(
         for _ in range(10):
             move = np.linalg.solve(mean + mu * np.diag(diagonal), -slope)
             near = theta + jnp.asarray(move, theta.dtype)
-            gain = 1.0 - loss(squares(make, model, sde, near, starts, size=size)) / before
+            gain = 1.0 - loss(squares(make, model, near, starts, size=size)) / before
             if gain > 0.0:
                 break
             mu *= 4.0

@@ -3,18 +3,17 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.tree_util import Partial
 
 from sde_diffusion.fitting import family, least_squares, race, standard, starts
 from sde_diffusion.fitting.starts import Starts
-from sde_diffusion.prediction import Prediction
+from sde_diffusion.model import Model, require_model
 from sde_diffusion.samplers import Solver
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.sdes import Array
 
 # Steps of the solution that tells which starts are hard.
 ROUGH = 48
@@ -56,13 +55,12 @@ class Fit:
 
 def fit(
     key: Array,
-    model: Callable[..., Prediction],
-    sde: SDE,
+    model: Model,
     shape: tuple[int, ...],
     *,
     nfe: int,
     solver: Solver | None = None,
-    conditions: Callable[[np.ndarray], Mapping[str, Any]] | None = None,
+    conditions: Callable[[np.ndarray], Any] | None = None,
     seconds: float = 60.0,
     pool: int | None = None,
     held_out: int = 4096,
@@ -96,8 +94,8 @@ def fit(
     Raises ValueError for nfe below 2, a stochastic solver, nfe that are not whole steps of it, a
     pool of fewer than N, or a model whose fine solution is not finite.
 
-        fitted = sde_diffusion.fit(key, model, sde, (8192, 2), nfe=8)
-        sde_diffusion.sample(key, model, sde, (1000, 2), solver=fitted.solver)
+        fitted = sde_diffusion.fit(key, model, (8192, 2), nfe=8)
+        sde_diffusion.sample(key, model, (1000, 2), solver=fitted.solver)
 
     Related: Shaul et al. 2024 (Bespoke Non-Stationary Solvers), Frankel et al. 2025 (S4S).
     """
@@ -109,8 +107,9 @@ def fit(
     pool = shape[0] if pool is None else pool
     if pool < shape[0]:
         raise ValueError(f"pool must be at least the {shape[0]} starts of shape, got {pool}")
+    require_model(model)
+    sde = model.sde
     make, candidates = standard.candidates(sde, nfe, solver)
-    model = model if isinstance(model, Partial) else Partial(model)
     batch = min(batch, shape[0])
     pooled = pool > shape[0]
     sizes = (shape[0], held_out, pool, max(held_out, pool // HELD) if pooled else held_out)
@@ -129,10 +128,10 @@ def fit(
         return going
 
     def finely(of: Starts, going: Callable[[], bool] = lambda: True) -> Starts:
-        return starts.solved(model, sde, of, steps=fine_steps, size=batch, going=going)
+        return starts.solved(model, of, steps=fine_steps, size=batch, going=going)
 
     def errors(theta: Array, of: Starts) -> np.ndarray:
-        return np.sqrt(least_squares.squares(make, model, sde, theta, of, size=batch))
+        return np.sqrt(least_squares.squares(make, model, theta, of, size=batch))
 
     def error(theta: Array, of: Starts) -> float:
         return float(np.sqrt(np.mean(of.weight * errors(theta, of) ** 2)))
@@ -148,7 +147,7 @@ def fit(
 
     def looked_at(of: Starts) -> Pool:
         """As many of them as there is time for, with rough ends, and the start's errors there."""
-        rough = starts.solved(model, sde, of, steps=ROUGH, size=batch, going=preparing())
+        rough = starts.solved(model, of, steps=ROUGH, size=batch, going=preparing())
         return Pool(rough, errors(candidates[start], rough))
 
     def chosen(key: Array, of: Pool, num: int, *off: np.ndarray) -> Starts:
@@ -186,7 +185,6 @@ def fit(
             jax.random.fold_in(key, i),
             make,
             model,
-            sde,
             theta,
             choose,
             m=(far * start_error) ** 2,

@@ -1,22 +1,21 @@
 """The starts that a solver is fitted to, where they should end, and which of many are worth it."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from sde_diffusion import noise
 from sde_diffusion.fitting import family
-from sde_diffusion.prediction import with_condition
+from sde_diffusion.model import Model
 from sde_diffusion.samplers import UniPC
 from sde_diffusion.sdes import SDE, Array
 
 
 class Starts(NamedTuple):
-    """Starts x and where they should end, [N, *event], conditions [N, ...], and weights [N].
+    """Starts x and targets [N, *event], their conditions cond [N, ...] or None, and weights [N].
 
     NumPy arrays, which go through the model `size` at a time, so that nothing is compiled for
     another N.
@@ -24,7 +23,7 @@ class Starts(NamedTuple):
 
     x: Any
     target: Any
-    condition: Mapping[str, Any]
+    cond: Any
     weight: Any
 
     def rows(self, rows: Any) -> "Starts":
@@ -39,20 +38,19 @@ def draw(
     key: Array,
     sde: SDE,
     shape: tuple[int, ...],
-    conditions: Callable[[np.ndarray], Mapping[str, Any]] | None,
+    conditions: Callable[[np.ndarray], Any] | None,
 ) -> Starts:
     """The starts [N, *event] that `sample` draws by the key, of equal weights; no targets yet."""
     num, event = shape[0], shape[1:]
     keys = noise.fold_in(noise.sample_keys(key, num), 0)
     x = sde.sigma(sde.t_max) * noise.normal(keys, jnp.zeros((num, *event)))
-    told = conditions(np.arange(num)) if conditions else {}
+    cond = conditions(np.arange(num)) if conditions else None
     weight = np.ones(num, np.float32)
-    return jax.tree.map(np.asarray, Starts(x, x, dict(told), weight))
+    return jax.tree.map(np.asarray, Starts(x, x, cond, weight))
 
 
 def solved(
-    model: Partial,
-    sde: SDE,
+    model: Model,
     starts: Starts,
     *,
     steps: int,
@@ -63,12 +61,13 @@ def solved(
 
     `size` starts after the other, as many as are solved while it is `going`.
     """
+    sde = model.sde
     low, high = family.ends(sde)
     inner = sde.t_of_log_snr(jnp.linspace(low, high, steps + 1)[1:])
     times = jnp.append(jnp.asarray(sde.t_max, inner.dtype), inner)
     target = []
     for chunk in starts.chunks(size):
-        target.append(np.asarray(_solve(model, sde, chunk, times)))
+        target.append(np.asarray(_solve(model, chunk, times)))
         if not going():
             break
     done = starts.rows(slice(size * len(target)))
@@ -76,11 +75,10 @@ def solved(
 
 
 @jax.jit
-def _solve(model: Partial, sde: SDE, starts: Starts, times: Array) -> Array:
-    if starts.condition:
-        model = Partial(with_condition(model, **starts.condition))
+def _solve(model: Model, starts: Starts, times: Array) -> Array:
     keys = noise.sample_keys(jax.random.key(0), len(starts.x))
-    return model(UniPC().solve(keys, model, sde, starts.x, times).x, times[-1]).x0
+    x = UniPC().solve(keys, model, starts.x, times, starts.cond).x
+    return model(x, times[-1], starts.cond).x0
 
 
 def choose(key: Array, starts: Starts, errors: Sequence[np.ndarray], num: int) -> Starts:

@@ -1,4 +1,4 @@
-"""Score networks in Flax: network(x, t, condition=..., train=...) with an output shaped like x.
+"""Score networks in Flax: network(x, t, cond, train=...) with an output shaped like x.
 
 Nothing else in the package imports these and they import no SDE: a network of one's own, in any
 library, serves as well.

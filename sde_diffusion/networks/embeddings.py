@@ -71,15 +71,16 @@ def embed_level(level: Array, features: int, act: Callable[[Array], Array]) -> A
 
 
 def embed_class(
-    condition: Array | None, batch: int, num_classes: int | None, features: int, dtype: jnp.dtype
+    cond: Array | None, batch: int, num_classes: int | None, features: int, dtype: jnp.dtype
 ) -> Array | None:
     """The class as a vector [B, features], in a layer of the module that calls this.
 
-    None for a network without classes, which has no such layer. No condition is no class for all.
+    None for a network without classes, which has no such layer. cond=None means that no sample has
+    a class.
     """
     if num_classes is None:
-        if condition is not None:
-            raise ValueError("condition: given to a network without classes; set num_classes")
+        if cond is not None:
+            raise ValueError("cond is given to a network without classes: set num_classes")
         return None
-    labels = jnp.full((batch,), -1) if condition is None else condition
+    labels = jnp.full((batch,), -1) if cond is None else cond
     return ClassEmbedding(num_classes, features)(labels).astype(dtype)

@@ -15,7 +15,8 @@ class MLP(nn.Module):
     of Perez et al. 2018 and Peebles & Xie 2023.
 
     t [B] is the time label: a standard deviation for "fourier", anything else for "positional".
-    condition [B] holds class labels, a negative one for no class; None is no class for all.
+    cond [B] holds class labels, a negative one for no class; cond=None means that no sample has a
+    class.
 
     features, num_blocks: width of h, and how many blocks.
     octaves: how many sines and cosines of x, of periods 2, 1, 1/2, ..., enter beside it: a help
@@ -53,7 +54,7 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, t: Array, *, condition: Array | None = None, train: bool = False
+        self, x: Array, t: Array, cond: Array | None = None, *, train: bool = False
     ) -> Array:
         act = ACTIVATIONS[self.nonlinearity]
         dtype = jnp.dtype(self.dtype)
@@ -67,7 +68,7 @@ class MLP(nn.Module):
             ).astype(dtype),
             width,
         )
-        named = embed_class(condition, x.shape[0], self.num_classes, width, dtype)
+        named = embed_class(cond, x.shape[0], self.num_classes, width, dtype)
         embedding = embedding if named is None else embedding + named
         embedding = act(dense(act(embedding), width))
 

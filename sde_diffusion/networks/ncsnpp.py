@@ -43,7 +43,8 @@ class NCSNpp(nn.Module):
     """network(x, t) of the shape of x [B, H, W, C], with H and W multiples of 2^(levels - 1).
 
     t [B] is the time label: a standard deviation for "fourier", anything else for "positional".
-    condition [B] holds class labels, a negative one for no class; None is no class for all.
+    cond [B] holds class labels, a negative one for no class; cond=None means that no sample has a
+    class.
     The parameter tree is that of the reference, https://github.com/yang-song/score_sde.
 
     nf, ch_mult: channels of level i are nf * ch_mult[i]; num_res_blocks of them on the way down.
@@ -102,7 +103,7 @@ class NCSNpp(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, t: Array, *, condition: Array | None = None, train: bool = False
+        self, x: Array, t: Array, cond: Array | None = None, *, train: bool = False
     ) -> Array:
         levels, channels = len(self.ch_mult), x.shape[-1]
         if any(size % 2 ** (levels - 1) for size in x.shape[1:3]):
@@ -119,7 +120,7 @@ class NCSNpp(nn.Module):
         embedding = None
         if self.conditional:
             embedding = embed_level(features.astype(dtype), 4 * self.nf, act)
-        named = embed_class(condition, x.shape[0], self.num_classes, 4 * self.nf, dtype)
+        named = embed_class(cond, x.shape[0], self.num_classes, 4 * self.nf, dtype)
         if named is not None:
             embedding = named if embedding is None else embedding + named
         if embedding is not None:

@@ -1,18 +1,21 @@
 """Denoising score matching: E_t [ w(t) || eps - eps_model(alpha x_0 + sigma eps, t) ||^2 ].
 
-Every loss is a function (key, model, sde, x0) -> [B], one value a sample. All the weightings of
+Every loss is a function (key, model, x0, cond) -> [B], one value for each sample. All weightings of
 the literature are weights on the error of the noise, because the errors of the other views are
 multiples of it: those of the score by 1 / sigma^2, and of x_0 by (sigma / alpha)^2.
 """
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 
+from sde_diffusion.model import Model
 from sde_diffusion.objectives import time_density
-from sde_diffusion.prediction import Prediction
 from sde_diffusion.sdes import SDE, VE, VP, Array, expand
+
+T = TypeVar("T", bound=SDE)
 
 Weighting = Callable[[SDE, Array], Array]
 
@@ -76,10 +79,10 @@ REDUCTIONS: dict[str, Callable[[Array], Array]] = {"mean": mean, "half_sum": hal
 
 def denoising_loss(
     key: Array,
-    model: Callable[..., Prediction],
-    sde: SDE,
+    model: Model,
     x0: Array,
     *,
+    cond: Any = None,
     weighting: Weighting = paper,
     times: time_density.Times = UNIFORM,
     draw: time_density.Draw = time_density.independent,
@@ -89,37 +92,39 @@ def denoising_loss(
 
     Song et al. 2021, eq. 7. Works for a model of any kind of prediction and for every SDE.
     """
+    sde = model.sde
     key_t, key_z = jax.random.split(key)
     t, ratio = times(sde, draw(key_t, len(x0)))
-    squares = _squared_errors(key_z, model, sde, x0, t)
+    squares = _squared_errors(key_z, model, x0, t, cond)
     return ratio * weighting(sde, t) * reduction(squares)
 
 
 def smld_loss(
     key: Array,
-    model: Callable[..., Prediction],
-    sde: VE,
+    model: Model,
     x0: Array,
     *,
+    cond: Any = None,
     num_scales: int = 1000,
     reduction: Callable[[Array], Array] = mean,
 ) -> Array:
     """sigma_i^2 || score + z / sigma_i ||^2 at one of N noise levels, [B].
 
-    Song & Ermon 2019, eq. 6.
+    Song & Ermon 2019, eq. 6. Raises ValueError unless the model's SDE is VE.
     """
+    _require_sde("smld_loss", model, VE)
     key_i, key_z = jax.random.split(key)
     index = jax.random.randint(key_i, (len(x0),), 0, num_scales)
-    t = index * (sde.t_max / (num_scales - 1))
-    return reduction(_squared_errors(key_z, model, sde, x0, t))
+    t = index * (model.sde.t_max / (num_scales - 1))
+    return reduction(_squared_errors(key_z, model, x0, t, cond))
 
 
 def ddpm_loss(
     key: Array,
-    model: Callable[..., Prediction],
-    sde: VP,
+    model: Model,
     x0: Array,
     *,
+    cond: Any = None,
     num_scales: int = 1000,
     reduction: Callable[[Array], Array] = mean,
 ) -> Array:
@@ -129,21 +134,30 @@ def ddpm_loss(
 
     abar_i is the product of DDPM's own 1 - beta_j, which differs from alpha(t)^2 by the error of
     its discretization. The model is asked at t = t_max i / (N - 1), whose label is i.
+    Raises ValueError unless the model's SDE is VP.
     """
+    sde = _require_sde("ddpm_loss", model, VP)
     key_i, key_z = jax.random.split(key)
     index = jax.random.randint(key_i, (len(x0),), 0, num_scales)
     log_abar = jnp.cumsum(jnp.log1p(-sde.betas(num_scales)))[index]
     eps = jax.random.normal(key_z, x0.shape, x0.dtype)
     alpha, sigma = jnp.exp(0.5 * log_abar), jnp.sqrt(-jnp.expm1(log_abar))
     x = expand(alpha, x0) * x0 + expand(sigma, x0) * eps
-    prediction = model(x, index * (sde.t_max / (num_scales - 1)))
+    prediction = model(x, index * (sde.t_max / (num_scales - 1)), cond)
     return reduction((prediction.eps - eps) ** 2)
 
 
-def _squared_errors(
-    key: Array, model: Callable[..., Prediction], sde: SDE, x0: Array, t: Array
-) -> Array:
+def _squared_errors(key: Array, model: Model, x0: Array, t: Array, cond: Any) -> Array:
     """(eps_model - eps)^2 at x_t, [B, *event]."""
-    mean_t, std = sde.marginal_prob(x0, t)
+    mean_t, std = model.sde.marginal_prob(x0, t)
     eps = jax.random.normal(key, x0.shape, x0.dtype)
-    return model(mean_t + expand(std, x0) * eps, t).noise_error(x0, eps) ** 2
+    return model(mean_t + expand(std, x0) * eps, t, cond).error("eps", x0, eps) ** 2
+
+
+def _require_sde(loss: str, model: Model, kind: type[T]) -> T:
+    if type(model.sde) is not kind:
+        raise ValueError(
+            f"{loss} is of the discrete chain of {kind.__name__}, but the model's SDE is "
+            f"{type(model.sde).__name__}: use denoising_loss"
+        )
+    return model.sde

@@ -10,9 +10,10 @@ from jax.sharding import PartitionSpec as P
 
 from sde_diffusion import distributed, noise, training
 from sde_diffusion.distributed.mesh import AXES
+from sde_diffusion.model import Model
 from sde_diffusion.samplers import Solver
-from sde_diffusion.samplers.solver import Model
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.samplers.solver import Counted
+from sde_diffusion.sdes import Array
 
 
 def lower_training_step(
@@ -36,9 +37,8 @@ def lower_training_step(
 
 def lower_sampler_step(
     mesh: Mesh,
-    model: Callable[..., Any],
+    model: Callable[[Any], Model],
     params: Any,
-    sde: SDE,
     shape: tuple[int, ...],
     *,
     solver: Solver,
@@ -47,8 +47,8 @@ def lower_sampler_step(
 ) -> jax.stages.Lowered:
     """One step of `solver` on samples of `shape` [B, *event]; nothing is allocated.
 
-    `model(params, y)` is the model with these parameters, on labels y [B] or None. Parameters are
-    whole on every device and samples spread over all, as `sde-diffusion sample` has them. An
+    `model(params)` is the model with these parameters, called with labels [B] or None. Parameters
+    are whole on every device and samples spread over all, as `sde-diffusion sample` has them. An
     adaptive solver's step is a loop of unknown length, of which one round counts.
 
     Raises ValueError when B does not divide over the devices.
@@ -58,9 +58,9 @@ def lower_sampler_step(
     times = jnp.asarray(solver.times) if grid is None else grid
 
     def step(key: Array, params: Any, x: Array, y: Array | None, t: Array, s: Array) -> Any:
-        spread = distributed.spread(model(params, y), mesh)
+        spread = distributed.spread(model(params), mesh)
         keys = noise.fold_in(noise.sample_keys(key, shape[0]), 1)
-        return solver.step(keys, Model(spread), sde, solver.init(x, times), t, s).x
+        return solver.step(keys, Counted(spread), solver.init(x, times), t, s, y).x
 
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), params

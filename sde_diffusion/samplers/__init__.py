@@ -2,34 +2,36 @@
 
 from typing import Any
 
-from sde_diffusion.samplers.ancestral import DDIM, Ancestral
+from sde_diffusion.samplers.ancestral import Ancestral
 from sde_diffusion.samplers.black_box import BlackBox
-from sde_diffusion.samplers.corrector import (
-    MALA,
-    ULA,
-    AnnealedLangevin,
-    Langevin,
-    PredictorCorrector,
-)
+from sde_diffusion.samplers.ddim import DDIM
+from sde_diffusion.samplers.deis import DEIS
+from sde_diffusion.samplers.dpm_solver import DPMSolver2S, DPMSolver3S
 from sde_diffusion.samplers.dpm_solver_adaptive import AdaptiveDPMSolver
 from sde_diffusion.samplers.dpm_solver_fast import DPMSolverFast
-from sde_diffusion.samplers.euler import Euler, EulerMaruyama, ReverseDiffusion
+from sde_diffusion.samplers.dpm_solver_pp import DPMSolverPP2M, DPMSolverPP2S, DPMSolverPP3M
+from sde_diffusion.samplers.edm import EDMSampler
+from sde_diffusion.samplers.euler import Euler, EulerMaruyama
 from sde_diffusion.samplers.fitted import Fitted, FittedGrid
-from sde_diffusion.samplers.heun import EDMSampler, Heun
-from sde_diffusion.samplers.multistep import DEIS, IPNDM, DPMSolverPP2M, DPMSolverPP3M
+from sde_diffusion.samplers.gotta_go_fast import GottaGoFast
+from sde_diffusion.samplers.heun import Heun
+from sde_diffusion.samplers.ipndm import IPNDM
+from sde_diffusion.samplers.langevin import MALA, ULA, AnnealedLangevin, Langevin
 from sde_diffusion.samplers.paradigms import ParaDiGMS
+from sde_diffusion.samplers.predictor_corrector import PredictorCorrector
+from sde_diffusion.samplers.res import RES2S, RES3S
+from sde_diffusion.samplers.reverse_diffusion import ReverseDiffusion
 from sde_diffusion.samplers.runge_kutta import RK4, Midpoint
+from sde_diffusion.samplers.sa_solver import SASolver
 from sde_diffusion.samplers.sample import check, sample
-from sde_diffusion.samplers.singlestep import RES2S, RES3S, DPMSolver2S, DPMSolver3S, DPMSolverPP2S
-from sde_diffusion.samplers.solver import Model, Samples, Solver, State
-from sde_diffusion.samplers.stochastic import (
-    SEEDS3,
-    SASolver,
+from sde_diffusion.samplers.sde_dpm_solver_pp import (
     SDEDPMSolverPP2M,
     SDEDPMSolverPP2S,
     SDEDPMSolverPP3M,
 )
-from sde_diffusion.samplers.stochastic_heun import GottaGoFast, StochasticHeun
+from sde_diffusion.samplers.seeds import SEEDS3
+from sde_diffusion.samplers.solver import Counted, Samples, Solver, State
+from sde_diffusion.samplers.stochastic_heun import StochasticHeun
 from sde_diffusion.samplers.unipc import UniPC
 from sde_diffusion.selection import build
 
@@ -93,6 +95,7 @@ __all__ = [
     "Ancestral",
     "AnnealedLangevin",
     "BlackBox",
+    "Counted",
     "DPMSolver2S",
     "DPMSolver3S",
     "DPMSolverFast",
@@ -108,10 +111,8 @@ __all__ = [
     "Heun",
     "Langevin",
     "Midpoint",
-    "Model",
     "ParaDiGMS",
     "PredictorCorrector",
-    "Pushforward",
     "ReverseDiffusion",
     "SASolver",
     "SDEDPMSolverPP2M",

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax.custom_derivatives import SymbolicZero
 
+from sde_diffusion.model import Model, time_dtype
 from sde_diffusion.noise import Keys
-from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers.per_sample import jacobian_one, predict_one
-from sde_diffusion.samplers.solver import Model, Solver, State
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.samplers.per_sample import alone, jacobian_one, predict_one
+from sde_diffusion.samplers.solver import Counted, Solver, State
+from sde_diffusion.sdes import Array
 from sde_diffusion.selection import require_known
 
 # Of an implicit method, how often each stage's equation is iterated: always as often, so that the
@@ -60,7 +60,9 @@ class BlackBox(Solver):
     def order(self) -> int:  # type: ignore[override]
         return 8 if self.method == "dopri8" else 5
 
-    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(
+        self, key: Keys, model: Counted, state: State, t: Array, s: Array, cond: Any = None
+    ) -> State:
         import diffrax
 
         solvers: dict[str, Callable[[], Any]] = {
@@ -70,13 +72,14 @@ class BlackBox(Solver):
             "kvaerno5": _kvaerno5,
         }
         velocity_of_one = _velocity(len(state.x))
+        x = state.x.astype(time_dtype(state.x))
         start, end = jnp.minimum(t, s), jnp.maximum(t, s)
 
-        def velocity(t: Any, x: Array, model: Callable[..., Prediction]) -> Array:
+        def velocity(t: Any, x: Array, args: tuple[Model, Any]) -> Array:
             # Stages of an implicit method may lie beyond the end, where an SDE has no more times.
-            return velocity_of_one(model, x, jnp.clip(t, start, end))
+            return velocity_of_one(args[0], x, jnp.clip(t, start, end), args[1])
 
-        def solve(x: Array) -> Any:
+        def solve(x: Array, cond: Any) -> Any:
             return diffrax.diffeqsolve(
                 diffrax.ODETerm(velocity),
                 solvers[self.method](),
@@ -84,7 +87,7 @@ class BlackBox(Solver):
                 t1=s,
                 dt0=None,
                 y0=x,
-                args=model.uncounted,
+                args=(model.uncounted, alone(cond)),
                 saveat=diffrax.SaveAt(t1=True),
                 stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
                 max_steps=self.max_steps,
@@ -92,16 +95,17 @@ class BlackBox(Solver):
                 throw=False,
             )
 
-        solution = jax.vmap(solve)(state.x)
+        solution = jax.vmap(solve)(x, cond)
         a_step, before = _EVALUATIONS[self.method]
-        model.calls += before + a_step * solution.stats["num_steps"]
+        calls = before + a_step * solution.stats["num_steps"]
+        model.calls = model.calls + calls * model.uncounted(x, t, cond).evaluations
         reached = solution.result == diffrax.RESULTS.successful
         reached = reached.reshape(reached.shape + (1,) * (state.x.ndim - 1))
         return State(jnp.where(reached, solution.ys[:, 0], jnp.nan))
 
 
 def _velocity(batch: int) -> Callable[..., Array]:
-    """velocity(model, x [*event], t []) of one sample, to be mapped over all of them.
+    """velocity(model, x [*event], t [], cond) of one sample, to be mapped over all of them.
 
     Its derivative is taken in x alone, as a product with the Jacobian: JAX linearizes by parts what
     it finds inside, but not a map of our own.
@@ -109,15 +113,16 @@ def _velocity(batch: int) -> Callable[..., Array]:
     predict, jacobian = predict_one(batch), jacobian_one(batch)
 
     @jax.custom_jvp
-    def velocity(model: Callable[..., Prediction], x: Array, t: Array) -> Array:
-        return predict(model, x[None], t).velocity[0]
+    def velocity(model: Model, x: Array, t: Array, cond: Any) -> Array:
+        return predict(model, x[None], t, cond).velocity[0]
 
     def derivative(primals: Any, tangents: Any) -> tuple[Array, Array]:
-        model, x, t = primals
-        of_model, of_x, of_t = tangents
-        if any(not isinstance(it, SymbolicZero) for it in jax.tree.leaves((of_model, of_t))):
+        model, x, t, cond = primals
+        of_model, of_x, of_t, of_cond = tangents
+        others = jax.tree.leaves((of_model, of_t, of_cond))
+        if any(not isinstance(it, SymbolicZero) for it in others):
             raise NotImplementedError("BlackBox has no gradient of its model or its times")
-        return velocity(*primals), jnp.tensordot(jacobian(model, x[None], t), of_x, x.ndim)
+        return velocity(*primals), jnp.tensordot(jacobian(model, x[None], t, cond), of_x, x.ndim)
 
     velocity.defjvp(derivative, symbolic_zeros=True)
     return velocity

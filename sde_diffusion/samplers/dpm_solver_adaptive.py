@@ -2,16 +2,17 @@
 
 import dataclasses
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from sde_diffusion.model import time_dtype
 from sde_diffusion.noise import Keys
-from sde_diffusion.samplers.per_sample import predict_one
-from sde_diffusion.samplers.singlestep import DPMSolver2S, DPMSolver3S
-from sde_diffusion.samplers.solver import Model, Solver, State
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.samplers.dpm_solver import DPMSolver2S, DPMSolver3S
+from sde_diffusion.samplers.per_sample import OneSample, alone
+from sde_diffusion.samplers.solver import Counted, Solver, State
+from sde_diffusion.sdes import Array
 
 _PAIRS: dict[int, DPMSolver2S | DPMSolver3S] = {2: DPMSolver2S(), 3: DPMSolver3S()}
 
@@ -65,8 +66,11 @@ class AdaptiveDPMSolver(Solver):
         if self.order not in _PAIRS:
             raise ValueError(f"AdaptiveDPMSolver takes order 2 or 3, got {self.order}")
 
-    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
-        predict = partial(predict_one(len(state.x)), model.uncounted)
+    def step(
+        self, key: Keys, model: Counted, state: State, t: Array, s: Array, cond: Any = None
+    ) -> State:
+        sde = model.sde
+        one = OneSample(len(state.x), model.uncounted)
         start, end = sde.log_snr(t), sde.log_snr(s)
 
         def scale(t: Array) -> Array:
@@ -75,15 +79,15 @@ class AdaptiveDPMSolver(Solver):
         def unfinished(walk: _Walk) -> Array:
             return (walk.log_snr != end) & (walk.attempts < self.max_steps)
 
-        def attempt(walk: _Walk) -> _Walk:
+        def attempt(cond: Any, walk: _Walk) -> _Walk:
             left = end - walk.log_snr
             last = jnp.abs(walk.h) >= jnp.abs(left)
             h = jnp.where(last, left, walk.h)
             log_snr = jnp.where(last, end, walk.log_snr + h)
             u = jnp.where(last, s, sde.t_of_log_snr(log_snr))
 
-            counted = Model(predict)
-            higher, lower = _PAIRS[self.order].pair(counted, sde, walk.x, walk.t, u)
+            counted = Counted(one)
+            higher, lower = _PAIRS[self.order].pair(counted, walk.x, walk.t, u, cond)
             unit = scale(u)
             size = jnp.abs(lower) / unit
             delta = jnp.maximum(self.atol, self.rtol * jnp.maximum(size, walk.size))
@@ -97,12 +101,12 @@ class AdaptiveDPMSolver(Solver):
             calls = walk.calls + counted.calls
             return _Walk(x, size, now, log_snr, h, calls, walk.attempts + 1)
 
-        def solve(x: Array) -> tuple[Array, Array]:
+        def solve(x: Array, cond: Any) -> tuple[Array, Array]:
             h, none = self.first_step * jnp.sign(end - start), jnp.zeros((), jnp.int32)
             walk = _Walk(x[None], jnp.abs(x[None]) / scale(t), t, start, h, none, none)
-            walk = jax.lax.while_loop(unfinished, attempt, walk)
+            walk = jax.lax.while_loop(unfinished, partial(attempt, alone(cond)), walk)
             return jnp.where(walk.log_snr == end, walk.x[0], jnp.nan), walk.calls
 
-        x, calls = jax.vmap(solve)(state.x)
-        model.calls += calls
+        x, calls = jax.vmap(solve)(state.x.astype(time_dtype(state.x)), cond)
+        model.calls = model.calls + calls
         return State(x)

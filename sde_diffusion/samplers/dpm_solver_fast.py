@@ -1,14 +1,14 @@
 """DPM-Solver-fast: the singlestep solvers of orders 3, 2 and 1 that use up a budget together."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from sde_diffusion.noise import Keys
-from sde_diffusion.samplers.exponential import Exponential, phi
-from sde_diffusion.samplers.solver import Model
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.samplers.exponential import Exponential, has_signal, phi
+from sde_diffusion.samplers.solver import Counted
+from sde_diffusion.sdes import Array
 
 
 class FastState(NamedTuple):
@@ -47,9 +47,10 @@ class DPMSolverFast(Exponential):
         return FastState(x, jnp.zeros_like(x), jnp.zeros_like(x), grid)
 
     def step(
-        self, key: Keys, model: Model, sde: SDE, state: FastState, t: Array, s: Array
+        self, key: Keys, model: Counted, state: FastState, t: Array, s: Array, cond: Any = None
     ) -> FastState:
-        grid, prediction = state.grid, model(state.x, t)
+        sde = model.sde
+        grid, prediction = state.grid, model(state.x, t, cond)
         # t is a time of the grid. Looked up, not counted, it is known to a step that starts
         # anywhere, as those of ParaDiGMS do.
         i, n = jnp.argmax(grid == t), jnp.argmax(grid == grid[-1])
@@ -65,7 +66,7 @@ class DPMSolverFast(Exponential):
         begin = grid[i - done]
         span = self.span(sde, begin, s)
         gap = sde.log_snr(t) - sde.log_snr(begin)
-        known = ~first & jnp.isfinite(gap)
+        known = ~first & jnp.isfinite(gap) & has_signal(sde.log_snr(begin))
         part = jnp.where(known, gap, 1.0) * jnp.where(known, span.rate, 1.0)
         weight = jnp.where(pair, 0.5 * phi(1, span.z), phi(2, span.z)) / part
         bend = span.scale * span.h * weight * (prediction.eps - eps)

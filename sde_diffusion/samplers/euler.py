@@ -1,13 +1,14 @@
-"""First-order steps of the reverse SDE and of the probability-flow ODE."""
+"""Euler on the probability-flow ODE, and Euler-Maruyama on the reverse SDE."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 
 from sde_diffusion import noise
 from sde_diffusion.noise import Keys
-from sde_diffusion.samplers.solver import Model, Solver, State
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.samplers.solver import Counted, Solver, State
+from sde_diffusion.sdes import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,8 +17,10 @@ class Euler(Solver):
 
     order = 1
 
-    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
-        return State(state.x - (t - s) * model(state.x, t).velocity)
+    def step(
+        self, key: Keys, model: Counted, state: State, t: Array, s: Array, cond: Any = None
+    ) -> State:
+        return State(state.x - (t - s) * model(state.x, t, cond).velocity)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,31 +38,11 @@ class EulerMaruyama(Solver):
     def stochastic(self) -> bool:
         return True
 
-    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(
+        self, key: Keys, model: Counted, state: State, t: Array, s: Array, cond: Any = None
+    ) -> State:
+        sde = model.sde
         x, dt = state.x, t - s
         drift, g = sde.sde(x, t)
-        mean = x - dt * (drift - g**2 * model(x, t).score)
+        mean = x - dt * (drift - g**2 * model(x, t, cond).score)
         return State(mean + g * jnp.sqrt(dt) * noise.normal(key, x))
-
-
-@dataclasses.dataclass(frozen=True)
-class ReverseDiffusion(Solver):
-    """The reverse SDE discretized as the forward one is; weak order 1.
-
-    With the forward transition x_t = a x_s + b z:  x_s = (2 - a) x_t + b^2 score + b z.
-    Song et al. 2021, eq. 46, for VE and VP the predictors of their algorithms 2 and 3; here a and b
-    come from the time grid.
-    """
-
-    order = 1
-    strong_order = 1
-
-    @property
-    def stochastic(self) -> bool:
-        return True
-
-    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
-        x = state.x
-        a, b = sde.transition(t, s)
-        mean = (2.0 - a) * x + b**2 * model(x, t).score
-        return State(mean + b * noise.normal(key, x))

@@ -26,6 +26,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 
+from sde_diffusion.model import LEAST_SIGNAL
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers.solver import Solver
 from sde_diffusion.sdes import SDE, Array
@@ -53,12 +54,18 @@ def exponential_euler(prediction: Prediction, s: Array) -> Array:
     return prediction.sde.alpha(s) * prediction.x0 + prediction.sde.sigma(s) * prediction.eps
 
 
+def has_signal(log_snr: Array) -> Array:
+    """Whether float32 can tell alpha from 0 beside sigma, by lambda = log(alpha / sigma)."""
+    return log_snr > math.log(LEAST_SIGNAL)
+
+
 class Span(NamedTuple):
     """The step from t to s as equations (1) to (3) see it.
 
     h is its length in lambda, z = -h for x0 and h for eps, and scale is alpha_s or -sigma_s; rate
-    is 1 / h. No polynomial spans a step from alpha_t = 0, where lambda is infinite: its scale and
-    rate are 0, which leaves exponential Euler, and h is 1 in place of infinity.
+    is 1 / h. No polynomial spans a step from alpha_t = 0, where lambda is infinite, nor one from an
+    alpha_t that float32 cannot tell from 0 beside sigma_t: its scale and rate are 0, which leaves
+    exponential Euler, and h is 1 in place of infinity.
     """
 
     h: Array
@@ -68,16 +75,16 @@ class Span(NamedTuple):
 
     @classmethod
     def of(cls, view: str, sde: SDE, t: Array, s: Array) -> "Span":
-        h = sde.log_snr(s) - sde.log_snr(t)
+        start, end = sde.log_snr(t), sde.log_snr(s)
         if view == "x0":
-            return cls._spanning(h, -1.0, sde.alpha(s))
-        return cls._spanning(h, 1.0, -sde.sigma(s))
+            return cls._spanning(start, end, end - start, -1.0, sde.alpha(s))
+        return cls._spanning(start, end, end - start, 1.0, -sde.sigma(s))
 
     @classmethod
     def of_sde(cls, eta: Array | float, sde: SDE, t: Array, s: Array) -> "Span":
         """The step in x0 of (3): z = -(1 + eta) h and scale = (1 + eta) alpha_s."""
-        h = sde.log_snr(s) - sde.log_snr(t)
-        return cls._spanning(h, -(1.0 + eta), (1.0 + eta) * sde.alpha(s))
+        start, end = sde.log_snr(t), sde.log_snr(s)
+        return cls._spanning(start, end, end - start, -(1.0 + eta), (1.0 + eta) * sde.alpha(s))
 
     @classmethod
     def of_ratio(cls, sde: SDE, t: Array, s: Array) -> "Span":
@@ -85,15 +92,18 @@ class Span(NamedTuple):
 
         x_s = alpha_s / alpha_t x_t - alpha_s h int eps(u) du,   h = rho_t - rho_s.
         """
-        h = jnp.exp(-sde.log_snr(t)) - jnp.exp(-sde.log_snr(s))
-        return cls._spanning(h, 0.0, -sde.alpha(s))
+        start, end = sde.log_snr(t), sde.log_snr(s)
+        return cls._spanning(start, end, jnp.exp(-start) - jnp.exp(-end), 0.0, -sde.alpha(s))
 
     @classmethod
-    def _spanning(cls, h: Array, growth: Array | float, scale: Array) -> "Span":
-        finite = jnp.isfinite(h)
-        h = jnp.where(finite, h, 1.0)
-        rate = jnp.where(finite, 1.0 / h, 0.0)
-        return cls(h, growth * h, jnp.where(finite, scale, 0.0), rate)
+    def _spanning(
+        cls, start: Array, end: Array, h: Array, growth: Array | float, scale: Array
+    ) -> "Span":
+        # Both ends, as encoding takes the step the other way.
+        spanned = jnp.isfinite(h) & has_signal(start) & has_signal(end)
+        h = jnp.where(spanned, h, 1.0)
+        rate = jnp.where(spanned, 1.0 / h, 0.0)
+        return cls(h, growth * h, jnp.where(spanned, scale, 0.0), rate)
 
 
 def between(sde: SDE, t: Array, s: Array, part: float) -> Array:

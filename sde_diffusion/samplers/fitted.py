@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from sde_diffusion.noise import Keys
-from sde_diffusion.samplers.solver import Model, Solver, Wrapping
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.samplers.solver import Counted, Solver, Wrapping
+from sde_diffusion.sdes import Array
 
 
 class FittedState(NamedTuple):
@@ -48,10 +48,10 @@ class Fitted(Solver):
         return FittedState(x, jnp.zeros((len(self.a), *x.shape), x.dtype), jnp.zeros((), jnp.int32))
 
     def step(
-        self, key: Keys, model: Model, sde: SDE, state: FittedState, t: Array, s: Array
+        self, key: Keys, model: Counted, state: FittedState, t: Array, s: Array, cond: Any = None
     ) -> FittedState:
         x, past, i = state
-        past = past.at[i].set(model(x, t).x0)
+        past = past.at[i].set(model(x, t, cond).x0)
         a, c = jnp.asarray(self.a, x.dtype), _square(self.c, x.dtype)
         # At the accelerators' own precision the sum would have three digits.
         combined = jnp.tensordot(c[i], past, 1, precision="highest")

@@ -1,4 +1,4 @@
-"""Multistep exponential integrators: DEIS, iPNDM and DPM-Solver++(2M, 3M).
+"""What the multistep exponential integrators share: DEIS, iPNDM, DPM-Solver++(2M, 3M) and UniPC.
 
 They interpolate a view F, x0 or eps, in the part u of the step done, through its values at this
 time and the ones before, by Newton's formula:
@@ -18,14 +18,19 @@ method of order 3 nothing.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
 from sde_diffusion.noise import Keys
-from sde_diffusion.samplers.exponential import Exponential, Span, phi, seen
-from sde_diffusion.samplers.solver import Model
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.samplers.exponential import (
+    Exponential,
+    Span,
+    phi,
+    seen,
+)
+from sde_diffusion.samplers.solver import Counted
+from sde_diffusion.sdes import Array
 
 # DPM-Solver++ lowers the order of the last step below this number of times.
 FEW = 15
@@ -106,7 +111,7 @@ class MultistepState(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Multistep(Exponential):
+class Multistep(Exponential):
     @property
     def kept(self) -> int:
         """Values that are kept of the steps before."""
@@ -120,91 +125,13 @@ class _Multistep(Exponential):
         return past.weights(span)
 
     def step(
-        self, key: Keys, model: Model, sde: SDE, state: MultistepState, t: Array, s: Array
+        self, key: Keys, model: Counted, state: MultistepState, t: Array, s: Array, cond: Any = None
     ) -> MultistepState:
-        prediction, span = model(state.x, t), self.span(sde, t, s)
+        sde = model.sde
+        prediction, span = model(state.x, t, cond), self.span(sde, t, s)
         value = seen(self.view, prediction)
         x = self.euler(prediction, s)
         differences = state.past.differences(value, span.h, s)
         for weight, difference in zip(self.weights(state.past, span, s), differences, strict=True):
             x = x + span.scale * weight * difference
         return MultistepState(x, state.past.push(value, span.rate))
-
-
-@dataclasses.dataclass(frozen=True)
-class DEIS(_Multistep):
-    """Exponential Adams-Bashforth in eps, of order 1 (DDIM), 2 or 3, with one evaluation a step.
-
-        x_s = alpha_s / alpha_t x_t - sigma_s h (phi_1 eps + phi_2 d1 + (phi_2 + 2 q phi_3) d2)
-
-    with phi_k at h; without d2 for order 2, without d1 and d2 for order 1. The polynomial is in
-    lambda, as in diffusers' DEIS, where the paper's tAB is in t. Zhang & Chen 2023 (DEIS), eq. 14.
-    """
-
-    view = "eps"
-    order: int = 3  # type: ignore[misc]
-
-    def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise ValueError(f"DEIS takes order 1, 2 or 3, got {self.order}")
-
-
-@dataclasses.dataclass(frozen=True)
-class IPNDM(_Multistep):
-    """Adams-Bashforth in eps over rho = sigma / alpha, of order 1 (DDIM) to 4.
-
-        d(x / alpha) / d rho = eps:   x_s = alpha_s / alpha_t x_t + alpha_s int P d rho
-
-    The polynomial is in rho, with coefficients for the steps at hand. Where these are equal in rho
-    they are the constants of iPNDM, (55, -59, 37, -9) / 24 for order 4, which are of order 2 on any
-    other grid. Liu et al. 2022 (PNDM), eqs. 9, 12 and 13; Zhang & Chen 2023 (DEIS), whose rhoAB
-    this is, of their eq. 18.
-    """
-
-    view = "eps"
-    order: int = 4  # type: ignore[misc]
-
-    def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3, 4):
-            raise ValueError(f"IPNDM takes order 1, 2, 3 or 4, got {self.order}")
-
-    def span(self, sde: SDE, t: Array, s: Array) -> Span:
-        return Span.of_ratio(sde, t, s)
-
-
-@dataclasses.dataclass(frozen=True)
-class DPMSolverPP2M(_Multistep):
-    """DPM-Solver++(2M), order 2 in x0 with one evaluation a step.
-
-    Like Adams-Bashforth, but with (1 - exp(-h)) / 2 in place of h phi_2(-h):
-    x_s = sigma_s / sigma_t x_t + alpha_s (1 - exp(-h)) (x0 + d1 / 2). Lu et al. 2022
-    (DPM-Solver++), algorithm 2.
-    """
-
-    view = "x0"
-    order = 2
-
-    def weights(self, past: Past, span: Span, s: Array) -> tuple[Array, ...]:
-        return (0.5 * span.h * phi(1, span.z),)
-
-
-@dataclasses.dataclass(frozen=True)
-class DPMSolverPP3M(_Multistep):
-    """DPM-Solver++(3M) as its authors published it, of order 2 with one evaluation a step.
-
-    x_s = sigma_s / sigma_t x_t + alpha_s h (phi_1 x0 + phi_2 (d1 + d2) + q phi_3 d2): the square in
-    P(u) has half of its integral 2 q phi_3, so the third order that the name promises is not there
-    (2.08 is measured), yet on few steps, where extrapolation is the danger, the smaller weight has
-    the smaller error. The exact weight is `UniPC(p=3, corrector=False)`, of order 3. The second
-    and the last step are those of 2M. Lu et al. 2022 (DPM-Solver++), as
-    `multistep_dpm_solver_third_update` of its authors' code has it.
-    """
-
-    view = "x0"
-    order = 2
-    kept = 2
-
-    def weights(self, past: Past, span: Span, s: Array) -> tuple[Array, ...]:
-        first, second = past.weights(span)
-        alone = 0.5 * span.h * phi(1, span.z)
-        return jnp.where(past.linear(s), alone, first), 0.5 * (first + second)

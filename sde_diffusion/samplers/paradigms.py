@@ -1,18 +1,17 @@
 """ParaDiGMS: many steps of a solver at once, by Picard iteration."""
 
 import dataclasses
-from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from sde_diffusion import noise
-from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers.per_sample import predict_one
-from sde_diffusion.samplers.solver import Model, Samples, Solver, Wrapping
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.model import Model, time_dtype
+from sde_diffusion.samplers.per_sample import OneSample, alone
+from sde_diffusion.samplers.solver import Counted, Samples, Solver, Wrapping
+from sde_diffusion.sdes import Array
+from sde_diffusion.sdes.base import require
 
 
 class _Window(NamedTuple):
@@ -65,34 +64,41 @@ class ParaDiGMS(Wrapping):
             )
         if self.window < 1:
             raise ValueError(f"ParaDiGMS takes a window of at least 1, got {self.window}")
-        if not self.tolerance >= 0.0:
-            raise ValueError(f"ParaDiGMS takes a tolerance of at least 0, got {self.tolerance}")
+        require(
+            lambda tolerance: tolerance >= 0.0,
+            "ParaDiGMS takes a tolerance of at least 0",
+            tolerance=self.tolerance,
+        )
 
     def solve(
         self,
         keys: Array | noise.BrownianPath,
-        model: Callable[..., Prediction],
-        sde: SDE,
+        model: Model,
         x: Array,
         grid: Array,
+        cond: Any = None,
         *,
         trajectory: bool = False,
         remat: bool = False,
     ) -> Samples:
+        sde, dtype = model.sde, x.dtype
+        x, grid = x.astype(time_dtype(x)), grid.astype(time_dtype(x))
         n, batch = len(grid) - 1, len(x)
         width = min(self.window, n)
         offset, sample = jnp.arange(width + 1)[:, None], jnp.arange(batch)
         # What is left over at n points adds up to the tolerance. (With the tolerance for each of
         # them, samples between two modes ended at 14 times that.)
         bound = self.tolerance / n * jnp.sqrt(sde.alpha(grid) ** 2 + sde.sigma(grid) ** 2)
-        predict = predict_one(batch)
+        one, conds = OneSample(batch, model), jax.vmap(alone)(cond)
         # A deterministic solver draws nothing from its keys.
         key = noise.sample_keys(jax.random.key(0), 1)
 
-        def advance(state: Any, t: Array, s: Array) -> tuple[Any, Array]:
-            counted = Model(partial(predict, model))
-            state = self.solver.step(key, counted, sde, state, t, s)
+        def advance(state: Any, t: Array, s: Array, cond: Any) -> tuple[Any, Array]:
+            counted = Counted(one)
+            state = self.solver.step(key, counted, state, t, s, cond)
             return state, jnp.asarray(counted.calls)
+
+        over_window = jax.vmap(jax.vmap(advance), in_axes=(0, 0, 0, None))
 
         # A leaf that starts as the sample is the sample, and moves by the sum of its changes.
         summed = jax.tree.map(lambda leaf: leaf is x, self.init(x, grid))
@@ -107,7 +113,7 @@ class ParaDiGMS(Wrapping):
             # What lies beyond the end repeats the last step, to no effect.
             i = jnp.minimum(position + offset[:-1], n - 1)
             before = jax.tree.map(lambda leaf: leaf[:-1], old)
-            stepped, calls = jax.vmap(jax.vmap(advance))(before, grid[i], grid[i + 1])
+            stepped, calls = over_window(before, grid[i], grid[i + 1], conds)
             new = jax.tree.map(replace, summed, old, stepped)
 
             still = _moved(old, new) <= bound[i + 1]
@@ -128,7 +134,7 @@ class ParaDiGMS(Wrapping):
             )
 
         # Solvers step batches: here, one of each sample.
-        states = jax.vmap(lambda alone: self.init(alone[None], grid))(x)
+        states = jax.vmap(lambda each: self.init(each[None], grid))(x)
         window = _Window(
             jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (width + 1, *leaf.shape)), states),
             jnp.zeros(batch, int),
@@ -136,7 +142,8 @@ class ParaDiGMS(Wrapping):
             jnp.zeros((n + 1, *x.shape), x.dtype) if trajectory else None,
         )
         window = jax.lax.while_loop(lambda w: jnp.any(w.position < n), round_, window)
-        return Samples(window.states.x[0, :, 0], window.nfe, window.xs)
+        xs = None if window.xs is None else window.xs.astype(dtype)
+        return Samples(window.states.x[0, :, 0].astype(dtype), window.nfe, xs)
 
 
 def _moved(old: Any, new: Any) -> Array:

@@ -1,11 +1,11 @@
 """Explicit Runge-Kutta methods on the probability flow, each given by its tableau."""
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sde_diffusion.noise import Keys
-from sde_diffusion.samplers.solver import Model, Solver, State
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.samplers.solver import Counted, Solver, State
+from sde_diffusion.sdes import Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,12 +18,14 @@ class _RungeKutta(Solver):
     a: ClassVar[tuple[tuple[float, ...], ...]]
     b: ClassVar[tuple[float, ...]]
 
-    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(
+        self, key: Keys, model: Counted, state: State, t: Array, s: Array, cond: Any = None
+    ) -> State:
         x, dt = state.x, s - t
-        slopes = [model(x, t).velocity]
+        slopes = [model(x, t, cond).velocity]
         for row in self.a:
             stage = x + dt * _combine(row, slopes)
-            slopes.append(model(stage, t + sum(row) * dt).velocity)
+            slopes.append(model(stage, t + sum(row) * dt, cond).velocity)
         return State(x + dt * _combine(self.b, slopes))
 
 

@@ -1,28 +1,32 @@
 """sample(): from noise to data along a time grid, by any solver."""
 
+import collections
+import logging
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 from sde_diffusion import noise
+from sde_diffusion.model import LEAST_SIGNAL, Model, require_model
 from sde_diffusion.noise import BrownianPath
-from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers.solver import Samples, Solver
 from sde_diffusion.sdes import SDE, Array
+
+logger = logging.getLogger(__name__)
 
 
 def sample(
     key: Array | BrownianPath,
-    model: Callable[..., Prediction],
-    sde: SDE,
+    model: Model,
     shape: tuple[int, ...],
     *,
     solver: Solver,
     grid: Array | None = None,
+    cond: Any = None,
     x_init: Array | None = None,
     first: Array | int = 0,
     denoise_last: bool = True,
@@ -31,32 +35,36 @@ def sample(
 ) -> Samples:
     """Samples of shape [B, *event], by `solver` along the decreasing times of `grid` [n + 1].
 
-    Starts at x ~ N(0, sigma(grid[0])^2 I), or at `x_init`. A solver that was fitted brings its own
-    grid. Sample i depends on (key, first + i) alone, not on B or on its neighbours: to make many,
-    call again with a later `first`.
+    `cond`, a pytree of arrays [B, ...], is the condition of each sample, which the model is called
+    with. Starts at x ~ N(0, sigma(grid[0])^2 I), or at `x_init`, whose dtype the samples have. A
+    solver that was fitted brings its own grid. Sample i depends on (key, first + i, cond_i) alone,
+    not on B or on its neighbours: to make many, call again with a later `first`.
     With `BrownianPath(key)` for a key the noise is that of one path for each sample, the same at
     every step size and on every grid; it starts where the key alone would.
     `denoise_last` ends with E[x_0 | x] at grid[-1], one more evaluation, so that no noise is left;
     a solver that denoises in its last step adds none.
-    `remat` recomputes each step in a backward pass instead of storing its insides.
+    `remat` recomputes each step in a backward pass instead of storing its intermediate values.
 
-    Compiled once for each (shape, solver, structure of the model): a second call compiles nothing,
-    nor does one with another grid of the same length, other parameters of the SDE or, where the
-    model is a pytree as `from_network` makes it, other weights or conditions.
+    Compiled once for each (shape, structure of the solver and of the model): a second call compiles
+    nothing, nor does one with another grid of the same length, or with other numbers in the SDE,
+    the solver, the parameters or the condition.
 
     Raises ValueError for a grid that is missing, not the solver's own, or does not decrease
-    between t_max and 0 (excluded where there is no noise), an x_init of another shape, or an SDE
-    without a finite diffusion or log-SNR at grid[0] for a solver that reads it.
+    between t_max and 0 (excluded where there is no noise), an x_init of another shape, a condition
+    of another batch size, or an SDE without a finite diffusion or log-SNR at grid[0] for a solver
+    that reads it; TypeError for a key, model or solver that is none.
 
         model = sde_diffusion.from_eps(sde, lambda x, t: network(x, t))
-        sample(key, model, sde, (16, 32, 32, 3), solver=DDIM(), grid=grids.uniform(sde, 50)).x
+        sample(key, model, (16, 32, 32, 3), solver=DDIM(), grid=grids.uniform(sde, 50)).x
     """
+    require_key(key)
+    require_model(model)
+    require_solver(solver)
     grid = grid_of(solver, grid)
     if x_init is not None and tuple(x_init.shape) != tuple(shape):
         raise ValueError(f"x_init has shape {tuple(x_init.shape)}, but shape is {tuple(shape)}")
-    check(solver, sde, grid)
-    # A plain function is its own structure: the same one does not retrace.
-    model = model if isinstance(model, Partial) else Partial(model)
+    require_batch(cond, shape[0])
+    check(solver, model.sde, grid)
     if isinstance(key, BrownianPath):
         keys: Array | BrownianPath = key.of_samples(shape[0], first)
     else:
@@ -64,36 +72,38 @@ def sample(
     return _sample(
         keys,
         model,
-        sde,
+        solver,
         grid,
+        cond,
         x_init,
         shape=tuple(shape),
-        solver=solver,
         denoise_last=denoise_last,
         trajectory=trajectory,
         remat=remat,
     )
 
 
-@partial(jax.jit, static_argnames=("shape", "solver", "denoise_last", "trajectory", "remat"))
+@partial(jax.jit, static_argnames=("shape", "denoise_last", "trajectory", "remat"))
 def _sample(
     keys: Array | BrownianPath,
-    model: Callable[..., Prediction],
-    sde: SDE,
+    model: Model,
+    solver: Solver,
     grid: Array,
+    cond: Any,
     x_init: Array | None,
     *,
     shape: tuple[int, ...],
-    solver: Solver,
     denoise_last: bool,
     trajectory: bool,
     remat: bool,
 ) -> Samples:
+    _note_compilation(model, solver, cond, shape, len(grid))
     if x_init is None:
-        x_init = draw_start(keys, sde, grid, shape)
-    made = solver.solve(keys, model, sde, x_init, grid, trajectory=trajectory, remat=remat)
+        x_init = draw_start(keys, model.sde, grid, shape)
+    made = solver.solve(keys, model, x_init, grid, cond, trajectory=trajectory, remat=remat)
     if denoise_last and not solver.denoises:
-        made = made._replace(x=model(made.x, grid[-1]).x0, nfe=made.nfe + 1)
+        last = model(made.x, grid[-1], cond)
+        made = made._replace(x=last.x0.astype(x_init.dtype), nfe=made.nfe + last.evaluations)
     return made
 
 
@@ -119,6 +129,43 @@ def grid_of(solver: Solver, grid: Array | None) -> Array:
     return jnp.asarray(solver.times)
 
 
+def require_key(key: Any) -> None:
+    """Raise TypeError unless key is a PRNG key of JAX or a BrownianPath."""
+    if isinstance(key, BrownianPath) or (
+        isinstance(key, jax.Array | np.ndarray)
+        and (jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.dtype == jnp.uint32)
+    ):
+        return
+    raise TypeError(f"key must be made by jax.random.key(seed), got {key!r}")
+
+
+def require_solver(solver: Any) -> None:
+    """Raise TypeError, which says what to write instead, unless it is a frozen Solver."""
+    if isinstance(solver, type) and issubclass(solver, Solver):
+        raise TypeError(f"solver is the class {solver.__name__}: pass a value, {solver.__name__}()")
+    if not isinstance(solver, Solver):
+        raise TypeError(
+            f"solver must be a Solver, got {solver!r}: for a name use samplers.named, as in "
+            'samplers.named("ddim", eta=0.5)'
+        )
+    parameters = type(solver).__dict__.get("__dataclass_params__")
+    if parameters is None or not parameters.frozen:
+        raise TypeError(
+            f"{type(solver).__name__} must be a frozen dataclass: decorate the class with "
+            "@dataclasses.dataclass(frozen=True)"
+        )
+
+
+def require_batch(cond: Any, batch: int) -> None:
+    """Raise ValueError, which names the array, unless all arrays of cond are [batch, ...]."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(cond):
+        if jnp.ndim(leaf) == 0 or len(leaf) != batch:
+            raise ValueError(
+                f"cond{jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, but must have one "
+                f"entry for each of the {batch} samples"
+            )
+
+
 def check(solver: Solver, sde: SDE, grid: Array) -> None:
     """ValueError unless the grid decreases from t_max or later, and the solver can take it."""
     if grid.ndim != 1 or len(grid) < 2:
@@ -139,11 +186,12 @@ def check(solver: Solver, sde: SDE, grid: Array) -> None:
             f"{type(sde).__name__} has no noise at t = 0: end the grid above it, for example at "
             "t_min; the step to t = 0 is denoise_last's"
         )
-    for needed, name, value in (
-        (solver.reads_diffusion, "diffusion g(t)", sde.diffusion),
-        (solver.reads_log_snr, "log-SNR", sde.log_snr),
+    for needed, name, value, bound in (
+        (solver.reads_diffusion, "diffusion g(t)", sde.diffusion, -np.inf),
+        (solver.reads_log_snr, "log-SNR", sde.log_snr, np.log(LEAST_SIGNAL)),
     ):
-        if needed and not np.isfinite(_at(value, times[0])):
+        at = _at(value, times[0])
+        if needed and not (np.isfinite(at) and at > bound):
             raise ValueError(
                 f"{type(solver).__name__} needs a finite {name}, but {type(sde).__name__} has "
                 f"none at t = {times[0]:g}: start the grid later, for example with t_max=0.999"
@@ -153,3 +201,37 @@ def check(solver: Solver, sde: SDE, grid: Array) -> None:
 def _at(function: Callable[[Array], Array], t: float) -> Array:
     with jax.ensure_compile_time_eval():  # constants, under the caller's jit too
         return function(jnp.asarray(t))
+
+
+# How often a program may be compiled for the same code before that looks like a mistake.
+MANY = 5
+_compilations: collections.Counter[Any] = collections.Counter()
+
+
+def _note_compilation(
+    model: Model, solver: Solver, cond: Any, shape: tuple[int, ...], times: int
+) -> None:
+    """Log a warning where the same function was compiled MANY times for the same kind of call.
+
+    This runs when `_sample` is traced, not when it is run. A function that is made anew for every
+    call, such as a lambda inside a loop, is a new structure each time.
+    """
+    code = _code(model.function)
+    if code is None:
+        return
+    call = (code, jax.tree.structure((model.params, solver, cond)), shape, times)
+    _compilations[call] += 1
+    if _compilations[call] == MANY:
+        logger.warning(
+            "sample was compiled %d times for the model of %s in %s, line %d: make the function "
+            "once, outside of the loop, or pass what it closes over as params or cond",
+            *(MANY, code.co_qualname, code.co_filename, code.co_firstlineno),
+        )
+
+
+def _code(function: Any) -> Any:
+    """The code of the user's function inside nested partials, or None where there is none."""
+    while hasattr(function, "func"):
+        inner = [arg for arg in function.args if callable(arg)]
+        function = inner[0] if inner else function.func
+    return getattr(function, "__code__", None)

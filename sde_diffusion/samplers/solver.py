@@ -1,12 +1,15 @@
 """The contract of a solver: a frozen value whose `step` goes from time t to s < t."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Hashable
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sde_diffusion import noise
+from sde_diffusion.model import Model, time_dtype
 from sde_diffusion.noise import Keys
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.sdes import SDE, Array
@@ -29,28 +32,39 @@ class Samples(NamedTuple):
     trajectory: Array | None = None
 
 
-class Model:
-    """A model(x, t) -> Prediction that counts its evaluations where they happen.
+class Counted:
+    """A model that counts its evaluations where they happen; called as the model is.
 
-    `calls` is the number so far. A solver that hides its evaluations in another library's loop,
-    which is traced once and run many times, adds what that library counted.
+    `calls`, [] or [B], is the number so far, the sum of what each Prediction says that it took. A
+    solver that hides its evaluations in a loop, which is traced once and run many times, adds what
+    it counted there to `calls` itself, and evaluates `uncounted`.
     """
 
-    def __init__(self, model: Callable[..., Prediction]):
+    def __init__(self, model: Model | Any):
         self.uncounted = model
         self.calls: Array | int = 0
 
-    def __call__(self, x: Array, t: Array) -> Prediction:
-        self.calls += 1
-        return self.uncounted(x, t)
+    @property
+    def sde(self) -> SDE:
+        return self.uncounted.sde
+
+    def __call__(self, x: Array, t: Array, cond: Any = None) -> Prediction:
+        prediction = self.uncounted(x, t, cond)
+        self.calls = self.calls + prediction.evaluations
+        return prediction
 
 
 class Solver:
-    """Base of the solvers; a subclass is a frozen dataclass, so that an equal one does not retrace.
+    """Base of the solvers; a subclass is a frozen dataclass, and every one is a pytree.
 
     `order` is the declared order of convergence in the largest step: of the global error for a
     deterministic solver, of the moments (weak order) for a stochastic one. `evaluations` is the
-    number of network evaluations a step makes. The tests measure both.
+    number of times that a step calls its model. The tests measure both.
+
+    A field that holds a number (a float), an array, or another solver is a leaf of the pytree: it
+    can be traced and differentiated, and another value of it compiles nothing. Whatever else a
+    field holds belongs to the structure: counts, names, functions. So does the number 0, which
+    switches a term off: DDIM(eta=0.0) draws no noise and is another program than DDIM(eta=0.5).
 
     A model is evaluated by plain calls, not inside a `lax.cond` or a loop of the step: there it is
     traced once for any number of runs, and the count would be wrong.
@@ -71,6 +85,12 @@ class Solver:
     # An adaptive step in lambda has no start at -inf, which is Flow's lambda at t = 1.
     reads_log_snr: ClassVar[bool] = False
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        jax.tree_util.register_pytree_with_keys(
+            cls, _flatten_with_keys, lambda structure, leaves: _unflatten(cls, structure, leaves)
+        )
+
     @property
     def stochastic(self) -> bool:
         """Whether a step draws noise."""
@@ -83,8 +103,14 @@ class Solver:
         """
         return State(x)
 
-    def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
-        """The state at s from the state at t; key [B] is a key for each sample, t and s are []."""
+    def step(
+        self, key: Keys, model: Counted, state: Any, t: Array, s: Array, cond: Any = None
+    ) -> Any:
+        """The state at s from the state at t.
+
+        `key` [B] is a key for each sample, t and s are [], and `cond`, a pytree of arrays [B, ...]
+        or None, is what the model is called with beside x. The SDE is `model.sde`.
+        """
         raise NotImplementedError
 
     def moved(self, state: Any, x: Array) -> Any:
@@ -94,10 +120,10 @@ class Solver:
     def solve(
         self,
         keys: Array | noise.BrownianPath,
-        model: Callable[..., Prediction],
-        sde: SDE,
+        model: Model,
         x: Array,
         grid: Array,
+        cond: Any = None,
         *,
         trajectory: bool = False,
         remat: bool = False,
@@ -105,22 +131,64 @@ class Solver:
         """x [B, *event] carried along the times of the grid [n + 1], by one lax.scan of `step`.
 
         The key of step i = 1, ..., n is the sample's, of keys [B], folded with i; on a Brownian
-        path it is the path over that step.
+        path it is the path over that step. The state keeps the dtype of x; times and coefficients
+        are at least float32.
         """
+        grid = grid.astype(time_dtype(x))
+        start = self.init(x, grid)
 
         def step(state: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, Any]:
             i, t, s = inputs
-            counted = Model(model)
-            drawn = noise.step_keys(keys, i, sde, t, s)
-            state = self.step(drawn, counted, sde, state, t, s)
-            return state, (counted.calls, state.x if trajectory else None)
+            counted = Counted(model)
+            drawn = noise.step_keys(keys, i, model.sde, t, s)
+            stepped = self.step(drawn, counted, state, t, s, cond)
+            # What is computed with float32 coefficients is rounded to the state's own dtypes.
+            stepped = jax.tree.map(lambda new, old: new.astype(old.dtype), stepped, state)
+            return stepped, (counted.calls, stepped.x if trajectory else None)
 
         steps = (jnp.arange(1, len(grid)), grid[:-1], grid[1:])
-        state, (calls, xs) = jax.lax.scan(
-            jax.checkpoint(step) if remat else step, self.init(x, grid), steps
-        )
+        state, (calls, xs) = jax.lax.scan(jax.checkpoint(step) if remat else step, start, steps)
         xs = jnp.concatenate([x[None], xs]) if trajectory else None
         return Samples(state.x, jnp.sum(calls, axis=0), xs)
+
+
+def is_off(value: Any) -> bool:
+    """Whether a field's value is the plain number 0, which switches a term of a solver off."""
+    return isinstance(value, int | float) and value == 0
+
+
+def _is_leaf_or_tree(value: Any) -> bool:
+    """Whether a field's value is a part of the pytree rather than of its structure."""
+    if isinstance(value, float):
+        return value != 0.0
+    return isinstance(value, Solver) or any(
+        isinstance(leaf, jax.Array | np.ndarray | np.floating) for leaf in jax.tree.leaves(value)
+    )
+
+
+# The attribute with the names of the fields that are children. A solver that was made from a
+# structure keeps that structure, whatever its leaves are.
+_CHILDREN = "_children"
+
+
+def _flatten_with_keys(solver: Any) -> tuple[tuple[tuple[Any, Any], ...], Hashable]:
+    values = {f.name: getattr(solver, f.name) for f in dataclasses.fields(solver)}
+    children = getattr(solver, _CHILDREN, None)
+    if children is None:
+        children = tuple(name for name, value in values.items() if _is_leaf_or_tree(value))
+    fixed = tuple((name, value) for name, value in values.items() if name not in children)
+    keyed = tuple((jax.tree_util.GetAttrKey(name), values[name]) for name in children)
+    return keyed, (children, fixed)
+
+
+def _unflatten(cls: type, structure: Any, leaves: Any) -> Any:
+    children, fixed = structure
+    # Not by cls(...): what a transformation puts in the place of a number is not one to check.
+    solver: Any = object.__new__(cls)
+    for name, value in (*zip(children, leaves, strict=True), *fixed):
+        object.__setattr__(solver, name, value)
+    object.__setattr__(solver, _CHILDREN, children)
+    return solver
 
 
 def _of_solver(name: str) -> Any:
@@ -130,7 +198,7 @@ def _of_solver(name: str) -> Any:
 class Wrapping(Solver):
     """Base of the solvers that step as their field `solver` does.
 
-    All that a solver says of itself is that one's, but `times`, which may be a field.
+    Every declared property is the wrapped solver's, except `times`, which may be a field.
     """
 
     solver: Solver
@@ -147,8 +215,10 @@ class Wrapping(Solver):
     def init(self, x: Array, grid: Array | None = None) -> Any:
         return self.solver.init(x, grid)
 
-    def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
-        return self.solver.step(key, model, sde, state, t, s)
+    def step(
+        self, key: Keys, model: Counted, state: Any, t: Array, s: Array, cond: Any = None
+    ) -> Any:
+        return self.solver.step(key, model, state, t, s, cond)
 
     def moved(self, state: Any, x: Array) -> Any:
         return self.solver.moved(state, x)

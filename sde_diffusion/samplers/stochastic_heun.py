@@ -1,29 +1,27 @@
-"""Heun's method on the reverse SDE, with the steps of a grid or step sizes by sample."""
+"""Heun's method on the reverse SDE."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from sde_diffusion import noise
 from sde_diffusion.noise import Keys
-from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers.solver import Model, Solver, State
-from sde_diffusion.sdes import SDE, Array, expand
+from sde_diffusion.samplers.solver import Counted, Solver, State
+from sde_diffusion.sdes import Array, expand
 
 
-def _pair(
-    model: Callable[..., Prediction], sde: SDE, x: Array, t: Array, s: Array, z: Array
+def euler_and_heun(
+    model: Counted, x: Array, t: Array, s: Array, z: Array, cond: Any
 ) -> tuple[Array, Array]:
     """x_s by Euler-Maruyama and by Heun with the same noise z; t and s are [] or [B]."""
+    sde = model.sde
     dt = expand(t - s, x)
 
     def change(x: Array, t: Array) -> Array:
         drift, g = sde.sde(x, t)
         g = expand(g, x)
-        return g * jnp.sqrt(dt) * z - dt * (drift - g**2 * model(x, t).score)
+        return g * jnp.sqrt(dt) * z - dt * (drift - g**2 * model(x, t, cond).score)
 
     first = change(x, t)
     return x + first, x + 0.5 * (first + change(x + first, s))
@@ -49,102 +47,7 @@ class StochasticHeun(Solver):
     def stochastic(self) -> bool:
         return True
 
-    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
-        return State(_pair(model, sde, state.x, t, s, noise.normal(key, state.x))[1])
-
-
-class _Progress(NamedTuple):
-    """Each sample x [B, *event] at its time [B], and what its next step h [B] is chosen by."""
-
-    x: Array
-    before: Array
-    time: Array
-    h: Array
-    tried: Array
-
-
-@dataclasses.dataclass(frozen=True)
-class GottaGoFast(Solver):
-    """Stochastic Heun with step sizes by sample, from its distance to Euler-Maruyama.
-
-        x', x'' = Euler-Maruyama and Heun from t to t - h with the same noise
-        E = rms of (x' - x'') / max(atol, rtol |x'|, rtol |x' of the step before|)
-        E <= 1: t <- t - h, x <- x'';    h <- safety h E^(-exponent)
-
-    Jolicoeur-Martineau et al. 2021, algorithm 1, with their defaults (atol for data in [-1, 1]).
-    They draw new noise after a rejection, which favours noise that errs little; here the noise is
-    that of a Brownian path, the sample's own or the one that is given. h is rounded down to a power
-    of 2^(1/4): a time that is off by rounding has noise that is off by the square root of it.
-
-    On mixtures in two dimensions Euler-Maruyama on an even grid is mostly nearer to the path with
-    as many evaluations; the paper's gain is in the quality of images.
-
-    `first` is the first h as a part of t - s: `[t_max, t_min]` is the grid that leaves the steps
-    to it. nfe is [B]; a sample that is not there after max_steps steps is NaN. As a loop of unknown
-    length it has no gradient in reverse mode. The order is that of its step.
-    """
-
-    order = 2
-    strong_order = 1
-    evaluations = 2
-    reads_diffusion = True
-    adaptive = True
-
-    rtol: float = 0.01
-    atol: float = 0.0078
-    first: float = 0.01
-    safety: float = 0.9
-    exponent: float = 0.9
-    max_steps: int = 4096
-
-    def __post_init__(self) -> None:
-        if self.rtol <= 0.0 or self.atol <= 0.0:
-            raise ValueError(
-                f"GottaGoFast takes rtol and atol above 0, got {self.rtol} and {self.atol}"
-            )
-
-    @property
-    def stochastic(self) -> bool:
-        return True
-
-    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
-        def under_way(now: _Progress) -> Array:
-            return (now.time > s) & (now.tried < self.max_steps)
-
-        def attempt(now: _Progress) -> _Progress:
-            x, event = now.x, tuple(range(1, now.x.ndim))
-            last = now.time - now.h <= s
-            end = jnp.where(last, s, now.time - now.h)
-            # A sample that has arrived goes along, for nothing, from where its step has a length.
-            start = jnp.where(under_way(now), now.time, t)
-            z = noise.increments(key, x, sde.log_snr(start), sde.log_snr(end))[0]
-            euler, heun = _pair(model.uncounted, sde, x, start, end, z)
-
-            size = jnp.maximum(jnp.abs(euler), jnp.abs(now.before))
-            scaled = (euler - heun) / jnp.maximum(self.atol, self.rtol * size)
-            error = jnp.sqrt(jnp.mean(scaled**2, axis=event))
-            accepted = under_way(now) & (error <= 1.0)
-            h = self.safety * now.h * jnp.maximum(error, 1e-6) ** -self.exponent
-            return _Progress(
-                jnp.where(expand(accepted, x), heun, x),
-                jnp.where(expand(accepted, x), euler, now.before),
-                jnp.where(accepted, end, now.time),
-                jnp.minimum(_rounded_down(h), t - s),
-                now.tried + under_way(now),
-            )
-
-        x, batch = state.x, state.x.shape[0]
-        start = _Progress(
-            x,
-            x,
-            jnp.full(batch, t),
-            jnp.full(batch, self.first * (t - s)),
-            jnp.zeros(batch, jnp.int32),
-        )
-        end = jax.lax.while_loop(lambda now: jnp.any(under_way(now)), attempt, start)
-        model.calls += self.evaluations * end.tried
-        return State(jnp.where(expand(end.time <= s, x), end.x, jnp.nan))
-
-
-def _rounded_down(h: Array) -> Array:
-    return jnp.exp2(jnp.floor(4.0 * jnp.log2(h)) / 4.0)
+    def step(
+        self, key: Keys, model: Counted, state: State, t: Array, s: Array, cond: Any = None
+    ) -> State:
+        return State(euler_and_heun(model, state.x, t, s, noise.normal(key, state.x), cond)[1])

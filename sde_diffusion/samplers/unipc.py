@@ -1,7 +1,7 @@
 """UniPC, the predictor-corrector whose corrector needs no evaluation of its own."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -9,8 +9,8 @@ from sde_diffusion.noise import Keys
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers.exponential import Exponential, Span, phi
 from sde_diffusion.samplers.multistep import Past
-from sde_diffusion.samplers.solver import Model
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.samplers.solver import Counted
+from sde_diffusion.sdes import Array
 from sde_diffusion.selection import unknown
 
 
@@ -62,9 +62,10 @@ class MultistepPC(Exponential):
         return UniPCState(x, past, x, jnp.zeros((), x.dtype), jnp.zeros_like(x))
 
     def step(
-        self, key: Keys, model: Model, sde: SDE, state: UniPCState, t: Array, s: Array
+        self, key: Keys, model: Counted, state: UniPCState, t: Array, s: Array, cond: Any = None
     ) -> UniPCState:
-        x0 = model(state.x, t).x0
+        sde = model.sde
+        x0 = model(state.x, t, cond).x0
         x = state.base + state.weight * (x0 - state.expected) if self.corrector else state.x
         span, past = self.span(sde, t, s), state.past
         half = self.half(span)

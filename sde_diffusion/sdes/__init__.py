@@ -5,7 +5,7 @@
 
 from collections.abc import Callable
 
-from sde_diffusion.sdes.base import SDE, Array, Model, Time, expand, kind
+from sde_diffusion.sdes.base import SDE, Array, Time, expand, kind
 from sde_diffusion.sdes.flow import Flow
 from sde_diffusion.sdes.tabulated import Tabulated, tabulated
 from sde_diffusion.sdes.variance_exploding import EDM, VE
@@ -31,7 +31,6 @@ __all__ = [
     "Array",
     "Cosine",
     "Flow",
-    "Model",
     "SubVP",
     "Tabulated",
     "Time",

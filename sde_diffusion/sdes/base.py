@@ -28,7 +28,6 @@ from sde_diffusion.pytree import pytree
 
 Array = jax.Array
 Time = jax.Array | float
-Model = Callable[..., Any]
 
 # What float32 rounds away from a time that was computed.
 ROUNDING = 1e-6
@@ -241,26 +240,6 @@ class SDE:
         std = jnp.asarray(self.prior_std)
         square = jnp.sum((x / std) ** 2, axis=event)
         return -0.5 * square - size * (jnp.log(std) + 0.5 * math.log(2.0 * math.pi))
-
-    def reverse(self, model: Model) -> Callable[[Array, Time], tuple[Array, Array]]:
-        """(x, t) -> (drift, diffusion) of the reverse SDE; drift = f x - g^2 score.
-
-        Source: Anderson 1982; Song et al. 2021, eq. 6.
-        """
-
-        def reverse_sde(x: Array, t: Time) -> tuple[Array, Array]:
-            drift, diffusion = self.sde(x, t)
-            return drift - expand(diffusion**2, x) * model(x, t).score, diffusion
-
-        return reverse_sde
-
-    def probability_flow(self, model: Model) -> Callable[[Array, Time], Array]:
-        """(x, t) -> dx/dt of the probability-flow ODE, f x - g^2 score / 2.
-
-        It is read as the velocity d alpha/dt x0 + d sigma/dt eps, the same function, which stays
-        finite where alpha vanishes. Source: Song et al. 2021, eq. 13.
-        """
-        return lambda x, t: model(x, t).velocity
 
 
 def require_falling_log_snr(sde: SDE) -> None:

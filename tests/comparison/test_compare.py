@@ -79,9 +79,7 @@ def test_the_same_samples_as_sample_makes(denoise_last, steps):
     grid = sd.grids.log_snr(problem.sde, steps)
     candidate = compare_candidate("ddim", problem.sde, denoise_last)
     made = measure.run(problem, candidate, jax.random.key(3), 10, batch=4)
-    expected = sd.sample(
-        jax.random.key(3), problem.model, problem.sde, (10, 2), grid=grid, **options
-    )
+    expected = sd.sample(jax.random.key(3), problem.model, (10, 2), grid=grid, **options)
     np.testing.assert_allclose(made.x, expected.x, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(made.nfe, 5)
 
@@ -266,7 +264,7 @@ def test_single_points_have_no_density_and_no_kl():
 
 def test_a_problem_without_an_exact_density_is_held_against_its_data():
     sde, exact = sd.VP(), gaussian(sd.VP()).exact
-    problem = Problem("mine", sde, exact.model(sde), (2,), exact.sample)
+    problem = Problem("mine", exact.model(sde), (2,), exact.sample)
     (made,) = compare(problem, "heun", (11,), num=NUM, metrics=["wasserstein2"])
     assert made["score_error"] > 0
     with pytest.raises(ValueError, match="'kl' needs an exact density"):
@@ -281,7 +279,6 @@ def test_each_sample_has_its_own_condition_in_every_batch():
 
     problem = Problem(
         "labels",
-        sde,
         sd.from_x0(sde, denoise),
         (2,),
         lambda key, num: jnp.zeros((num, 2)),

@@ -84,7 +84,6 @@ class TestClosedForms:
         made = log_likelihood(
             KEY,
             exact.model(sde),
-            sde,
             x,
             divergence=Exact(),
             prior=lambda x: exact.log_prob(sde, x, sde.t_max),
@@ -98,7 +97,7 @@ class TestClosedForms:
         x = samples(exact, sde)
         expected = sde.prior_log_prob(latent_of_gaussian(exact, sde, x))
         expected += jnp.sum(jnp.log(spread(exact, sde)))
-        made = log_likelihood(KEY, exact.model(sde), sde, x, divergence=Exact(), **fixed(sde))
+        made = log_likelihood(KEY, exact.model(sde), x, divergence=Exact(), **fixed(sde))
         np.testing.assert_allclose(made.log_prob, expected, atol=1e-3)
 
     @pytest.mark.parametrize("name", SDES)
@@ -124,17 +123,17 @@ class TestClosedForms:
     def test_the_density_of_data_at_a_point(self):
         # The flow of x0 = m carries x to m alpha_T + (x - m alpha) sigma_T / sigma: each sample
         # keeps its own condition, whatever the shapes in between.
-        def denoise(x, t, *, condition):
-            return jnp.broadcast_to(condition[:, None], x.shape)
+        def denoise(x, t, cond):
+            return jnp.broadcast_to(cond[:, None], x.shape)
 
         m, x = jnp.array([0.5, -1.0]), jnp.array([[0.51, 0.49, 0.5], [-1.01, -1.0, -0.99]])
-        model = sd.with_condition(sd.from_x0(VP, denoise), condition=m)
+        model = sd.from_x0(VP, denoise)
         ends = [(VP.alpha(t), VP.sigma(t)) for t in (VP.t_max, VP.t_min)]
         (b, r), (a, s) = ends
         latent = b * m[:, None] + (x - a * m[:, None]) * r / s
         expected = stats.norm.logpdf(latent).sum(1) + 3 * np.log(r / s)
         for ways in (fixed(VP), adaptive(VP)):
-            made = log_likelihood(KEY, model, VP, x, divergence=Exact(), **ways)
+            made = log_likelihood(KEY, model, x, divergence=Exact(), cond=m, **ways)
             np.testing.assert_allclose(made.log_prob, expected, atol=1e-2)
 
 
@@ -145,7 +144,7 @@ class TestHutchinson:
     def test_the_estimate_is_that_of_its_probes(self, distribution):
         num, exact, divergence = 4000, gaussian(), Hutchinson(4000, distribution)
         x = samples(exact, VP, 2)
-        made = log_likelihood(KEY, exact.model(VP), VP, x, divergence=divergence, **fixed(VP))
+        made = log_likelihood(KEY, exact.model(VP), x, divergence=divergence, **fixed(VP))
         integral = made.log_prob - VP.prior_log_prob(made.latent)
         matrix = (exact.basis * jnp.log(spread(exact, VP))) @ exact.basis.T
         z = divergence.probes(sd.noise.sample_keys(KEY, 2), x)
@@ -162,7 +161,7 @@ class TestHutchinson:
         exact = sd.analytic.Gaussian.of(jnp.array([0.7, -0.4]), jnp.array([0.8, 0.1]))
         x = samples(exact, VP)
         made, expected = (
-            log_likelihood(KEY, exact.model(VP), VP, x, divergence=divergence, **fixed(VP, 20))
+            log_likelihood(KEY, exact.model(VP), x, divergence=divergence, **fixed(VP, 20))
             for divergence in (Hutchinson(), Exact())
         )
         np.testing.assert_allclose(made.log_prob, expected.log_prob, rtol=1e-5)
@@ -175,7 +174,7 @@ class TestHutchinson:
     def test_the_probes_of_a_sample_do_not_depend_on_the_batch(self):
         model, x = gaussian().model(VP), samples(gaussian(), VP)
         together, alone = (
-            log_likelihood(KEY, model, VP, x, divergence=Hutchinson(2), first=first, **fixed(VP, 9))
+            log_likelihood(KEY, model, x, divergence=Hutchinson(2), first=first, **fixed(VP, 9))
             for x, first in ((x, 0), (x[3:], 3))
         )
         np.testing.assert_allclose(together.log_prob[3:], alone.log_prob, rtol=1e-5)
@@ -192,7 +191,7 @@ def test_one_call_gives_the_velocity_and_every_derivative(divergence, ways):
         return exact(x, t)
 
     x = samples(gaussian(), VP)
-    nfe = log_likelihood(KEY, counted, VP, x, divergence=divergence, **ways).nfe
+    nfe = log_likelihood(KEY, counted, x, divergence=divergence, **ways).nfe
     jax.effects_barrier()
     assert np.max(nfe) == len(calls)
 
@@ -206,7 +205,7 @@ def test_a_second_call_compiles_nothing():
 
     def call(seed):
         x, key = samples(gaussian(), VP) + seed, jax.random.key(seed)
-        log_likelihood(key, traced, VP, x, divergence=Hutchinson(), **fixed(VP, 10))
+        log_likelihood(key, traced, x, divergence=Hutchinson(), **fixed(VP, 10))
         return len(traces)
 
     assert call(0) == call(1)
@@ -216,7 +215,7 @@ class TestTransformations:
     def run(self, x, shift=0.0, sde=VP):
         exact = gaussian()
         model = sd.analytic.Gaussian(exact.mean + shift, exact.variances, exact.basis).model(sde)
-        made = log_likelihood(KEY, model, sde, x, divergence=Exact(), **fixed(sde))
+        made = log_likelihood(KEY, model, x, divergence=Exact(), **fixed(sde))
         return made.log_prob
 
     def test_gradients_in_x_and_in_the_parameters_of_the_model(self):
@@ -245,7 +244,7 @@ class TestEncoding:
     def test_latent_of_a_gaussian(self, name):
         sde, exact = SDES[name], gaussian()
         x = samples(exact, sde)
-        latent = encode(exact.model(sde), sde, x, **fixed(sde))
+        latent = encode(exact.model(sde), x, **fixed(sde))
         expected = latent_of_gaussian(exact, sde, x)
         np.testing.assert_allclose(latent, expected, atol=1e-4 * sde.sigma(sde.t_max))
 
@@ -258,7 +257,7 @@ class TestEncoding:
             expected = latent_of_gaussian(exact, VP, x)
             for steps in (50, 400):
                 ways = {"solver": samplers.named(name), "grid": grids.log_snr(VP, steps)}
-                made = encode(exact.model(VP), VP, x, **ways)
+                made = encode(exact.model(VP), x, **ways)
                 errors.append(float(jnp.max(jnp.abs(made - expected))))
         # A multistep method begins with a step of order 1, so that no more than 2 is asked for.
         assert errors[1] < errors[0] / 8 ** (min(samplers.named(name).order, 2) - 0.3)
@@ -268,14 +267,14 @@ class TestEncoding:
     def test_decode_undoes_encode(self, name, ways):
         sde, model = SDES[name], mixture(2).model(SDES[name])
         x = samples(mixture(2), sde)
-        latent = encode(model, sde, x, **ways(sde))
-        np.testing.assert_allclose(decode(model, sde, latent, **ways(sde)), x, atol=5e-3)
+        latent = encode(model, x, **ways(sde))
+        np.testing.assert_allclose(decode(model, latent, **ways(sde)), x, atol=5e-3)
 
     def test_decode_samples(self):
         model, latent = mixture(2).model(VP), jax.random.normal(KEY, (4, 2))
         ways = fixed(VP, 20)
-        made = sd.sample(KEY, model, VP, (4, 2), x_init=latent, denoise_last=False, **ways).x
-        np.testing.assert_allclose(decode(model, VP, latent, **ways), made, rtol=1e-5)
+        made = sd.sample(KEY, model, (4, 2), x_init=latent, denoise_last=False, **ways).x
+        np.testing.assert_allclose(decode(model, latent, **ways), made, rtol=1e-5)
 
 
 class TestBitsPerDim:
@@ -320,7 +319,7 @@ class TestVariationalBound:
         blur = sigma**2 * jnp.sum(1 / (alpha**2 * exact.variances + sigma**2))
         log_prob = exact.log_prob(sde, alpha * x, sde.t_min)
         expected = 2 * jnp.log(alpha) + log_prob - 0.5 * blur
-        bound = variational_bound(KEY, exact.model(sde), sde, x, num=4000)
+        bound = variational_bound(KEY, exact.model(sde), x, num=4000)
         assert np.all(np.abs(bound.log_prob - expected) < 4 * bound.standard_error)
         assert np.all(bound.standard_error < 0.6)
 
@@ -328,7 +327,7 @@ class TestVariationalBound:
         right, wrong = gaussian(), sd.analytic.Gaussian.of(jnp.zeros(2), jnp.ones(2))
         x = right.sample(jax.random.key(1), 100)
         bounds = [
-            np.mean(variational_bound(KEY, exact.model(VP), VP, x, num=100).log_prob)
+            np.mean(variational_bound(KEY, exact.model(VP), x, num=100).log_prob)
             for exact in (right, wrong)
         ]
         entropy = float(jnp.mean(right.log_prob(VP, x, 0.0)))
@@ -337,17 +336,15 @@ class TestVariationalBound:
     def test_the_prior_loss_is_a_kl_divergence(self):
         # Of N(alpha x, sigma^2) from N(0, 1), in one dimension by quadrature.
         sde, x = sd.VP(beta_max=2.0), 0.7
-        bound = variational_bound(
-            KEY, sd.from_x0(sde, lambda x, t: x), sde, jnp.array([[x]]), num=1
-        )
+        bound = variational_bound(KEY, sd.from_x0(sde, lambda x, t: x), jnp.array([[x]]), num=1)
         q = stats.norm(float(sde.alpha(1.0)) * x, float(sde.sigma(1.0)))
         expected = q.expect(lambda y: q.logpdf(y) - stats.norm.logpdf(y))
         np.testing.assert_allclose(bound.prior, expected, rtol=1e-4)
 
     def test_the_draws_of_a_sample_do_not_depend_on_the_batch(self):
         model, x = gaussian().model(VP), gaussian().sample(KEY, 4)
-        together = variational_bound(KEY, model, VP, x, num=10).log_prob
-        alone = variational_bound(KEY, model, VP, x[2:3], num=10, first=2).log_prob
+        together = variational_bound(KEY, model, x, num=10).log_prob
+        alone = variational_bound(KEY, model, x[2:3], num=10, first=2).log_prob
         np.testing.assert_allclose(together[2:3], alone, rtol=1e-4)
 
 
@@ -381,10 +378,10 @@ class TestBadInput:
             (lambda: Hutchinson(distribution="gausian"), "did you mean 'gaussian'"),
             (lambda: bits_per_dim(1.0, 2, levels=0, scale=2.0), "levels=0"),
             (
-                lambda: variational_bound(KEY, None, sd.Flow(), jnp.zeros((1, 2)), num=1),
+                lambda: variational_bound(KEY, None, jnp.zeros((1, 2)), num=1),
                 "no finite log-SNR at t_max=1",
             ),
-            (lambda: variational_bound(KEY, None, VP, jnp.zeros((1, 2)), num=0), "num=0"),
+            (lambda: variational_bound(KEY, None, jnp.zeros((1, 2)), num=0), "num=0"),
         ],
     )
     def test_others(self, make, message):

@@ -45,7 +45,7 @@ def test_of_a_gaussian_it_is_the_gaussian_that_the_affine_steps_make(solver):
     sde, dimension = sd.VP(), 4
     grid = grids.log_snr(sde, 6)
     model = correlated(dimension).model(sde)
-    made = pushforward(KEY, model, sde, (NUM, dimension), solver=solver, grid=grid)
+    made = pushforward(KEY, model, (NUM, dimension), solver=solver, grid=grid)
 
     x_T = np.asarray(starts(sde, grid, (NUM, dimension)), float)
     rows = np.concatenate([x_T, np.ones((NUM, 1))], axis=1)
@@ -65,7 +65,7 @@ def test_of_many_steps_it_is_the_density_of_the_data(sde):
     exact = problem_in_16d()
     grid = grids.cosine(sde, 300)
     made = pushforward(
-        KEY, exact.model(sde), sde, (NUM, 16), solver=samplers.RK4(), grid=grid, denoise_last=False
+        KEY, exact.model(sde), (NUM, 16), solver=samplers.RK4(), grid=grid, denoise_last=False
     )
     # But for the prior, which is the process's own end to that accuracy.
     np.testing.assert_allclose(made.log_prob, exact.log_prob(sde, made.x, sde.t_min), atol=5e-3)
@@ -77,7 +77,7 @@ def problem_in_16d():
 
 
 def ends_of(model, sde, solver, grid, x):
-    return sd.sample(KEY, model, sde, x.shape, solver=solver, grid=grid, x_init=x).x[:, 0]
+    return sd.sample(KEY, model, x.shape, solver=solver, grid=grid, x_init=x).x[:, 0]
 
 
 class TestInOneDimension:
@@ -86,7 +86,7 @@ class TestInOneDimension:
     def test_it_is_the_density_of_the_start_over_the_slope(self):
         sde, solver = sd.VP(), samplers.DDIM()
         model, grid = mixture_in_1d().model(sde), grids.log_snr(sde, 8)
-        made = pushforward(KEY, model, sde, (NUM, 1), solver=solver, grid=grid)
+        made = pushforward(KEY, model, (NUM, 1), solver=solver, grid=grid)
         s, x = float(sde.sigma(grid[0])), starts(sde, grid, (NUM, 1))
         up, down = (ends_of(model, sde, solver, grid, x + h) for h in (1e-2, -1e-2))
         expected = stats.norm(0, s).logpdf(x[:, 0]) - np.log((up - down) / 2e-2)
@@ -97,7 +97,7 @@ class TestInOneDimension:
         # E_q[1 / q(x)] over an interval that q covers is the length of the interval.
         sde, model = sd.VP(), mixture_in_1d().model(sd.VP())
         made = pushforward(
-            KEY, model, sde, (20_000, 1), solver=samplers.DDIM(), grid=grids.log_snr(sde, 8)
+            KEY, model, (20_000, 1), solver=samplers.DDIM(), grid=grids.log_snr(sde, 8)
         )
         x = np.asarray(made.x[:, 0])
         inside = (x > -0.85) & (x < -0.75)
@@ -106,7 +106,7 @@ class TestInOneDimension:
     def test_where_the_map_folds_it_is_a_lower_bound_and_the_signs_differ(self):
         sde, solver = sd.VP(), samplers.Heun()
         model, grid = mixture_in_1d().model(sde), grids.log_snr(sde, 4)
-        made = pushforward(KEY, model, sde, (400, 1), solver=solver, grid=grid)
+        made = pushforward(KEY, model, (400, 1), solver=solver, grid=grid)
         assert {-1.0, 1.0} == set(np.asarray(made.sign).tolist())
 
         # The true density at x: over all cells of a fine grid of starts that cover it.
@@ -126,10 +126,10 @@ class TestInOneDimension:
 def test_the_samples_are_those_of_sample_and_need_no_neighbours():
     sde, solver = sd.VP(), samplers.DPMSolverPP2M()
     model, grid = correlated(3).model(sde), grids.log_snr(sde, 5)
-    made = pushforward(KEY, model, sde, (6, 3), solver=solver, grid=grid)
-    expected = sd.sample(KEY, model, sde, (6, 3), solver=solver, grid=grid)
+    made = pushforward(KEY, model, (6, 3), solver=solver, grid=grid)
+    expected = sd.sample(KEY, model, (6, 3), solver=solver, grid=grid)
     np.testing.assert_allclose(made.x, expected.x, atol=1e-6)
-    later = pushforward(KEY, model, sde, (2, 3), solver=solver, grid=grid, first=4)
+    later = pushforward(KEY, model, (2, 3), solver=solver, grid=grid, first=4)
     np.testing.assert_allclose(later.log_prob, made.log_prob[4:], atol=1e-5)
 
 
@@ -138,15 +138,15 @@ def test_a_solver_that_was_fitted_brings_its_own_grid():
     times = tuple(np.asarray(grids.log_snr(sde, 5)).tolist())
     model = correlated(3).model(sde)
     fitted = samplers.FittedGrid(samplers.DDIM(), times)
-    ours = pushforward(KEY, model, sde, (4, 3), solver=fitted)
-    plain = pushforward(KEY, model, sde, (4, 3), solver=samplers.DDIM(), grid=jnp.asarray(times))
+    ours = pushforward(KEY, model, (4, 3), solver=fitted)
+    plain = pushforward(KEY, model, (4, 3), solver=samplers.DDIM(), grid=jnp.asarray(times))
     np.testing.assert_allclose(ours.log_prob, plain.log_prob, atol=1e-5)
 
 
 def test_an_image_is_as_good_as_its_pixels_in_a_row():
     def made(*event):
         model = sd.from_x0(sde, lambda x, t: jnp.tanh(x) * jnp.arange(1.0, 7.0).reshape(event))
-        return pushforward(KEY, model, sde, (3, *event), solver=samplers.DDIM(), grid=grid)
+        return pushforward(KEY, model, (3, *event), solver=samplers.DDIM(), grid=grid)
 
     sde, grid = sd.VP(), grids.log_snr(sd.VP(), 4)
     image, row = made(2, 3, 1), made(6)
@@ -165,7 +165,7 @@ def test_a_second_call_compiles_nothing():
         sde = sd.VP(beta_max=10.0 + shift)
         model = sd.from_x0(sde, Partial(denoise, jnp.float32(shift)))
         grid = grids.log_snr(sde, 5)
-        return pushforward(KEY, model, sde, (4, 3), solver=samplers.DDIM(), grid=grid)
+        return pushforward(KEY, model, (4, 3), solver=samplers.DDIM(), grid=grid)
 
     first, traced = again(0.0), len(traces)
     second = again(1.0)
@@ -181,11 +181,11 @@ def test_refuses_what_is_not_one_map_of_the_start(solver, why):
     sde = sd.VP()
     with pytest.raises(ValueError, match=why):
         pushforward(
-            KEY, correlated(3).model(sde), sde, (4, 3), solver=solver, grid=grids.log_snr(sde, 5)
+            KEY, correlated(3).model(sde), (4, 3), solver=solver, grid=grids.log_snr(sde, 5)
         )
 
 
 def test_refuses_a_grid_that_sample_refuses():
     sde = sd.VP()
     with pytest.raises(ValueError, match="DDIM needs a grid of times"):
-        pushforward(KEY, correlated(3).model(sde), sde, (4, 3), solver=samplers.DDIM())
+        pushforward(KEY, correlated(3).model(sde), (4, 3), solver=samplers.DDIM())

@@ -29,7 +29,7 @@ def model(params, sde=SDE):
 
 
 def draw(model, solver, num=NUM, first=0):
-    return sd.sample(KEY, model, SDE, (num, *EVENT), solver=solver, grid=GRID, first=first).x
+    return sd.sample(KEY, model, (num, *EVENT), solver=solver, grid=GRID, first=first).x
 
 
 def by_device(x):
@@ -77,7 +77,7 @@ def test_a_likelihood_on_eight_devices_is_that_of_one():
 
     def of(model, x):
         solver = samplers.RK4()
-        return log_likelihood(KEY, model, SDE, x, solver=solver, grid=GRID, divergence=Exact())
+        return log_likelihood(KEY, model, x, solver=solver, grid=GRID, divergence=Exact())
 
     params = jax.device_put(PARAMS, distributed.replicated(mesh))
     x = jax.device_put(X, distributed.shard_samples(mesh))
@@ -100,7 +100,7 @@ def test_a_likelihood_under_pmap_is_that_of_one_device():
     def of(x, first):
         solver = samplers.RK4()
         return log_likelihood(
-            KEY, model(PARAMS), SDE, x, solver=solver, grid=GRID, divergence=Exact(), first=first
+            KEY, model(PARAMS), x, solver=solver, grid=GRID, divergence=Exact(), first=first
         ).log_prob
 
     ours = jax.pmap(of)(by_device(X), NUM // 8 * jnp.arange(8))
@@ -109,7 +109,7 @@ def test_a_likelihood_under_pmap_is_that_of_one_device():
 
 def test_a_variational_bound_under_pmap_is_that_of_one_device():
     def of(x, first):
-        return variational_bound(KEY, model(PARAMS), SDE, x, num=4, first=first).log_prob
+        return variational_bound(KEY, model(PARAMS), x, num=4, first=first).log_prob
 
     ours = jax.pmap(of)(by_device(X), NUM // 8 * jnp.arange(8))
     np.testing.assert_allclose(jnp.ravel(ours), of(X, 0), rtol=1e-4)
@@ -162,7 +162,7 @@ def test_a_training_step_under_pmap_is_that_of_one_device():
     optimizer = training.make_optimizer("adam", learning_rate=1e-2)
 
     def loss_fn(params, key, batch):
-        return objectives.denoising_loss(key, model(params), SDE, batch)
+        return objectives.denoising_loss(key, model(params), batch)
 
     recipe = training.Recipe(lambda key: PARAMS, objectives.of_loss(loss_fn), optimizer, (0.9,))
     step, new = training.make_step(recipe), partial(training.init_state, recipe, KEY)

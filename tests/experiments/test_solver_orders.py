@@ -46,7 +46,7 @@ def test_what_a_solver_draws_on_is_what_its_steps_take(solver, drawn):
 def test_a_step_that_is_not_finite_excludes_an_sde():
     class Broken(samplers.DDIM):
         def step(self, key, model, sde, state, t, s):
-            state = super().step(key, model, sde, state, t, s)
+            state = super().step(key, model, state, t, s)
             return state._replace(x=state.x * (sde.log_snr(t) / jnp.abs(sde.log_snr(t))))
 
     assert table.excluded(samplers.DDIM()) == "all"

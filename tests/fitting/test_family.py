@@ -48,8 +48,8 @@ def test_a_standard_solver_is_one_of_the_family(sde, solver, denoise_last):
     near = jnp.concatenate([near, times[len(near) :]])
     key, model = jax.random.key(0), EXACT.model(sde)
     options = {"solver": solver, "grid": near, "denoise_last": denoise_last}
-    expected = sd.sample(key, model, sde, (64, 2), **options)
-    made = sd.sample(key, model, sde, (64, 2), solver=fitted)
+    expected = sd.sample(key, model, (64, 2), **options)
+    made = sd.sample(key, model, (64, 2), solver=fitted)
     assert int(made.nfe) == int(expected.nfe) == 5
     np.testing.assert_allclose(made.x, expected.x, atol=2e-3)
 

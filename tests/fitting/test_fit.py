@@ -22,7 +22,7 @@ SMALL = {"seconds": 600.0, "held_out": 128, "fine_steps": 40, "jacobian": 64, "b
 
 def fitted(exact, num, *, key=0, nfe=3, **options):
     model = exact.model(SDE)
-    return sd.fit(jax.random.key(key), model, SDE, (num, 2), nfe=nfe, **(SMALL | options))
+    return sd.fit(jax.random.key(key), model, (num, 2), nfe=nfe, **(SMALL | options))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,6 @@ def test_three_evaluations_reach_the_closed_form_of_a_gaussian(of_gaussian):
     made = sd.sample(
         jax.random.key(0),
         GAUSSIAN.model(SDE),
-        SDE,
         (500, 2),
         solver=solver,
         x_init=SDE.sigma(solver.times[0]) / SDE.sigma(1.0) * start,
@@ -95,9 +94,7 @@ def test_a_slow_model_is_fitted_to_fewer_starts():
         return GAUSSIAN.denoise(SDE, x, t) + nothing
 
     model, few = sd.from_x0(SDE, denoise), {"held_out": 64, "batch": 2, "jacobian": 2}
-    result = sd.fit(
-        jax.random.key(0), model, SDE, (64, 2), nfe=3, **(SMALL | few | {"seconds": 2.0})
-    )
+    result = sd.fit(jax.random.key(0), model, (64, 2), nfe=3, **(SMALL | few | {"seconds": 2.0}))
     assert result.error <= result.start_error
     # The fine solutions alone of 64 and 64 starts, two at a time, would take 2,560 calls.
     assert len(calls) < 1280
@@ -120,7 +117,7 @@ def test_it_depends_on_the_key_alone(of_gaussian):
 
 def test_of_data_that_are_one_point_it_keeps_a_standard_solver():
     model = sd.from_x0(SDE, lambda x, t: jnp.ones_like(x))
-    result = sd.fit(jax.random.key(0), model, SDE, (64, 2), pool=128, nfe=3, **SMALL)
+    result = sd.fit(jax.random.key(0), model, (64, 2), pool=128, nfe=3, **SMALL)
     assert result.start_error == result.error == 0.0
     assert isinstance(result.solver, samplers.Fitted)
 
@@ -129,13 +126,12 @@ def test_of_data_that_are_one_point_it_keeps_a_standard_solver():
 def test_a_grid_alone_is_fitted_to_any_deterministic_solver():
     result = fitted(PAIR, 128, nfe=5, solver=samplers.DPMSolverPP2M())
     assert result.solver.solver == samplers.DPMSolverPP2M()
-    made = sd.sample(jax.random.key(5), PAIR.model(SDE), SDE, (256, 2), solver=result.solver)
+    made = sd.sample(jax.random.key(5), PAIR.model(SDE), (256, 2), solver=result.solver)
     assert int(made.nfe) == 5
     standard = [grids.named(name, SDE, 4) for name in ("log_snr", "karras", "uniform")]
     fine = sd.sample(
         jax.random.key(5),
         PAIR.model(SDE),
-        SDE,
         (256, 2),
         solver=samplers.RK4(),
         grid=grids.log_snr(SDE, 100),
@@ -144,7 +140,6 @@ def test_a_grid_alone_is_fitted_to_any_deterministic_solver():
         sd.sample(
             jax.random.key(5),
             PAIR.model(SDE),
-            SDE,
             (256, 2),
             solver=samplers.DPMSolverPP2M(),
             grid=grid,
@@ -172,7 +167,6 @@ def test_each_start_has_its_own_condition():
     result = sd.fit(
         jax.random.key(0),
         sd.from_x0(SDE, denoise),
-        SDE,
         (128, 2),
         nfe=3,
         conditions=conditions,
@@ -188,7 +182,7 @@ def of_25_modes():
     modes = jnp.stack(jnp.meshgrid(*[0.5 * (jnp.arange(5) - 2.0)] * 2), axis=-1).reshape(-1, 2)
     model = sd.analytic.GaussianMixture.of(modes, 0.05).model(SDE)
     sizes = {"held_out": 1024, "pool": 8192, "seconds": 600.0}
-    result = sd.fit(jax.random.key(0), model, SDE, (512, 2), nfe=5, **sizes)
+    result = sd.fit(jax.random.key(0), model, (512, 2), nfe=5, **sizes)
     args = (jax.random.key(1), model, SDE, (16384, 2))
     fine = sd.sample(*args, solver=samplers.RK4(), grid=grids.log_snr(SDE, 100)).x
     return result, rms(sd.sample(*args, solver=result.solver).x, fine)
@@ -224,4 +218,4 @@ def test_bad_arguments_are_named(options, message):
 def test_a_model_that_gives_nan_is_told():
     model = sd.from_x0(SDE, lambda x, t: jnp.where(x > 1.0, jnp.nan, 0.5 * x))
     with pytest.raises(ValueError, match=r"UniPC.* is nan or inf for \d+ of \d+ starts"):
-        sd.fit(jax.random.key(0), model, SDE, (64, 2), nfe=3, **SMALL)
+        sd.fit(jax.random.key(0), model, (64, 2), nfe=3, **SMALL)

@@ -22,7 +22,7 @@ def half(x, t):
 
 
 def ends(drawn, theta):
-    return least_squares.end(DDIM, sd.from_x0(SDE, half), SDE, theta, drawn)
+    return least_squares.end(DDIM, sd.from_x0(SDE, half), theta, drawn)
 
 
 def descend(denoise, target, choose=lambda drawn, number, theta: drawn, first=None, **options):
@@ -31,7 +31,7 @@ def descend(denoise, target, choose=lambda drawn, number, theta: drawn, first=No
     theta = jnp.zeros(3)
     settings = {"m": 1.0, "num": 8, "size": 8} | options
     chosen = partial(choose, drawn)
-    steps = least_squares.descend(jax.random.key(1), DDIM, model, SDE, theta, chosen, **settings)
+    steps = least_squares.descend(jax.random.key(1), DDIM, model, theta, chosen, **settings)
     return list(itertools.islice(steps, first))
 
 

@@ -25,9 +25,7 @@ def test_they_are_those_of_sample():
 
     model = sd.from_x0(SDE, lambda x, t: jnp.zeros_like(x))
     with jax.disable_jit():
-        sd.sample(
-            jax.random.key(0), model, SDE, (5, 2), solver=Looking(), grid=sd.grids.uniform(SDE, 1)
-        )
+        sd.sample(jax.random.key(0), model, (5, 2), solver=Looking(), grid=sd.grids.uniform(SDE, 1))
     np.testing.assert_allclose(drawn(5).x, seen[0], rtol=1e-6)
 
 
@@ -90,7 +88,7 @@ def test_where_the_standard_solver_loses_all_any_may_be_chosen():
 def test_the_targets_are_the_ends_of_the_probability_flow():
     exact = sd.analytic.Gaussian.of(jnp.array([0.5, -1.0]), 0.09)
     model = jax.tree_util.Partial(exact.model(SDE))
-    found = starts.solved(model, SDE, drawn(64), steps=128, size=32)
+    found = starts.solved(model, drawn(64), steps=128, size=32)
 
     def spread(t):
         return jnp.sqrt((SDE.alpha(t) * 0.3) ** 2 + SDE.sigma(t) ** 2)

@@ -142,8 +142,8 @@ def test_no_class_is_a_negative_label_or_no_condition(network):
     network, x = network.clone(num_classes=5), images()
     params = draw(network, x)
     free = apply(network, params, x)
-    negative = apply(network, params, x, condition=jnp.array([-1, -1]))
-    half = apply(network, params, x, condition=jnp.array([3, -1]))
+    negative = apply(network, params, x, cond=jnp.array([-1, -1]))
+    half = apply(network, params, x, cond=jnp.array([3, -1]))
     np.testing.assert_allclose(negative, free, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(half[1], free[1], rtol=1e-4, atol=1e-5)
     assert np.max(np.abs(half[0] - free[0])) > 1e-3
@@ -152,7 +152,7 @@ def test_no_class_is_a_negative_label_or_no_condition(network):
 @every
 def test_a_condition_without_classes_is_an_error(network):
     with pytest.raises(ValueError, match="condition: given to a network without classes"):
-        shapes(network, images(), condition=jnp.array([0, 1]))
+        shapes(network, images(), cond=jnp.array([0, 1]))
 
 
 def test_without_conditioning_the_time_is_ignored():

@@ -47,7 +47,6 @@ def test_the_exact_model_reaches_the_minimum(name, weighting):
     values = objectives.denoising_loss(
         jax.random.key(0),
         DATA.model(sde),
-        sde,
         x0(),
         weighting=weight,
         draw=time_density.stratified,
@@ -63,7 +62,6 @@ def test_importance_sampling_leaves_the_likelihood_objective_as_it_is(name):
     values = objectives.denoising_loss(
         jax.random.key(0),
         DATA.model(sde),
-        sde,
         x0(),
         weighting=objectives.likelihood,
         times=time_density.importance(),
@@ -96,9 +94,9 @@ def test_every_kind_of_prediction_has_the_same_loss(name, kind):
     with jax.enable_x64(True):
         data = data.astype(jnp.float64)
         model = getattr(sd, f"from_{kind}")(sde, wrong)
-        loss = objectives.denoising_loss(jax.random.key(0), model, sde, data)
+        loss = objectives.denoising_loss(jax.random.key(0), model, data)
         eps = sd.from_eps(sde, lambda x, t: 1.1 * exact(x, t).eps)
-        expected = objectives.denoising_loss(jax.random.key(0), eps, sde, data)
+        expected = objectives.denoising_loss(jax.random.key(0), eps, data)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
@@ -134,7 +132,7 @@ def test_smld_is_the_objective_of_its_paper():
     # sigma_i^2 ||score + z / sigma_i||^2 with a score of zero is ||z||^2, whatever i is
     sde, data = sd.VE(), jnp.zeros((NUM, 3))
     zero = sd.from_score(sde, lambda x, t: jnp.zeros_like(x))
-    values = objectives.smld_loss(jax.random.key(0), zero, sde, data)
+    values = objectives.smld_loss(jax.random.key(0), zero, data)
     assert float(np.mean(values)) == pytest.approx(1.0, abs=0.01)
     assert values.shape == (NUM,)
 
@@ -147,7 +145,7 @@ def test_smld_takes_each_of_the_noise_levels():
         return jnp.zeros_like(x)
 
     objectives.smld_loss(
-        jax.random.key(0), sd.from_score(sde, score), sde, jnp.zeros((1000, 1)), num_scales=10
+        jax.random.key(0), sd.from_score(sde, score), jnp.zeros((1000, 1)), num_scales=10
     )
     levels = np.unique(np.round(np.log(seen[0]), 3))
     np.testing.assert_allclose(levels, np.log(np.geomspace(0.01, 50.0, 10)), atol=2e-3)
@@ -164,7 +162,6 @@ def test_ddpm_noises_by_the_product_of_its_own_betas():
     objectives.ddpm_loss(
         jax.random.key(0),
         sd.from_eps(sde, eps),
-        sde,
         jnp.zeros((NUM, 1)),
         num_scales=num_scales,
     )
@@ -178,7 +175,7 @@ def test_ddpm_noises_by_the_product_of_its_own_betas():
 
 def test_ddpm_is_near_its_limit_in_continuous_time():
     sde = sd.VP()
-    values = objectives.ddpm_loss(jax.random.key(0), DATA.model(sde), sde, x0())
+    values = objectives.ddpm_loss(jax.random.key(0), DATA.model(sde), x0())
     assert float(np.mean(values)) == pytest.approx(minimum(sde, objectives.paper), rel=0.02)
 
 

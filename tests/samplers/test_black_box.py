@@ -20,15 +20,15 @@ def problem():
     return exact, jnp.array([[1.3, -0.2], [-0.5, 0.9]]), jnp.array([1.0, 1e-3])
 
 
-def solve(solver, model=None, start=None):
+def solve(solver, model=None, start=None, cond=None):
     exact, x, grid = problem()
     return sd.sample(
         jax.random.key(0),
         exact.model(SDE) if model is None else model,
-        SDE,
         x.shape,
         solver=solver,
         grid=grid,
+        cond=cond,
         x_init=x if start is None else start,
         denoise_last=False,
     )
@@ -57,22 +57,21 @@ def test_evaluations_are_the_calls(method):
     calls = []
     exact = problem()[0].model(SDE)
 
-    def counted(x, t):
+    def counted(params, sde, x, t, cond):
         jax.debug.callback(lambda: calls.append(1))
         return exact(x, t)
 
-    nfe = solve(samplers.BlackBox(method), counted).nfe
+    nfe = solve(samplers.BlackBox(method), sd.Model(SDE, counted)).nfe
     jax.effects_barrier()
     assert nfe.shape == (2,)
     assert np.max(nfe) == len(calls)
 
 
 def test_each_sample_keeps_its_own_condition():
-    def denoise(x, t, *, condition):
-        return jnp.full_like(x, 1.0) * condition[:, None]
+    def denoise(x, t, cond):
+        return jnp.full_like(x, 1.0) * cond[:, None]
 
-    model = sd.with_condition(sd.from_x0(SDE, denoise), condition=jnp.array([2.0, -3.0]))
-    made = solve(samplers.BlackBox(), model).x
+    made = solve(samplers.BlackBox(), sd.from_x0(SDE, denoise), cond=jnp.array([2.0, -3.0])).x
     np.testing.assert_allclose(made[0], 2.0, atol=0.2)
     np.testing.assert_allclose(made[1], -3.0, atol=0.2)
 
@@ -85,15 +84,15 @@ def test_a_sample_that_needs_more_steps_than_allowed_is_nan():
 def test_the_jacobian_of_one_sample_is_that_of_its_velocity(event):
     scale = jnp.arange(1.0, 3.0)
 
-    def mixed(x, t, *, condition):
+    def mixed(x, t, cond):
         turned = jnp.roll(x.reshape(len(x), -1), 1, axis=1).reshape(x.shape)
-        return jnp.sin(x) * turned * condition.reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.sin(x) * turned * cond.reshape(-1, *[1] * (x.ndim - 1))
 
-    model = sd.with_condition(sd.from_v(SDE, mixed), condition=scale)
+    model = sd.from_v(SDE, mixed)
     x = jax.random.normal(jax.random.key(0), (2, *event))
     t = jnp.array([0.3, 0.8])
-    made = jax.vmap(lambda x, t: jacobian_one(2)(model, x[None], t))(x, t)
-    whole = jax.jacrev(lambda x: model(x, t).velocity)(x)
+    made = jax.vmap(lambda x, t, c: jacobian_one(2)(model, x[None], t, c[None]))(x, t, scale)
+    whole = jax.jacrev(lambda x: model(x, t, scale).velocity)(x)
     for i in range(2):
         own = whole[(i, *[slice(None)] * len(event), i)]
         np.testing.assert_allclose(made[i], own, rtol=1e-4, atol=1e-5)

@@ -27,7 +27,7 @@ OF_ORDER = {1: samplers.DDIM(), 2: samplers.DPMSolver2S(), 3: samplers.DPMSolver
 def draw(sde, grid, solver, **options):
     model, shape = EXACT.model(sde), (5, 2)
     options = {"solver": solver, "grid": grid, "denoise_last": False, **options}
-    return sd.sample(jax.random.key(0), model, sde, shape, **options)
+    return sd.sample(jax.random.key(0), model, shape, **options)
 
 
 @pytest.mark.parametrize(("name", "n"), [*(("vp", n) for n in BLOCKS), ("ve", 5), ("flow", 5)])

@@ -36,7 +36,7 @@ def run(solver, model, steps):
     state, made = solver.init(jnp.asarray(X)), []
     keys = noise.sample_keys(jax.random.key(0), len(X))
     for t, s in itertools.pairwise(jnp.array(TIMES[: steps + 1])):
-        state = solver.step(keys, samplers.Model(model), SDE, state, t, s)
+        state = solver.step(keys, samplers.Counted(model), state, t, s)
         made.append(np.asarray(state.x))
     return made
 
@@ -186,7 +186,7 @@ def test_the_last_of_few_steps_is_of_order_2(third, second):
 
     def step(solver, state, t, s):
         keys = noise.sample_keys(jax.random.key(0), len(X))
-        return solver.step(keys, samplers.Model(model), SDE, state, t, s)
+        return solver.step(keys, samplers.Counted(model), state, t, s)
 
     def walk(solver, grid):
         states = [solver.init(jnp.asarray(X), grid)]
@@ -206,11 +206,11 @@ def test_the_last_of_few_steps_is_of_order_2(third, second):
 def test_ipndm_has_the_constants_of_its_paper_where_steps_are_equal(order, constants):
     # in x / alpha against sigma / alpha, which for EDM are x and t
     sde, times = sd.EDM(), [5.0, 4.0, 3.0, 2.0, 1.0]
-    solver, model = samplers.IPNDM(order=order), samplers.Model(sd.from_eps(sde, eps_of))
+    solver, model = samplers.IPNDM(order=order), samplers.Counted(sd.from_eps(sde, eps_of))
     state, values = solver.init(jnp.asarray(X)), []
     for t, s in itertools.pairwise(jnp.array(times)):
         before, values = state.x, [eps_of(state.x, t), *values]
-        state = solver.step(None, model, sde, state, t, s)
+        state = solver.step(None, model, state, t, s)
     slope = sum(c * value for c, value in zip(constants, values, strict=False)) / sum(constants)
     np.testing.assert_allclose(state.x, before - slope, rtol=1e-4, atol=1e-5)
 
@@ -282,7 +282,6 @@ def test_flow_is_sampled_from_alpha_zero(name):
     made = sd.sample(
         jax.random.key(0),
         exact.model(flow),
-        flow,
         start.shape,
         solver=samplers.named(name),
         grid=grid,

@@ -32,7 +32,7 @@ SOLVER = weighted([0.9, 0.6, 0.1], [[1.0], [0.2, 0.8], [0.1, 0.3, 0.6]])
 
 def draw(solver=SOLVER, key=0, batch=6, model=None, **options):
     model = EXACT.model(SDE) if model is None else model
-    return sd.sample(jax.random.key(key), model, SDE, (batch, 2), solver=solver, **options)
+    return sd.sample(jax.random.key(key), model, (batch, 2), solver=solver, **options)
 
 
 positive = st.floats(0.1, 2.0)
@@ -43,7 +43,7 @@ def end_at_a_point(a, c, point, start):
     """Where `Fitted` ends whose every prediction is the point."""
     model = sd.from_x0(SDE, lambda x, t: jnp.broadcast_to(point, x.shape))
     keys = jax.random.split(jax.random.key(0), len(start))
-    return Fitted(TIMES, a, c).solve(keys, model, SDE, start, jnp.asarray(TIMES)).x
+    return Fitted(TIMES, a, c).solve(keys, model, start, jnp.asarray(TIMES)).x
 
 
 @given(

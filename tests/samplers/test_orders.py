@@ -142,8 +142,8 @@ def test_a_corrector_leaves_the_marginal_to_the_order_of_its_step(monkeypatch):
             patch.setattr(noise, "normal", lambda keys, like: jnp.full_like(like, z))
             state = samplers.State(jnp.full((1, 1), x))
             keys = noise.sample_keys(jax.random.key(0), 1)
-            solver, model = samplers.AnnealedLangevin(snr=snr), samplers.Model(exact.model(sde))
-            return solver.step(keys, model, sde, state, jnp.array(0.5), jnp.array(0.499)).x[0, 0]
+            solver, model = samplers.AnnealedLangevin(snr=snr), samplers.Counted(exact.model(sde))
+            return solver.step(keys, model, state, jnp.array(0.5), jnp.array(0.499)).x[0, 0]
 
     with jax.enable_x64(True):
         true = sde.alpha(0.5) ** 2 * exact.variances[0] + sde.sigma(0.5) ** 2
@@ -166,7 +166,6 @@ def test_ddim_takes_the_same_path_for_every_sde(name):
                 sd.sample(
                     jax.random.key(0),
                     exact.model(sde),
-                    sde,
                     start.shape,
                     solver=samplers.DDIM(),
                     grid=grid,

@@ -63,7 +63,6 @@ def draw(solver, key=0, batch=6, steps=8, model=None, **options):
     return sd.sample(
         jax.random.key(key),
         MODEL if model is None else model,
-        SDE,
         (batch, 2),
         solver=solver,
         grid=grids.uniform(SDE, 1 if solver.adaptive else steps),
@@ -76,12 +75,12 @@ def two_counted(solver):
     """Samples 4 and 5, and how often the network was called for them."""
     calls = []
 
-    def counted(x, t):
+    def counted(params, sde, x, t, cond):
         # called for each x [B, *event] where several are evaluated in parallel
         jax.debug.callback(lambda _: calls.append(1), x)
         return MODEL(x, t)
 
-    made = draw(solver, batch=2, first=4, model=counted)
+    made = draw(solver, batch=2, first=4, model=sd.Model(SDE, counted))
     jax.effects_barrier()
     return made, len(calls)
 
@@ -156,7 +155,6 @@ def test_starts_from_the_noise_of_the_first_time_of_the_grid():
     start = sd.sample(
         jax.random.key(0),
         EXACT.model(sde),
-        sde,
         (4000, 2),
         solver=samplers.DDIM(),
         grid=jnp.array([10.0, 1.0]),
@@ -196,7 +194,6 @@ def test_flow_is_sampled_from_alpha_zero(solver):
     made = sd.sample(
         jax.random.key(0),
         exact.model(flow),
-        flow,
         (10_000, 2),
         solver=solver,
         grid=jnp.linspace(1.0, end, 2 if solver.adaptive else 80),
@@ -219,7 +216,7 @@ def test_flow_is_sampled_from_alpha_zero(solver):
 def test_bad_arguments_are_named(options, message):
     arguments = {"solver": samplers.DDIM(), "grid": grids.uniform(SDE, 4)} | options
     with pytest.raises(ValueError, match=message):
-        sd.sample(jax.random.key(0), EXACT.model(SDE), SDE, (6, 2), **arguments)
+        sd.sample(jax.random.key(0), EXACT.model(SDE), (6, 2), **arguments)
 
 
 def test_a_solver_that_reads_an_infinite_diffusion_says_so():
@@ -228,7 +225,6 @@ def test_a_solver_that_reads_an_infinite_diffusion_says_so():
         sd.sample(
             jax.random.key(0),
             EXACT.model(flow),
-            flow,
             (2, 2),
             solver=samplers.EulerMaruyama(),
             grid=grids.uniform(flow, 4),

@@ -7,6 +7,7 @@ import pytest
 
 import sde_diffusion as sd
 from sde_diffusion import noise, samplers
+from sde_diffusion.sdes import expand
 
 KEYS = noise.sample_keys(jax.random.key(0), 2)
 X = jnp.array([[0.4, -1.1, 2.0], [1.0, 0.2, -0.3]])
@@ -14,8 +15,8 @@ SCORE = jnp.array([[-0.5, 0.3, 1.0], [0.1, -2.0, 0.7]])
 
 
 def step(solver, sde, t, s, x=X):
-    model = samplers.Model(sd.from_score(sde, lambda x, t: SCORE))
-    state = solver.step(KEYS, model, sde, solver.init(x), jnp.float32(t), jnp.float32(s))
+    model = samplers.Counted(sd.from_score(sde, lambda x, t: SCORE))
+    state = solver.step(KEYS, model, solver.init(x), jnp.float32(t), jnp.float32(s))
     return np.asarray(state.x)
 
 
@@ -68,8 +69,8 @@ def test_heun_is_algorithm_1_of_edm(solver):
     def denoise(x, sigma):
         return 0.5 * x / (1 + sigma)
 
-    model = samplers.Model(sd.from_x0(sde, lambda x, t: denoise(x, t)))
-    made = solver.step(KEYS, model, sde, samplers.State(X), jnp.float32(t), jnp.float32(s))
+    model = samplers.Counted(sd.from_x0(sde, lambda x, t: denoise(x, expand(t, x))))
+    made = solver.step(KEYS, model, samplers.State(X), jnp.float32(t), jnp.float32(s))
     d = (X - denoise(X, t)) / t
     euler = X + (s - t) * d
     expected = X + (s - t) * (d + (euler - denoise(euler, s)) / s) / 2
@@ -130,8 +131,8 @@ def test_dpm_solver_is_algorithm_2_of_its_paper():
     values = [jnp.full_like(X, 0.3), jnp.full_like(X, -0.2)]
     state = solver.init(X)
     for i, value in enumerate(values):
-        model = samplers.Model(sd.from_x0(sde, lambda x, t, value=value: value))
-        state = solver.step(KEYS, model, sde, state, grid[i], grid[i + 1])
+        model = samplers.Counted(sd.from_x0(sde, lambda x, t, value=value: value))
+        state = solver.step(KEYS, model, state, grid[i], grid[i + 1])
 
     lam, sigma, alpha = ([float(f(t)) for t in grid] for f in (sde.log_snr, sde.sigma, sde.alpha))
     h1, h2 = lam[1] - lam[0], lam[2] - lam[1]
@@ -145,7 +146,7 @@ def test_dpm_solver_is_algorithm_2_of_its_paper():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: samplers.DDIM(eta=2.0), "eta from 0 to 1, got 2.0"),
+        (lambda: samplers.DDIM(eta=2.0), "eta from 0 to 1, got eta=2.0"),
         (lambda: samplers.EDMSampler(churn=1.0), "churn from 0"),
         (lambda: samplers.Ancestral(variance="postrior"), "did you mean 'posterior'"),
         (lambda: samplers.Langevin(snr=0.0), "snr > 0"),

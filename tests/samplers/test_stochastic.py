@@ -27,8 +27,8 @@ def take(solver, model, times, x=X, sde=SDE):
         state, path = solver.init(x), noise.BrownianPath(KEYS)
         for i in range(len(times) - 1):
             t, s = times[i], times[i + 1]
-            counted = samplers.Model(sd.from_x0(sde, model))
-            state = solver.step(noise.step_keys(path, i, sde, t, s), counted, sde, state, t, s)
+            counted = samplers.Counted(sd.from_x0(sde, model))
+            state = solver.step(noise.step_keys(path, i, sde, t, s), counted, state, t, s)
         return state.x
 
     return np.asarray(run(jnp.array(times)))
@@ -78,7 +78,7 @@ def test_from_alpha_zero_the_times_after_it_have_a_gradient(solver):
             model = sd.from_x0(flow, lambda x, t: jnp.tanh(x) * t)
             grid = jnp.array([1.0, 0.6, 0.3]).at[1].set(middle)
             options = {"solver": solver, "grid": grid, "x_init": jnp.float64(X)}
-            return jnp.mean(sd.sample(jax.random.key(0), model, flow, X.shape, **options).x ** 2)
+            return jnp.mean(sd.sample(jax.random.key(0), model, X.shape, **options).x ** 2)
 
         difference = (end(0.6 + 1e-5)[0] - end(0.6 - 1e-5)[0]) / 2e-5
         assert np.isfinite(difference)
@@ -93,7 +93,7 @@ def test_churn_beyond_its_bounds_leaves_the_gradient_by_the_sde_alone():
         sde = sd.VP(beta_max=beta_max)
         model = sd.from_x0(sde, lambda x, t: jnp.tanh(x))
         options = {"solver": solver, "grid": jnp.array([1.0, 0.5, 0.1]), "x_init": X}
-        return jnp.mean(sd.sample(jax.random.key(0), model, sde, X.shape, **options).x ** 2)
+        return jnp.mean(sd.sample(jax.random.key(0), model, X.shape, **options).x ** 2)
 
     churned = slope(20.0, samplers.EDMSampler(churn=0.1, churn_max=1e-3))
     np.testing.assert_allclose(churned, slope(20.0, samplers.EDMSampler()), rtol=1e-4)
@@ -150,7 +150,6 @@ def follow(solver, grid, sde=SDE):
     return sd.sample(
         noise.BrownianPath(jax.random.key(0)),
         MIXTURE.model(sde),
-        sde,
         (64, 2),
         solver=solver,
         grid=grid,
@@ -189,7 +188,6 @@ def correct(corrector, exact, t=0.1, num=8000):
     made = sd.sample(
         jax.random.key(0),
         exact.model(sde),
-        sde,
         before.shape,
         solver=corrector,
         grid=jnp.array([t, t - 1e-3]),

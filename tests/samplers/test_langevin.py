@@ -51,7 +51,7 @@ def test_a_corrector_brings_a_wrong_start_to_the_process(predictor, corrector):
     start = 3.0 * jax.random.normal(jax.random.key(1), (4000, 2))
     model = EXACT.model(SDE)
     made = sd.sample(
-        *(jax.random.key(0), model, SDE, start.shape),
+        *(jax.random.key(0), model, start.shape),
         solver=both,
         grid=times,
         x_init=start,
@@ -81,7 +81,6 @@ def test_any_predictor_with_any_corrector_carries_the_prior_to_the_data(predicto
     made = sd.sample(
         jax.random.key(1),
         exact.model(sde),
-        sde,
         (200, dimension),
         solver=solver,
         grid=grids.log_snr(sde, 600),  # in fewer steps Euler would not be near the data

@@ -1,4 +1,4 @@
-"""Langevin correctors, whose step stays at t, and their combination with a predictor."""
+"""Langevin correctors, whose step stays at t: ULA, MALA, and those of the score-SDE papers."""
 
 import dataclasses
 from collections.abc import Callable
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 
 from sde_diffusion import noise
 from sde_diffusion.noise import Keys
-from sde_diffusion.samplers.solver import Model, Solver, State, Wrapping
+from sde_diffusion.samplers.solver import Counted, Solver, State
 from sde_diffusion.sdes import SDE, Array, expand
+from sde_diffusion.sdes.base import require
 from sde_diffusion.selection import require_known
 
 
@@ -22,11 +23,11 @@ class _Corrector(Solver):
 
     def _check(self, **size: float) -> None:
         for name, given in size.items():
-            if given <= 0 or self.steps < 1:
-                raise ValueError(
-                    f"{type(self).__name__} needs {name} > 0 and steps >= 1, "
-                    f"got {name}={given}, steps={self.steps}"
-                )
+            require(
+                lambda given, steps: given > 0 and steps >= 1,
+                f"{type(self).__name__} needs {name} > 0 and steps >= 1",
+                **{name: given, "steps": self.steps},
+            )
 
     @property
     def evaluations(self) -> int:  # type: ignore[override]
@@ -40,10 +41,12 @@ class _Corrector(Solver):
         """h, [] or [B]."""
         raise NotImplementedError
 
-    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
-        x = state.x
+    def step(
+        self, key: Keys, model: Counted, state: State, t: Array, s: Array, cond: Any = None
+    ) -> State:
+        x, sde = state.x, model.sde
         for i in range(self.steps):
-            score = model(x, t).score
+            score = model(x, t, cond).score
             z = noise.normal(noise.fold_in(key, i), x)
             h = expand(self.size(sde, score, z, t, s), x)
             x = x + h * score + jnp.sqrt(2.0 * h) * z
@@ -138,14 +141,17 @@ class MALA(_Corrector):
     def evaluations(self) -> int:  # type: ignore[override]
         return self.steps + 1
 
-    def step(self, key: Keys, model: Model, sde: SDE, state: State, t: Array, s: Array) -> State:
+    def step(
+        self, key: Keys, model: Counted, state: State, t: Array, s: Array, cond: Any = None
+    ) -> State:
+        sde = model.sde
         x, h = state.x, self.h * sde.sigma(t) ** 2
-        score, log_p = model(x, t).score, self.log_prob(x, t)
+        score, log_p = model(x, t, cond).score, self.log_prob(x, t)
         for i in range(self.steps):
             to_move, to_accept = (noise.fold_in(key, 2 * i + j) for j in range(2))
             move = h * score + jnp.sqrt(2.0 * h) * noise.normal(to_move, x)
             new = x + move
-            new_score, new_log_p = model(new, t).score, self.log_prob(new, t)
+            new_score, new_log_p = model(new, t, cond).score, self.log_prob(new, t)
             back, forth = _norm(move + h * new_score) ** 2, _norm(move - h * score) ** 2
             log_ratio = new_log_p - log_p + (forth - back) / (4.0 * h)
             accepted = jnp.log(jax.vmap(jax.random.uniform)(to_accept)) < log_ratio
@@ -153,41 +159,6 @@ class MALA(_Corrector):
             x, score = jnp.where(chosen, new, x), jnp.where(chosen, new_score, score)
             log_p = jnp.where(accepted, new_log_p, log_p)
         return State(x)
-
-
-@dataclasses.dataclass(frozen=True)
-class PredictorCorrector(Wrapping):
-    """The corrector at t, then the predictor from t to s. Song et al. 2021, algorithm 1.
-
-    Corrected first and predicted last, as in that paper's code, so that the corrector never acts
-    on the sample that is returned. The state is the predictor's own.
-    """
-
-    predictor: Solver
-    corrector: Solver
-
-    strong_order = None  # the corrector's noise is not that of the path
-
-    @property
-    def solver(self) -> Solver:  # type: ignore[override]
-        return self.predictor
-
-    @property
-    def times(self) -> tuple[float, ...] | None:  # type: ignore[override]
-        return self.predictor.times
-
-    @property
-    def evaluations(self) -> int:  # type: ignore[override]
-        return self.predictor.evaluations + self.corrector.evaluations
-
-    @property
-    def stochastic(self) -> bool:
-        return self.predictor.stochastic or self.corrector.stochastic
-
-    def step(self, key: Keys, model: Model, sde: SDE, state: Any, t: Array, s: Array) -> Any:
-        aside, own = noise.split(key)
-        corrected = self.corrector.step(aside, model, sde, State(state.x), t, s)
-        return self.predictor.step(own, model, sde, self.predictor.moved(state, corrected.x), t, s)
 
 
 def _norm(x: Array) -> Array:
