@@ -101,7 +101,8 @@ def spread(model: Model, mesh: Mesh) -> Model:
 @functools.cache  # the same function for the same devices, which does not retrace
 def _spread_over(by_sample: NamedSharding) -> Callable[..., Any]:
     def call(model: Model, sde: Any, x: jax.Array, t: jax.Array, cond: Any) -> Any:
-        x, cond = lax.with_sharding_constraint((x, cond), by_sample)
+        if len(x) > 1:  # a single sample, inside a map over the samples, is nowhere in particular
+            x, cond = lax.with_sharding_constraint((x, cond), by_sample)
         return model(x, t, cond)
 
     return call

@@ -7,11 +7,10 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jax.custom_derivatives import SymbolicZero
 
 from sde_diffusion.model import Model, time_dtype
 from sde_diffusion.noise import Keys
-from sde_diffusion.samplers.per_sample import alone, jacobian_one, predict_one
+from sde_diffusion.samplers.per_sample import alone, predict_one
 from sde_diffusion.samplers.solver import Counted, Solver, State
 from sde_diffusion.sdes import Array
 from sde_diffusion.selection import require_known
@@ -39,10 +38,9 @@ class BlackBox(Solver):
     sample has its own step sizes, so that it does not depend on its neighbours, and its own count
     of evaluations; the network runs on the whole batch until the last sample is done. "kvaerno5"
     is implicit, for stiff flows of few dimensions: it takes the Jacobian [D, D] of every sample,
-    which counts as an evaluation. Gradients are those of the start, by the same Jacobians.
-    Song et al. 2021, sec. 4.3 and app. D.4, who use rtol = atol = 1e-5.
-
-    A gradient of the model or the times raises NotImplementedError.
+    which counts as an evaluation. Gradients in the start, the model and the condition are diffrax's
+    own, by its checkpointed adjoint. Song et al. 2021, sec. 4.3 and app. D.4, who use
+    rtol = atol = 1e-5.
     """
 
     adaptive = True
@@ -98,33 +96,46 @@ class BlackBox(Solver):
         solution = jax.vmap(solve)(x, cond)
         a_step, before = _EVALUATIONS[self.method]
         calls = before + a_step * solution.stats["num_steps"]
-        model.calls = model.calls + calls * model.uncounted(x, t, cond).evaluations
+        model.calls = model.calls + calls * _evaluations(model.uncounted, x, t, cond)
         reached = solution.result == diffrax.RESULTS.successful
         reached = reached.reshape(reached.shape + (1,) * (state.x.ndim - 1))
         return State(jnp.where(reached, solution.ys[:, 0], jnp.nan))
 
 
+def _evaluations(model: Model, x: Array, t: Array, cond: Any) -> Array | int:
+    """How many evaluations a call of the model counts, by a trace that runs nothing.
+
+    Raises ValueError where the number changes along the way, which diffrax cannot count.
+    """
+    told: list[Any] = []
+    jax.eval_shape(lambda: told.append(model(x, t, cond).evaluations))
+    if not isinstance(told[0], int):
+        raise ValueError(
+            "BlackBox cannot count a model whose number of evaluations depends on the time: use a "
+            "solver with a grid, or AdaptiveDPMSolver"
+        )
+    return told[0]
+
+
 def _velocity(batch: int) -> Callable[..., Array]:
     """velocity(model, x [*event], t [], cond) of one sample, to be mapped over all of them.
 
-    Its derivative is taken in x alone, as a product with the Jacobian: JAX linearizes by parts what
-    it finds inside, but not a map of our own.
+    The model is called with the whole batch. A derivative is that of the model of a single sample,
+    mapped as any function is: JAX differentiates no map of our own in reverse mode.
     """
-    predict, jacobian = predict_one(batch), jacobian_one(batch)
+    predict = predict_one(batch)
 
     @jax.custom_jvp
     def velocity(model: Model, x: Array, t: Array, cond: Any) -> Array:
         return predict(model, x[None], t, cond).velocity[0]
 
-    def derivative(primals: Any, tangents: Any) -> tuple[Array, Array]:
-        model, x, t, cond = primals
-        of_model, of_x, of_t, of_cond = tangents
-        others = jax.tree.leaves((of_model, of_t, of_cond))
-        if any(not isinstance(it, SymbolicZero) for it in others):
-            raise NotImplementedError("BlackBox has no gradient of its model or its times")
-        return velocity(*primals), jnp.tensordot(jacobian(model, x[None], t, cond), of_x, x.ndim)
+    @velocity.defjvp
+    def _(primals: Any, tangents: Any) -> tuple[Array, Array]:
+        def of_one(model: Model, x: Array, t: Array, cond: Any) -> Array:
+            return model(x[None], t, cond).velocity[0]
 
-    velocity.defjvp(derivative, symbolic_zeros=True)
+        return velocity(*primals), jax.jvp(of_one, primals, tangents)[1]
+
     return velocity
 
 

@@ -41,24 +41,6 @@ def predict_one(batch: int) -> Callable[..., Prediction]:
     return predict
 
 
-def jacobian_one(batch: int) -> Callable[..., Array]:
-    """jacobian(model, x [1, *event], t [], cond) = d velocity / dx, [*event, *event].
-
-    To be mapped over the samples as `predict_one` is. The model is evaluated once, with its
-    derivatives along all dimensions of a sample.
-    """
-
-    @custom_vmap
-    def jacobian(model: Model, x: Array, t: Array, cond: Any) -> Array:
-        return _jacobians(model, *_repeated(batch, x, t, cond))[0]
-
-    @jacobian.def_vmap
-    def _(size: int, batched: Any, model: Model, x: Array, t: Array, cond: Any) -> Any:
-        return _jacobians(model, *_joined(*_of_all(size, batched, x, t, cond))), True
-
-    return jacobian
-
-
 class OneSample:
     """A model for a solver's step inside a map over samples: x is [1, *event] and t is []."""
 
@@ -76,18 +58,6 @@ class OneSample:
 def alone(tree: Any) -> Any:
     """The leaves [...] of one sample as a batch of one, [1, ...]."""
     return jax.tree.map(lambda leaf: leaf[None], tree)
-
-
-def _jacobians(model: Model, x: Array, t: Array, cond: Any) -> Array:
-    """d velocity / dx of each of the samples x [B, *event] at t [B], [B, *event, *event]."""
-    event = x.shape[1:]
-    directions = jnp.eye(x[0].size, dtype=x.dtype).reshape(-1, 1, *event)
-
-    def along(direction: Array) -> Array:
-        direction = jnp.broadcast_to(direction, x.shape)
-        return jax.jvp(lambda x: model(x, t, cond).velocity, (x,), (direction,))[1]
-
-    return jax.vmap(along, out_axes=-1)(directions).reshape(*x.shape, *event)
 
 
 def _repeated(batch: int, x: Array, t: Array, cond: Any) -> tuple[Array, Array, Any]:

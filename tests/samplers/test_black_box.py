@@ -7,7 +7,6 @@ import pytest
 
 import sde_diffusion as sd
 from sde_diffusion import samplers
-from sde_diffusion.samplers.per_sample import jacobian_one
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -80,24 +79,6 @@ def test_a_sample_that_needs_more_steps_than_allowed_is_nan():
     assert np.all(np.isnan(solve(samplers.BlackBox(max_steps=3)).x))
 
 
-@pytest.mark.parametrize("event", [(3,), (2, 2, 1)])
-def test_the_jacobian_of_one_sample_is_that_of_its_velocity(event):
-    scale = jnp.arange(1.0, 3.0)
-
-    def mixed(x, t, cond):
-        turned = jnp.roll(x.reshape(len(x), -1), 1, axis=1).reshape(x.shape)
-        return jnp.sin(x) * turned * cond.reshape(-1, *[1] * (x.ndim - 1))
-
-    model = sd.from_v(SDE, mixed)
-    x = jax.random.normal(jax.random.key(0), (2, *event))
-    t = jnp.array([0.3, 0.8])
-    made = jax.vmap(lambda x, t, c: jacobian_one(2)(model, x[None], t, c[None]))(x, t, scale)
-    whole = jax.jacrev(lambda x: model(x, t, scale).velocity)(x)
-    for i in range(2):
-        own = whole[(i, *[slice(None)] * len(event), i)]
-        np.testing.assert_allclose(made[i], own, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("method", ["tsit5", "kvaerno5"])
 def test_has_a_gradient_in_its_start(method):
     with jax.enable_x64(True):
@@ -108,10 +89,26 @@ def test_has_a_gradient_in_its_start(method):
 
 
 @pytest.mark.parametrize("method", ["tsit5", "kvaerno5"])
-def test_says_that_it_has_no_gradient_of_its_model(method):
-    def end(mean):
-        model = sd.analytic.Gaussian.of(mean, jnp.ones(2)).model(SDE)
-        return jnp.sum(solve(samplers.BlackBox(method), model).x)
+def test_has_a_gradient_in_its_model_and_its_condition(method):
+    with jax.enable_x64(True):
+        solver = samplers.BlackBox(method, rtol=1e-8, atol=1e-8)
+        *_, grid = problem()
+        (a, s), (b, r) = ((SDE.alpha(t), SDE.sigma(t)) for t in grid)
 
-    with pytest.raises(NotImplementedError, match="no gradient of its model"):
-        jax.grad(end)(jnp.zeros(2))
+        def towards(params, x, t, cond):
+            return jnp.broadcast_to(params + cond[:, None], x.shape)
+
+        def end(params, cond):  # data at one point m: x_s = b m + (x - a m) r / s
+            from_network = sd.Model(SDE, of_x0, params)
+            return solve(solver, from_network, cond=cond).x
+
+        def of_x0(params, sde, x, t, cond):
+            return sd.Prediction("x0", towards(params, x, t, cond), x, t, sde)
+
+        cond = jnp.array([0.2, -0.1])
+        by_params, by_cond = jax.jacrev(end, (0, 1))(jnp.float64(0.5), cond)
+        slope = b - a * r / s
+        np.testing.assert_allclose(by_params, jnp.full((2, 2), slope), rtol=1e-5)
+        np.testing.assert_allclose(
+            by_cond, slope * jnp.eye(2)[:, None] * jnp.ones((1, 2, 1)), rtol=1e-5, atol=1e-9
+        )
