@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from sde_diffusion import noise
 from sde_diffusion.model import Model, time_dtype
-from sde_diffusion.samplers.per_sample import OneSample, alone
+from sde_diffusion.samplers.per_sample import OneSample
 from sde_diffusion.samplers.solver import Counted, Samples, Solver, Wrapping
 from sde_diffusion.sdes import Array
 from sde_diffusion.sdes.base import require
@@ -89,7 +89,8 @@ class ParaDiGMS(Wrapping):
         # What is left over at n points adds up to the tolerance. (With the tolerance for each of
         # them, samples between two modes ended at 14 times that.)
         bound = self.tolerance / n * jnp.sqrt(sde.alpha(grid) ** 2 + sde.sigma(grid) ** 2)
-        one, conds = OneSample(batch, model), jax.vmap(alone)(cond)
+        one = OneSample(batch, model)
+        conds = jax.tree.map(lambda leaf: leaf[:, None], cond)
         # A deterministic solver draws nothing from its keys.
         key = noise.sample_keys(jax.random.key(0), 1)
 

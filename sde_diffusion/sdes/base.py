@@ -71,7 +71,13 @@ def is_known(*values: Time) -> bool:
 
 
 def require(condition: Callable[..., bool], message: str, **values: Any) -> None:
-    """Raise ValueError unless the condition holds; only plain numbers can be checked."""
+    """Raise ValueError unless the condition holds; only plain numbers can be checked.
+
+    Raises TypeError for a text.
+    """
+    for name, value in values.items():
+        if isinstance(value, str):
+            raise TypeError(f"{name} must be a number, got {value!r}")
     if all(type(v) in (int, float) for v in values.values()) and not condition(*values.values()):
         given = ", ".join(f"{name}={value}" for name, value in values.items())
         raise ValueError(f"{message}, got {given}")

@@ -274,15 +274,15 @@ def test_a_problem_without_an_exact_density_is_held_against_its_data():
 def test_each_sample_has_its_own_condition_in_every_batch():
     sde = sd.VP()
 
-    def denoise(x, t, condition):
-        return jnp.broadcast_to(condition[:, None], x.shape).astype(x.dtype)
+    def denoise(x, t, cond):
+        return jnp.broadcast_to(cond[:, None], x.shape).astype(x.dtype)
 
     problem = Problem(
         "labels",
         sd.from_x0(sde, denoise),
         (2,),
         lambda key, num: jnp.zeros((num, 2)),
-        conditions=lambda rows: {"condition": jnp.asarray(rows)},
+        conditions=jnp.asarray,
     )
     made = measure.run(problem, compare_candidate("ddim", sde), jax.random.key(0), 10, batch=4)
     np.testing.assert_allclose(made.x[:, 0], np.arange(10), atol=1e-5)
@@ -329,7 +329,7 @@ class TestFolder:
 
         def of(mean):
             model = sd.analytic.Gaussian.of(jnp.full(2, mean), jnp.array(1.0)).model(sd.VP())
-            return Problem("mine", sd.VP(), model, event=(2,), data=data)
+            return Problem("mine", model, event=(2,), data=data)
 
         first, second = (
             compare(of(mean), "ddim", (5,), num=20, out=tmp_path) for mean in (0.0, 5.0)

@@ -1,5 +1,7 @@
 """The starts that a solver is fitted to: as `sample` draws them, and chosen without bias."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +20,7 @@ def drawn(num, conditions=None):
 def test_they_are_those_of_sample():
     seen = []
 
+    @dataclasses.dataclass(frozen=True)
     class Looking(sd.samplers.Euler):
         def init(self, x, grid=None):
             seen.append(x)
@@ -61,7 +64,7 @@ def test_a_chosen_start_keeps_its_condition():
     everything = drawn(100, lambda rows: {"label": rows})
     error = np.linspace(0.1, 1.0, 100)
     chosen = starts.choose(jax.random.key(0), everything, [error], 30)
-    np.testing.assert_array_equal(chosen.x, everything.x[chosen.condition["label"]])
+    np.testing.assert_array_equal(chosen.x, everything.x[chosen.cond["label"]])
 
 
 @pytest.mark.parametrize("error", [0.3, 0.0])
@@ -87,7 +90,7 @@ def test_where_the_standard_solver_loses_all_any_may_be_chosen():
 
 def test_the_targets_are_the_ends_of_the_probability_flow():
     exact = sd.analytic.Gaussian.of(jnp.array([0.5, -1.0]), 0.09)
-    model = jax.tree_util.Partial(exact.model(SDE))
+    model = exact.model(SDE)
     found = starts.solved(model, drawn(64), steps=128, size=32)
 
     def spread(t):
