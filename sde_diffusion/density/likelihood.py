@@ -213,9 +213,12 @@ def _with_divergence(
     """The velocity of z [B, D + K]: x, and the integrals of the terms of (2) along it."""
     own, probes = cond
     x, _ = _split(z, probes)
+    fixed: list[int] = []
 
     def velocity_of(x: Array) -> tuple[Array, Array]:
         prediction = model(x, t, own)
+        if isinstance(prediction.evaluations, int):  # a plain number stays one
+            fixed.append(prediction.evaluations)
         return prediction.velocity, jnp.asarray(prediction.evaluations)
 
     def along(probe: Array) -> tuple[Array, Array, Array]:
@@ -226,7 +229,7 @@ def _with_divergence(
     over_probes = jax.vmap(along, in_axes=1, out_axes=(None, 1, None))
     velocity, terms, evaluations = over_probes(probes)
     slope = jnp.concatenate([_flat(velocity), terms], axis=1)
-    return Prediction("velocity", slope, z, t, sde, evaluations)
+    return Prediction("velocity", slope, z, t, sde, fixed[0] if fixed else evaluations)
 
 
 def _split(z: Array, probes: Array) -> tuple[Array, Array]:

@@ -190,7 +190,7 @@ def check(solver: Solver, sde: SDE, grid: Array) -> None:
         (solver.reads_diffusion, "diffusion g(t)", sde.diffusion, -np.inf),
         (solver.reads_log_snr, "log-SNR", sde.log_snr, np.log(LEAST_SIGNAL)),
     ):
-        at = _at(value, times[0])
+        at = np.asarray(_at(value, times[0]))
         if needed and not (np.isfinite(at) and at > bound):
             raise ValueError(
                 f"{type(solver).__name__} needs a finite {name}, but {type(sde).__name__} has "

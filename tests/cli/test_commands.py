@@ -126,7 +126,7 @@ def test_bits_per_dim_are_those_of_a_gaussian_in_closed_form(trained, monkeypatc
     source = build.source(config)
     exact = Gaussian.of(jnp.zeros(64), jnp.array(std**2))
 
-    def predict(x, t):
+    def predict(x, t, labels):
         return exact.denoise(EDM(), x.reshape(len(x), 64), t).reshape(x.shape)
 
     monkeypatch.setattr(build, "model", lambda *_: from_x0(build.sde(config), predict))

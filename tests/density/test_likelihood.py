@@ -186,12 +186,12 @@ class TestHutchinson:
 def test_one_call_gives_the_velocity_and_every_derivative(divergence, ways):
     calls, exact = [], gaussian().model(VP)
 
-    def counted(x, t):
+    def counted(params, sde, x, t, cond):
         jax.debug.callback(lambda: calls.append(1))
         return exact(x, t)
 
     x = samples(gaussian(), VP)
-    nfe = log_likelihood(KEY, counted, x, divergence=divergence, **ways).nfe
+    nfe = log_likelihood(KEY, sd.Model(VP, counted), x, divergence=divergence, **ways).nfe
     jax.effects_barrier()
     assert np.max(nfe) == len(calls)
 
@@ -199,13 +199,13 @@ def test_one_call_gives_the_velocity_and_every_derivative(divergence, ways):
 def test_a_second_call_compiles_nothing():
     traces, exact = [], gaussian().model(VP)
 
-    def traced(x, t):
+    def traced(params, sde, x, t, cond):
         traces.append(1)
         return exact(x, t)
 
     def call(seed):
         x, key = samples(gaussian(), VP) + seed, jax.random.key(seed)
-        log_likelihood(key, traced, x, divergence=Hutchinson(), **fixed(VP, 10))
+        log_likelihood(key, sd.Model(VP, traced), x, divergence=Hutchinson(), **fixed(VP, 10))
         return len(traces)
 
     assert call(0) == call(1)
@@ -369,7 +369,7 @@ class TestBadInput:
     def test_log_likelihood(self, fields, message):
         given = {"x": jnp.zeros((1, 2)), "divergence": Exact(), **fixed(VP, 5), **fields}
         with pytest.raises(ValueError, match=message):
-            log_likelihood(KEY, gaussian().model(VP), VP, **given)
+            log_likelihood(KEY, gaussian().model(VP), **given)
 
     @pytest.mark.parametrize(
         ("make", "message"),
@@ -378,7 +378,9 @@ class TestBadInput:
             (lambda: Hutchinson(distribution="gausian"), "did you mean 'gaussian'"),
             (lambda: bits_per_dim(1.0, 2, levels=0, scale=2.0), "levels=0"),
             (
-                lambda: variational_bound(KEY, None, jnp.zeros((1, 2)), num=1),
+                lambda: variational_bound(
+                    KEY, gaussian().model(sd.Flow()), jnp.zeros((1, 2)), num=1
+                ),
                 "no finite log-SNR at t_max=1",
             ),
             (lambda: variational_bound(KEY, None, jnp.zeros((1, 2)), num=0), "num=0"),

@@ -118,7 +118,7 @@ def test_a_variational_bound_under_pmap_is_that_of_one_device():
 @pytest.mark.parametrize("function", [encode, decode])
 def test_encoding_and_decoding_under_pmap_are_those_of_one_device(function):
     def of(x):
-        return function(model(PARAMS), SDE, x, solver=samplers.RK4(), grid=GRID)
+        return function(model(PARAMS), x, solver=samplers.RK4(), grid=GRID)
 
     ours = jax.pmap(of)(by_device(X)).reshape(X.shape)
     np.testing.assert_allclose(ours, of(X), rtol=1e-4, atol=1e-5)
@@ -146,7 +146,7 @@ def test_the_mean_of_a_losss_gradients_under_pmap_is_that_of_the_whole_batch(los
     keys = jax.random.split(KEY, 8)
 
     def mean_loss(params, key, x):
-        return jnp.mean(loss(key, model(params, sde), sde, x))
+        return jnp.mean(loss(key, model(params, sde), x))
 
     def averaged(key, x):
         return jax.lax.pmean(jax.value_and_grad(mean_loss)(PARAMS, key, x), "devices")

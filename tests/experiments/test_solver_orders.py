@@ -45,7 +45,7 @@ def test_what_a_solver_draws_on_is_what_its_steps_take(solver, drawn):
 
 def test_a_step_that_is_not_finite_excludes_an_sde():
     class Broken(samplers.DDIM):
-        def step(self, key, model, sde, state, t, s):
+        def step(self, key, model, state, t, s, cond=None):
             state = super().step(key, model, state, t, s)
             return state._replace(x=state.x * (sde.log_snr(t) / jnp.abs(sde.log_snr(t))))
 

@@ -153,10 +153,10 @@ def test_each_start_has_its_own_condition():
     # Told the mean, the flow is that of one Gaussian about it; told another one, it is not.
     means = jnp.array([[1.0, 0.0], [-1.0, 0.5]])
 
-    def denoise(x, t, *, label):
+    def denoise(x, t, cond):
         exact = sd.analytic.Gaussian.of(jnp.zeros(2), STD**2)
-        mean = means[label]
-        return mean + exact.denoise(SDE, x - SDE.alpha(t) * mean, t)
+        mean = means[cond["label"]]
+        return mean + exact.denoise(SDE, x - SDE.alpha(t)[:, None] * mean, t)
 
     told = []
 

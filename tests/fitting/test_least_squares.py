@@ -27,7 +27,7 @@ def ends(drawn, theta):
 
 def descend(denoise, target, choose=lambda drawn, number, theta: drawn, first=None, **options):
     drawn = starts.draw(jax.random.key(0), SDE, (8, 2), None)._replace(target=target)
-    model = Partial(sd.from_x0(SDE, denoise))
+    model = sd.from_x0(SDE, denoise)
     theta = jnp.zeros(3)
     settings = {"m": 1.0, "num": 8, "size": 8} | options
     chosen = partial(choose, drawn)
