@@ -1,5 +1,6 @@
 """docs/solvers.md: what is not measured in it is what the generator reads off the solvers now."""
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -44,10 +45,12 @@ def test_what_a_solver_draws_on_is_what_its_steps_take(solver, drawn):
 
 
 def test_a_step_that_is_not_finite_excludes_an_sde():
+    @dataclasses.dataclass(frozen=True)
     class Broken(samplers.DDIM):
         def step(self, key, model, state, t, s, cond=None):
             state = super().step(key, model, state, t, s)
-            return state._replace(x=state.x * (sde.log_snr(t) / jnp.abs(sde.log_snr(t))))
+            log_snr = model.sde.log_snr(t)
+            return state._replace(x=state.x * (log_snr / jnp.abs(log_snr)))
 
     assert table.excluded(samplers.DDIM()) == "all"
     assert table.excluded(samplers.EulerMaruyama()) == "not flow from t_max"

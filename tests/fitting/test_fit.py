@@ -63,7 +63,7 @@ def test_three_evaluations_reach_the_closed_form_of_a_gaussian(of_gaussian):
 
 def test_the_errors_that_it_reports_are_those_of_starts_held_out(of_gaussian):
     # the starts of `sample` by the same key, after the 128 that were fitted to
-    args = (jax.random.key(0), GAUSSIAN.model(SDE), SDE, (128, 2))
+    args = (jax.random.key(0), GAUSSIAN.model(SDE), (128, 2))
     fine = sd.sample(*args, solver=samplers.RK4(), grid=grids.log_snr(SDE, 100), first=128)
     made = sd.sample(*args, solver=of_gaussian.solver, first=128)
     assert rms(made.x, fine.x) == pytest.approx(of_gaussian.error, abs=1e-4)
@@ -183,7 +183,7 @@ def of_25_modes():
     model = sd.analytic.GaussianMixture.of(modes, 0.05).model(SDE)
     sizes = {"held_out": 1024, "pool": 8192, "seconds": 600.0}
     result = sd.fit(jax.random.key(0), model, (512, 2), nfe=5, **sizes)
-    args = (jax.random.key(1), model, SDE, (16384, 2))
+    args = (jax.random.key(1), model, (16384, 2))
     fine = sd.sample(*args, solver=samplers.RK4(), grid=grids.log_snr(SDE, 100)).x
     return result, rms(sd.sample(*args, solver=result.solver).x, fine)
 

@@ -6,7 +6,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import Partial
 
 import sde_diffusion as sd
 from sde_diffusion import samplers
