@@ -9,6 +9,8 @@ that it knows on the grids `leading`, `trailing` and `linspace`. They take `num_
 default is the chain of a `Tabulated` SDE, and 1,000 for every other one.
 """
 
+import functools
+import inspect
 from collections.abc import Callable
 
 import jax
@@ -17,7 +19,7 @@ import numpy as np
 
 from sde_diffusion.sdes import SDE, Array, Time
 from sde_diffusion.sdes.base import ROUNDING, chain_length, ends, is_known
-from sde_diffusion.selection import choose
+from sde_diffusion.selection import choose, require_known
 
 
 def uniform(sde: SDE, steps: int, *, t_min: Time | None = None, t_max: Time | None = None) -> Array:
@@ -299,4 +301,16 @@ def named(
     **fields: float,
 ) -> Array:
     """The grid of that name with `steps` steps; ValueError lists the choices."""
-    return choose("grid", name, GRIDS)(sde, steps, t_min=t_min, t_max=t_max, **fields)
+    return with_fields(name, **fields)(sde, steps, t_min=t_min, t_max=t_max)
+
+
+def with_fields(name: str, **fields: float) -> Callable[..., Array]:
+    """The grid function of that name with these fields, such as rho; ValueError lists the choices.
+
+    `with_fields("karras", rho=3.0)(sde, steps)` is `karras(sde, steps, rho=3.0)`.
+    """
+    grid = choose("grid", name, GRIDS)
+    known = [field for field in inspect.signature(grid).parameters if field not in ("sde", "steps")]
+    for field in fields:
+        require_known(f"field of grid {name!r}", field, known)
+    return functools.partial(grid, **fields)

@@ -10,11 +10,10 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from sde_diffusion import data, distributed, training
+from sde_diffusion import data, distributed, notation, training
 from sde_diffusion.cli import bits_per_dim, draw, run
 from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
-from sde_diffusion.samplers import notation
 from sde_diffusion.training import TrainState
 
 # Numbers of real data that `evaluate` compares with: 1 GiB of float64.
@@ -200,7 +199,7 @@ def _sampling_options(args: Namespace) -> dict[str, str]:
     options = {"sampling.grid.name": args.grid, "sampling.steps": args.steps}
     options = {key: value for key, value in options.items() if value is not None}
     if args.solver is not None:
-        name, fields = notation.read(args.solver)
+        name, fields = notation.read("solver", args.solver)
         fields = {"name": name, **fields}
         options |= {f"sampling.solver.{field}": value for field, value in fields.items()}
     return {key: str(value) for key, value in options.items()}

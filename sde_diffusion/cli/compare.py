@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from sde_diffusion import analytic, comparison, sdes, selection
+from sde_diffusion import analytic, comparison, notation, sdes, selection
 from sde_diffusion.cli import draw, run
 from sde_diffusion.comparison import problems
 from sde_diffusion.comparison.candidates import Candidate
@@ -47,7 +47,7 @@ def compare(args: Namespace, overrides: dict[str, str]) -> None:
         problem,
         args.solvers,
         nfe,
-        grids=args.grids.split(","),
+        grids=notation.split(args.grids),
         denoise_last=denoise_last,
         metrics=args.metrics.split(",") if args.metrics else None,
         num=args.num,

@@ -8,12 +8,11 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from sde_diffusion import fitting, samplers, sdes, selection
+from sde_diffusion import fitting, notation, samplers, sdes, selection
 from sde_diffusion.analytic import Empirical
 from sde_diffusion.cli import run
 from sde_diffusion.cli.compare import trained_problem
 from sde_diffusion.comparison import problems
-from sde_diffusion.samplers import notation
 
 # A network, and a sum over all rows of some data, cost more than other exact models: fewer starts,
 # chosen from fewer, and a coarser fine solution. `looked_at` starts are drawn for each that is
@@ -44,7 +43,7 @@ def fit(args: Namespace, overrides: dict[str, str]) -> None:
         raise ValueError(f"--seconds must be a number above 0, got {args.seconds:g}")
     solver = None
     if args.solver is not None:
-        name, fields = notation.read(args.solver)
+        name, fields = notation.read("solver", args.solver)
         solver = samplers.named(name, **fields)
     if args.num is not None and args.num < 1:
         raise ValueError(f"--num must be at least 1, got {args.num}")

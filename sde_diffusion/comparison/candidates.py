@@ -2,17 +2,16 @@
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from sde_diffusion import fitting, grids, samplers
-from sde_diffusion.samplers import Solver, notation
+from sde_diffusion import fitting, grids, notation, samplers
+from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import SDE, Array
-from sde_diffusion.selection import require_known
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +19,10 @@ logger = logging.getLogger(__name__)
 # draws noise lie closer: evaluations grow about as tolerance^-0.6, and 1e-4 would take over 8,000.
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 STOCHASTIC_TOLERANCES = (0.5, 0.1, 0.05, 0.01)
+
+
+# (sde, steps) -> the steps + 1 decreasing times.
+Grid = Callable[[SDE, int], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,26 +55,14 @@ def parse(text: str, sde: SDE) -> tuple[str, Solver]:
     """
     if text.endswith(".json"):
         return Path(text).stem, fitting.load(text, sde)
-    name, fields = notation.read(text)
+    name, fields = notation.read("solver", text)
     return text.strip().replace(" ", ""), samplers.named(name, **fields)
-
-
-def split(text: str) -> list[str]:
-    """The parts of "a,b(c=1,d=2),e" between commas outside parentheses."""
-    parts, depth = [""], 0
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        if character == "," and depth == 0:
-            parts.append("")
-        else:
-            parts[-1] += character
-    return [part.strip() for part in parts if part.strip()]
 
 
 def candidates(
     solvers: str | Iterable[str | Solver],
     nfe: Sequence[int],
-    grid_names: Sequence[str],
+    given_grids: Sequence[str | Grid],
     sde: SDE,
     denoise_last: Sequence[bool] = (True,),
 ) -> list[Candidate]:
@@ -89,9 +80,8 @@ def candidates(
         raise ValueError(f"nfe needs numbers of at least 2, a step and denoising, got {nfe}")
     if not denoise_last:
         raise ValueError("denoise_last: none is given; (True,), (False,) or (True, False)")
-    for name in grid_names:
-        require_known("grid", name, grids.GRIDS)
-    given = split(solvers) if isinstance(solvers, str) else list(solvers)
+    made_grids = dict(_grid(given) for given in given_grids)
+    given = notation.split(solvers) if isinstance(solvers, str) else list(solvers)
     if not given:
         raise ValueError("solvers: none is given; names, or all")
     everything = "all" in given
@@ -107,8 +97,16 @@ def candidates(
                 budget = steps * solver.evaluations + _extra(solver, last)
                 made.append(Candidate(label, solver, "own", tuple(solver.times), budget, last))
             else:
-                made += _at_budgets(label, solver, nfe, grid_names, sde, last, skip=everything)
+                made += _at_budgets(label, solver, nfe, made_grids, sde, last, skip=everything)
     return [c for c in made if _fits(c, sde, skip=everything)]
+
+
+def _grid(given: str | Grid) -> tuple[str, Grid]:
+    """(label, grid) of "karras", "karras(rho=3)" or a function; ValueError lists the choices."""
+    if not isinstance(given, str):
+        return getattr(given, "__name__", repr(given)), given
+    name, fields = notation.read("grid", given)
+    return given.strip().replace(" ", ""), grids.with_fields(name, **fields)
 
 
 def _fits(candidate: Candidate, sde: SDE, *, skip: bool) -> bool:
@@ -132,7 +130,7 @@ def _at_budgets(
     label: str,
     solver: Solver,
     nfe: Sequence[int],
-    grid_names: Sequence[str],
+    made_grids: Mapping[str, Grid],
     sde: SDE,
     denoise_last: bool,
     *,
@@ -149,8 +147,8 @@ def _at_budgets(
                 f"solver {label!r} needs nfe of at least {solver.evaluations + extra}, "
                 f"a step{' and the evaluation that denoises' * extra}, got {budget}"
             )
-        for name in grid_names:
-            times = tuple(np.asarray(grids.named(name, sde, steps), float).tolist())
+        for name, grid in made_grids.items():
+            times = tuple(np.asarray(grid(sde, steps), float).tolist())
             made.append(Candidate(label, solver, name, times, budget, denoise_last))
     return made
 

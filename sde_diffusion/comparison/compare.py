@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sde_diffusion.comparison import measure, problems, store
-from sde_diffusion.comparison.candidates import Candidate, candidates
+from sde_diffusion.comparison.candidates import Candidate, Grid, candidates
 from sde_diffusion.comparison.problems import Problem
 from sde_diffusion.comparison.store import Row
 from sde_diffusion.model import Model
@@ -48,7 +48,7 @@ def compare(
     nfe: Sequence[int] = (5, 10, 20, 50, 100),
     *,
     sde: SDE | None = None,
-    grids: Sequence[str] = ("log_snr",),
+    grids: Sequence[str | Grid] = ("log_snr",),
     denoise_last: Sequence[bool] = (True,),
     metrics: Sequence[str] | None = None,
     num: int = 1000,
@@ -62,7 +62,8 @@ def compare(
     A row has errors, time and memory.
 
     `problem` is a name of `comparison.problems.PROBLEMS`, under `sde` (VP unless given), or a
-    `Problem`. `solvers` are names, as "heun" or "ddim(eta=0.5)", or values; `nfe` counts every
+    `Problem`. `solvers` are names, as "heun" or "ddim(eta=0.5)", or values, and `grids`
+    names, as "karras" or "karras(rho=3)", or functions (sde, steps) -> times; `nfe` counts every
     evaluation, the last one that denoises included; with False among `denoise_last` there are rows
     without that one, and with a step more where it pays for one. `metrics` are all of METRICS
     unless given, of the two KL divergences at most one, where the density of the data is known:

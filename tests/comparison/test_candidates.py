@@ -3,12 +3,14 @@
 import dataclasses
 import logging
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import sde_diffusion as sd
-from sde_diffusion import samplers
+from sde_diffusion import notation, samplers
 from sde_diffusion.comparison import candidates as made
+from sde_diffusion.comparison.candidates import candidates
 
 
 def steps(text, nfe=(10,), sde=None, grid_names=("log_snr",)):
@@ -28,7 +30,7 @@ def test_what_is_not_a_solver_is_not_executed(text):
 
 
 def test_commas_inside_parentheses_belong_to_a_solver():
-    assert made.split("heun, unipc(p=2,variant='bh1'),ddim") == [
+    assert notation.split("heun, unipc(p=2,variant='bh1'),ddim") == [
         "heun",
         "unipc(p=2,variant='bh1')",
         "ddim",
@@ -142,3 +144,19 @@ def test_all_leaves_out_what_does_not_fit_the_sde_and_says_so(caplog):
 def test_a_budget_below_two_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         steps("ddim", nfe=(1,))
+
+
+def test_a_grid_may_have_fields_or_be_a_function():
+    def halves(sde, steps):
+        return sde.t_max * 0.5 ** jnp.arange(steps + 1)
+
+    sde = sd.VP()
+    found = candidates("ddim", (6,), ("karras(rho=3)", halves), sde)
+    assert [c.grid_name for c in found] == ["karras(rho=3)", "halves"]
+    np.testing.assert_allclose(found[0].grid, sd.grids.karras(sde, 5, rho=3.0))
+    np.testing.assert_allclose(found[1].grid, halves(sde, 5))
+
+
+def test_an_unknown_field_of_a_grid_lists_those_that_there_are():
+    with pytest.raises(ValueError, match="unknown field of grid 'karras' 'rh'; did you mean 'rho'"):
+        candidates("ddim", (6,), ("karras(rh=3)",), sd.VP())
