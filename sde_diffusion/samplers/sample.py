@@ -186,12 +186,13 @@ def check(solver: Solver, sde: SDE, grid: Array) -> None:
             f"{type(sde).__name__} has no noise at t = 0: end the grid above it, for example at "
             "t_min; the step to t = 0 is denoise_last's"
         )
-    for needed, name, value, bound in (
-        (solver.reads_diffusion, "diffusion g(t)", sde.diffusion, -np.inf),
-        (solver.reads_log_snr, "log-SNR", sde.log_snr, np.log(LEAST_SIGNAL)),
+    for needed, name, value in (
+        (solver.reads_diffusion, "diffusion g(t)", sde.diffusion),
+        (solver.reads_log_snr, "log-SNR", sde.log_snr),
     ):
-        at = np.asarray(_at(value, times[0]))
-        if needed and not (np.isfinite(at) and at > bound):
+        # Where float32 cannot tell alpha from 0, a finite value is one of rounding.
+        signal = np.asarray(_at(sde.log_snr, times[0])) > np.log(LEAST_SIGNAL)
+        if needed and not (signal and np.isfinite(_at(value, times[0]))):
             raise ValueError(
                 f"{type(solver).__name__} needs a finite {name}, but {type(sde).__name__} has "
                 f"none at t = {times[0]:g}: start the grid later, for example with t_max=0.999"

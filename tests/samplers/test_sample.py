@@ -205,6 +205,18 @@ def test_flow_is_sampled_from_alpha_zero(solver):
     np.testing.assert_allclose(np.var(made, axis=0), variances, rtol=0.1)
 
 
+@pytest.mark.parametrize("solver", FROM_ALPHA_ZERO, ids=ids)
+def test_an_alpha_that_is_rounding_is_taken_for_zero(solver):
+    exact = sd.analytic.Gaussian.of(jnp.array([0.7, -0.4]), jnp.array([0.8, 0.1]))
+
+    def from_time(t_max):
+        flow = sd.Flow(t_max=t_max)
+        grid = jnp.append(t_max, jnp.linspace(0.9, 0.05, 1 if solver.adaptive else 8))
+        return sd.sample(jax.random.key(0), exact.model(flow), (4, 2), solver=solver, grid=grid).x
+
+    np.testing.assert_allclose(from_time(0.9999999), from_time(1.0), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -219,8 +231,9 @@ def test_bad_arguments_are_named(options, message):
         sd.sample(jax.random.key(0), EXACT.model(SDE), (6, 2), **arguments)
 
 
-def test_a_solver_that_reads_an_infinite_diffusion_says_so():
-    flow = sd.Flow()
+@pytest.mark.parametrize("t_max", [1.0, 0.9999999])
+def test_a_solver_that_reads_an_infinite_diffusion_says_so(t_max):
+    flow = sd.Flow(t_max=t_max)
     with pytest.raises(ValueError, match="EulerMaruyama needs a finite diffusion"):
         sd.sample(
             jax.random.key(0),
