@@ -46,6 +46,10 @@ class Model:
         if callable(self.function):
             object.__setattr__(self, "function", as_pytree(self.function))
 
+    # A model is itself alone, so that jax.jit takes it as a function though it holds arrays.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
     def __call__(self, x: Array, t: Time, cond: Any = None) -> Prediction:
         """The prediction at x [B, *event] and t [] or [B]; TypeError if it is another value.
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import sde_diffusion as sd
 from sde_diffusion import noise, samplers
 from sde_diffusion.samplers.exponential import phi
+from sde_diffusion.sdes import expand
 
 SDE = sd.VP()
 TIMES = [0.9, 0.7, 0.45, 0.3, 0.2]
@@ -21,11 +22,11 @@ X = np.array([[0.4, -1.1, 2.0], [1.0, 0.2, -0.3]], np.float32)
 
 
 def x0_of(x, t):
-    return jnp.sin(x + 3.0 * t)
+    return jnp.sin(x + 3.0 * expand(t, x))
 
 
 def eps_of(x, t):
-    return jnp.cos(2.0 * x + t)
+    return jnp.cos(2.0 * x + expand(t, x))
 
 
 X0, EPS = sd.from_x0(SDE, x0_of), sd.from_eps(SDE, eps_of)
@@ -146,7 +147,7 @@ def exact(view, values, x, i, j):
 )
 def test_a_polynomial_in_lambda_is_integrated_exactly(solver, view, degree):
     make = sd.from_x0 if view == "x0" else sd.from_eps
-    model = make(SDE, lambda x, t: jnp.broadcast_to(1.0 + SDE.log_snr(t) ** degree, x.shape))
+    model = make(SDE, lambda x, t: jnp.ones_like(x) + expand(SDE.log_snr(t) ** degree, x))
     made = run(solver, model, 3)
     expected = exact(view, lambda lam: 1.0 + lam**degree, made[1], 2, 3)
     np.testing.assert_allclose(made[2], expected, rtol=1e-4)
@@ -181,7 +182,7 @@ def test_dpm_solver_pp_3m_is_that_of_its_authors_code():
 )
 def test_the_last_of_few_steps_is_of_order_2(third, second):
     # An x0 that does not depend on x, so that both methods have the same past.
-    model = sd.from_x0(SDE, lambda x, t: jnp.broadcast_to(jnp.sin(5.0 * t), x.shape))
+    model = sd.from_x0(SDE, lambda x, t: jnp.sin(5.0 * expand(t, x)) + 0.0 * x)
     times = jnp.array(TIMES)
 
     def step(solver, state, t, s):
@@ -217,7 +218,7 @@ def test_ipndm_has_the_constants_of_its_paper_where_steps_are_equal(order, const
 
 def test_ipndm_integrates_a_cubic_in_sigma_over_alpha_exactly():
     def cubic(x, t):
-        return jnp.broadcast_to(jnp.exp(-3.0 * SDE.log_snr(t)), x.shape)
+        return jnp.exp(-3.0 * expand(SDE.log_snr(t), x)) + 0.0 * x
 
     made = run(samplers.IPNDM(), sd.from_eps(SDE, cubic), 4)
     ratio = np.exp(-np.array(LAM))

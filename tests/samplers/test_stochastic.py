@@ -10,6 +10,7 @@ import pytest
 
 import sde_diffusion as sd
 from sde_diffusion import grids, noise, samplers
+from sde_diffusion.sdes import expand
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
@@ -75,7 +76,7 @@ def test_from_alpha_zero_the_times_after_it_have_a_gradient(solver):
         @jax.jit
         @jax.value_and_grad
         def end(middle):
-            model = sd.from_x0(flow, lambda x, t: jnp.tanh(x) * t)
+            model = sd.from_x0(flow, lambda x, t: jnp.tanh(x) * expand(t, x))
             grid = jnp.array([1.0, 0.6, 0.3]).at[1].set(middle)
             options = {"solver": solver, "grid": grid, "x_init": jnp.float64(X)}
             return jnp.mean(sd.sample(jax.random.key(0), model, X.shape, **options).x ** 2)
@@ -112,13 +113,17 @@ def test_churn_beyond_its_bounds_leaves_the_gradient_by_the_sde_alone():
 def test_without_noise_they_are_the_solvers_of_the_probability_flow(noisy, quiet):
     # from the third step on for SA-Solver, whose single difference has no B
     times = [0.7, 0.6, 0.5, 0.4] if "DPM" in type(quiet).__name__ else [0.7, 0.6]
-    ends = [take(solver, lambda x, t: jnp.tanh(x) * t, times) for solver in (noisy, quiet)]
+    ends = [
+        take(solver, lambda x, t: jnp.tanh(x) * expand(t, x), times) for solver in (noisy, quiet)
+    ]
     np.testing.assert_allclose(*ends, rtol=1e-5)
 
 
 def test_sde_dpm_solver_2m_is_that_of_k_diffusion():
     eta, times = 0.5, [0.7, 0.5, 0.35]
-    made = take(samplers.SDEDPMSolverPP2M(eta=eta), lambda x, t: jnp.full_like(x, t), times)
+    made = take(
+        samplers.SDEDPMSolverPP2M(eta=eta), lambda x, t: jnp.zeros_like(x) + expand(t, x), times
+    )
     alpha, sigma, lam = ([float(f(t)) for t in times] for f in (SDE.alpha, SDE.sigma, SDE.log_snr))
     h = np.diff(lam)
     draws = [
@@ -219,10 +224,10 @@ def test_mala_leaves_a_mixture_as_it_is_at_a_step_size_where_ula_does_not():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: samplers.SDEDPMSolverPP2M(eta=-1.0), "eta of at least 0, got -1.0"),
-        (lambda: samplers.SASolver(tau=-1.0), "tau of at least 0, got -1.0"),
+        (lambda: samplers.SDEDPMSolverPP2M(eta=-1.0), "eta of at least 0, got eta=-1.0"),
+        (lambda: samplers.SASolver(tau=-1.0), "tau of at least 0, got tau=-1.0"),
         (lambda: samplers.SASolver(p=4), "SASolver takes p 1, 2 or 3, got 4"),
-        (lambda: samplers.GottaGoFast(rtol=0.0), "rtol and atol above 0, got 0.0"),
+        (lambda: samplers.GottaGoFast(rtol=0.0), "rtol and atol above 0, got rtol=0.0"),
         (lambda: samplers.ULA(h=0.0), "ULA needs h > 0 and steps >= 1, got h=0.0"),
     ],
 )
