@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import os
 from pathlib import Path
 
 import hypothesis
@@ -9,6 +10,8 @@ import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
+# For the processes that tests start: with libtpu installed JAX looks for a TPU and warns of none.
+os.environ["JAX_PLATFORMS"] = "cpu"
 jax.config.update("jax_num_cpu_devices", 8)
 
 # The first example of a law pays for compilation, so no deadline. A suite that says the same of the
