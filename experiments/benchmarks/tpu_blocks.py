@@ -1,10 +1,10 @@
-"""Blocks of NCSN++ compiled for a TPU that is not here: where the cycles of its step go.
+"""The cycles of NCSN++'s blocks on a TPU, compiled ahead of time.
 
     python experiments/benchmarks/tpu_blocks.py [--images 8]
 
-Forward and backward, in bfloat16 on one v5e chip, by the compiler's own account: it is compiled
-ahead of time, and nothing runs. Attention stands beside the same with query, key and value as one
-product, split again. Needs the extra `tpu`.
+Each block is compiled with its gradients in bfloat16 for one v5e chip. The cycles are the
+compiler's estimates; nothing runs. Attention stands beside a variant that computes query, key and
+value in one product and splits the result. Needs the extra `tpu`.
 """
 
 import argparse
@@ -29,7 +29,7 @@ GROUP = 4  # channels of the smallest group
 
 
 class FusedAttnBlock(nn.Module):
-    """AttnBlock, but for one product that gives query, key and value."""
+    """AttnBlock with one product for query, key and value."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -41,7 +41,7 @@ class FusedAttnBlock(nn.Module):
 
 
 class Residual(nn.Module):
-    """A residual block under a noise level's embedding, with dropout."""
+    """A residual block with the embedding of a noise level and dropout."""
 
     features: int
 
@@ -52,7 +52,7 @@ class Residual(nn.Module):
 
 
 class Filter(nn.Module):
-    """A convolution, and behind it, unless it is None, a filter."""
+    """A convolution, followed by a filter unless it is None."""
 
     filter: Callable[[jax.Array], jax.Array] | None
 
@@ -62,7 +62,7 @@ class Filter(nn.Module):
         return h if self.filter is None else self.filter(h)
 
 
-PROGRAMS: dict[str, tuple[nn.Module, tuple[int, int]]] = {  # and pixels a side, channels
+PROGRAMS: dict[str, tuple[nn.Module, tuple[int, int]]] = {  # with pixels a side and channels
     "residual block, 128 channels at 32x32": (Residual(128), (32, 128)),
     "residual block, 256 channels at 16x16": (Residual(256), (16, 256)),
     "convolution, 128 channels at 32x32": (Filter(None), (32, 128)),
@@ -75,7 +75,7 @@ PROGRAMS: dict[str, tuple[nn.Module, tuple[int, int]]] = {  # and pixels a side,
 
 
 def cycles(module: nn.Module, images: int, side: int, channels: int) -> int | None:
-    """The compiler's cycles of the output and of the gradients of parameters and input."""
+    """The compiler's cycles of the output and of the gradients in the parameters and the input."""
     device = planning.named("v5e:1x1").devices[0]
     placed = jax.sharding.SingleDeviceSharding(device)
 

@@ -1,11 +1,12 @@
-"""Weak scaling on paper: the planned training step on more and more chips, the same batch on each.
+"""Weak scaling on paper: the planned training step on growing numbers of chips.
+
+Every chip has the same number of images. Nothing is run: `sde-diffusion plan` compiles the step for
+each topology, with a TPU's own compiler where it is a TPU, and gives its costs. For a large network
+this takes minutes a topology.
 
     python experiments/pods/scaling.py --out experiments/pods/scaling.md
     python experiments/pods/scaling.py --config configs/digits.py --per-chip 32 \
         --topologies v5e:2x2,v5e:4x4 --out digits.md
-
-Nothing is run: `sde-diffusion plan` compiles the step for each topology, with a TPU's own compiler
-where it is a TPU, and tells what it costs. A big network takes minutes a topology.
 """
 
 import argparse
@@ -19,15 +20,15 @@ from sde_diffusion.cli import plan, read_overrides
 from sde_diffusion.config import schema as configs
 
 CONFIG = "configs/ve/cifar10_ncsnpp_continuous.py"
-# v5p has links in a third dimension, and its own first row to grow from.
+# v5p has links in a third dimension. Its growth starts from its own first row.
 TOPOLOGIES = "v5e:4x4,v5e:8x8,v5e:16x16,2xv5e:16x16,v5p:2x2x4,v5p:4x4x4"
 HEADER = """# Weak scaling on paper
 
 `{path}` at {per_chip} images a chip{changed}: one update of training, compiled ahead of time by \
 {versions}. Nothing was run: these are the compiler's estimates, and messages at the full rate of \
 all links of a chip (between slices, of its part of the data center's network), as if nothing were \
-computed meanwhile. Growth is against the fewest chips of \
-the same kind. Made by
+computed meanwhile. Growth is relative to the fewest chips of \
+the same kind. The table was made by
 
     {command}
 

@@ -54,7 +54,7 @@ def _rows(training: dict[str, Any], sampling: dict[str, Any], memory: float | No
     if not kinds:
         row("collectives", lambda column: "none")
     row("compiler's cycles", value("cycles", _cycles))
-    if any(column.get("kernels") for column in columns):
+    if any(_that_compute(column.get("kernels", ())) for column in columns):
         row("kernels beside them", _kernels)
     row("roofline floor", _floor)
     row("estimated time", value("estimate_seconds", _seconds))
@@ -103,17 +103,23 @@ def _notes(found: dict[str, Any]) -> list[str]:
 def _loops(program: str, loops: Sequence[int | None]) -> list[str]:
     found, lines = Counter(loops), []
     unknown = found.pop(None, 0)
-    if found:
+    if loops:
         each = ", ".join(f"{count} of {rounds} rounds" for rounds, count in found.items())
-        lines.append(f"{program} has {found.total()} loops: {each}.")
+        lines.append(f"{program} has {len(loops)} loops{': ' * bool(found)}{each}.")
     if unknown:
         lines.append(
-            f"{program} has {unknown} loops whose number of rounds is not known; each counts once."
+            f"Of its loops, {unknown} have a number of rounds that is not known; each counts once."
         )
     return lines
 
 
+def _that_compute(kernels: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The kernels that do more than move bytes, or may; the time of the others counts as well."""
+    return [each for each in kernels if each["flops"] != 0]
+
+
 def _unestimated(program: str, kernels: Sequence[dict[str, Any]]) -> list[str]:
+    kernels = _that_compute(kernels)
     if not kernels:
         return []
     listed = ", ".join(
@@ -179,7 +185,7 @@ def _collective(column: dict[str, Any], kind: str) -> str:
 def _kernels(column: dict[str, Any]) -> str:
     if "kernels" not in column:
         return "-"
-    count = sum(each["count"] for each in column["kernels"])
+    count = sum(each["count"] for each in _that_compute(column["kernels"]))
     return f"{count} ({_seconds(column['kernels_seconds'])})" if count else "none"
 
 

@@ -52,14 +52,8 @@ CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
 
 # Fields that --config.preset=NAME sets together. A field that is set beside it has the last word.
 PRESETS = {
-    # What the training step's speed on TPUs was measured with: experiments/benchmarks/README.md.
-    "tpu": {
-        "network.dtype": "bfloat16",
-        "mesh.data": "-1",
-        "mesh.fsdp": "-1",
-        "training.compiler_options": "xla_tpu_scoped_vmem_limit_kib=7168,"
-        "xla_jf_program_hbm_alignment_in_kib=4",
-    },
+    # The fastest training step on a slice of TPUs: experiments/benchmarks/README.md.
+    "tpu": {"network.dtype": "bfloat16", "mesh.data": "-1", "mesh.fsdp": "-1"},
 }
 
 

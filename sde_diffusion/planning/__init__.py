@@ -1,4 +1,8 @@
-"""What a program costs on devices that need not be here: compiled ahead of time, and read."""
+"""The costs of a program on devices that need not be present.
+
+The program is compiled ahead of time for a topology. Its costs are read off the compiler's account
+and the compiled text: memory, operations, bytes, messages, cycles, and from these a time.
+"""
 
 from sde_diffusion.planning.chips import CHIPS, Chip
 from sde_diffusion.planning.collectives import Collective

@@ -1,13 +1,13 @@
-"""What chips can do at their best, by the manufacturers' figures."""
+"""The peak figures of chips, as their manufacturers give them."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Chip:
-    """The peak figures of one device; None where they are not known.
+    """The peak figures of one device. None stands for a figure that is not known.
 
-    flops: bfloat16 operations a second in matrix products, a multiplication and an addition two.
+    flops: bfloat16 operations a second in matrix products; a product and a sum are two.
     memory: bytes of its main memory (HBM).
     bandwidth: bytes a second between it and the chip.
     links: bytes a second that leave it for other chips of its slice, over all its links together.
@@ -28,14 +28,15 @@ class Chip:
 
 GIB = 2**30
 
-# The documentation tells the links in both directions together; half of that leaves the chip. What
-# goes to other slices is told by pod, of 256 chips, for v5e and v6e; no page tells it for v4.
+# The documentation gives the rate of the links in both directions together; half of it leaves the
+# chip. For v5e and v6e it gives the rate between slices for a pod of 256 chips, and for v4 none.
 #
-# No page tells all clocks. It is the peak over what the matrix units do in a cycle, 2 (width)^2
-# each: four units of 128 x 128 on v5e, eight on v4 and v5p. For v5e that is the 1.5 GHz of the
-# scaling book (https://jax-ml.github.io/scaling-book/tpus). For v6e, whose page has told both two
-# and four units of 256 x 256, it must be four: with two, the compiler's cycles of a matrix product
-# would be fewer than its operations take at the peak.
+# The clock is not documented for all chips. It is the peak rate divided by the operations that the
+# matrix units do in a cycle, 2 width^2 each: four units of 128 x 128 on v5e, eight on v4 and v5p.
+# For v5e that agrees with the 1.5 GHz of the scaling book
+# (https://jax-ml.github.io/scaling-book/tpus). The page of v6e has said both two and four units of
+# 256 x 256. It must be four: with two, the compiler would give a matrix product fewer cycles than
+# its operations take at the peak rate.
 CHIPS = {
     "v4": Chip(
         "TPU v4",

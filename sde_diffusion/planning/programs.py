@@ -1,4 +1,4 @@
-"""The programs that are planned: a step of training, and a step of sampling."""
+"""The programs that `plan` compiles: a step of training, and a step of sampling."""
 
 from collections.abc import Callable
 from typing import Any

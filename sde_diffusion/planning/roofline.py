@@ -1,4 +1,4 @@
-"""From a program's costs to time, by what the chip can do at its best."""
+"""The time of a program, from its costs and the chip's peak figures."""
 
 from typing import NamedTuple
 
@@ -11,8 +11,8 @@ class Time(NamedTuple):
 
     compute, memory, network, between_slices: what the operations, the bytes moved and the bytes
         sent, to chips of the same slice and of others, take at the chip's peak rates.
-    kernels: of those that the compiler gives no cycles for, the roofline time of each run: the
-        longer of its operations and its bytes at the peak rates.
+    kernels: what the kernels without cycles take, each run the longer of its operations and its
+        bytes at the peak rates.
     floor: the largest of the first four, below which no run can be (the roofline of Williams et al.
         2009).
     estimate: the compiler's cycles, the kernels and the messages, one after another; never below

@@ -41,7 +41,7 @@ def test_the_costs_of_both_programs_are_printed(call, tiny):
     assert "compiling the training step for cpu:8" in err
 
 
-def test_as_json_it_is_the_same_in_plain_values(call, tiny):
+def test_json_has_the_same_costs_as_plain_values(call, tiny):
     code, out, err = call("plan", "--config", tiny, "--topology", "cpu:4", "--json")
     assert code == 0, err
     found = json.loads(out)
@@ -63,7 +63,7 @@ def test_as_json_it_is_the_same_in_plain_values(call, tiny):
         (("--topology", "cpu:8", "--config.training.batch_size=12"), ("batch_size", "12", "8")),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(call, tiny, arguments, words):
+def test_wrong_arguments_are_refused_in_one_line(call, tiny, arguments, words):
     code, _, err = call("plan", "--config", tiny, *arguments)
     assert code == 2
     line = err.splitlines()[-1]
@@ -71,12 +71,12 @@ def test_what_is_wrong_is_told_in_one_line(call, tiny, arguments, words):
     assert all(word in line for word in words), line
 
 
-def test_data_of_known_shape_need_not_be_here():
+def test_data_of_known_shape_need_not_be_present():
     config = configs.load(VE / "cifar10_ncsnpp_continuous.py")
     assert plan.features_of(config).event.shape == (32, 32, 3)
 
 
-def test_other_data_need_not_be_here_where_their_shape_is_told():
+def test_other_data_need_not_be_present_where_their_shape_is_given():
     config = configs.load(VE / "church_ncsnpp_continuous.py")
     with pytest.raises(ValueError, match="--event 64,64,3"):
         plan.features_of(config)
@@ -85,7 +85,7 @@ def test_other_data_need_not_be_here_where_their_shape_is_told():
 
 @pytest.fixture(scope="module")
 def small():
-    """Eight devices of a chip that holds next to nothing."""
+    """Eight devices of a chip with next to no memory."""
     chip = Chip("toy", flops=1e9, memory=1000, bandwidth=1e9, links=1e9, clock=1e9, source="none")
     return Topology("toy", chip, named("cpu:8").devices)
 
@@ -99,13 +99,30 @@ def too_large(small):
     return plan.plan_config(config, small, plan.features_of(config))
 
 
-def test_what_does_not_fit_is_told_with_what_takes_less_memory(too_large):
+def test_a_config_that_does_not_fit_is_shown_what_takes_less_memory(too_large):
     assert too_large["training"]["fits"] is False
     text = plan_table.table("tiny.py", too_large)
     assert "DOES NOT FIT: training" in text
     assert "DOES NOT FIT: sampling" in text
     for remedy in ("fsdp=8", "remat", "bfloat16", "batch_size", "--search"):
         assert remedy in text
+
+
+def test_kernels_without_cycles_and_loops_are_listed(too_large):
+    kernels = [
+        {"name": "attention", "count": 28, "flops": 4e9, "bytes": 8e6},
+        {"name": "sort", "count": 1, "flops": None, "bytes": 1e6},
+        {"name": "concatenate", "count": 5, "flops": 0.0, "bytes": 1e3},
+    ]
+    training = {"kernels": kernels, "kernels_seconds": 0.25, "loops": (28, 28, None)}
+    text = plan_table.table("tiny.py", too_large | {"training": too_large["training"] | training})
+    assert "28 x attention (4 GFLOP, 8 MB), 1 x sort (operations not known, 1 MB)" in text
+    assert "a lower bound where the operations are not known" in text
+    assert "concatenate" not in text
+    assert "The training step has 3 loops: 2 of 28 rounds." in text
+    assert "Of its loops, 1 have a number of rounds that is not known; each counts once." in text
+    row = next(line for line in text.splitlines() if line.startswith("kernels beside them"))
+    assert "29 (250 ms)" in row
 
 
 def test_remedies_are_those_that_the_config_has(tiny):
@@ -124,7 +141,7 @@ def test_remedies_are_those_that_the_config_has(tiny):
     assert plan_search.remedies(configs.load(tiny, used), 8) == {}
 
 
-def test_a_u_net_can_compute_its_blocks_again():
+def test_a_u_net_can_recompute_its_blocks():
     config = configs.load(VE / "cifar10_ncsnpp_continuous.py")
     assert plan_search.remedies(config, 16)["remat"] == {"network.remat": "blocks"}
     pointwise = {"network.remat": "pointwise"}

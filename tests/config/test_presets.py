@@ -15,11 +15,8 @@ def test_the_preset_for_tpus_computes_in_bfloat16_and_splits_the_state(path):
     config = configs.load(path, {"preset": "tpu"})
     assert config.network.dtype == "bfloat16"
     assert (config.mesh.data, config.mesh.fsdp) == (-1, -1)
-    assert "xla_tpu_scoped_vmem_limit_kib" in config.training.compiler_options
     changed = configs.differences(config, configs.load(path))
-    assert {line.partition(":")[0] for line in changed} == configs.PRESETS["tpu"].keys() - {
-        "mesh.data"  # -1 already
-    }
+    assert [line.partition(":")[0] for line in changed] == ["mesh.fsdp", "network.dtype"]
 
 
 def test_a_field_beside_the_preset_has_the_last_word():

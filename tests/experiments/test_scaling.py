@@ -30,7 +30,7 @@ def cells(line):
     return [cell.strip() for cell in line.strip("|\n").split("|")]
 
 
-def test_growth_is_over_the_first_row_of_the_same_kind_of_chip():
+def test_growth_is_relative_to_the_first_row_of_the_same_kind_of_chip():
     rows = [planned(4, 0.01), planned(16, 0.0105), planned(4, 0.02, chip="other")]
     lines = [cells(line) for line in SCALING["table"](rows).splitlines()]
     assert [line[8] for line in lines] == ["+0.0%", "+5.0%", "+0.0%"]
@@ -51,7 +51,7 @@ def test_what_does_not_fit_has_a_row_of_its_own():
 
 
 @pytest.mark.slow
-def test_every_topology_has_its_batch_and_the_command_is_told(tmp_path):
+def test_every_topology_has_its_batch_and_the_command_stands_above_the_table(tmp_path):
     out = tmp_path / "scaling.md"
     config = str(ROOT / "configs" / "mixture2d.py")
     arguments = ["--config", config, "--per-chip", "32", "--topologies", "cpu:1,cpu:4"]

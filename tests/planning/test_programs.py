@@ -1,4 +1,4 @@
-"""The planned programs are those that run, and cost what data parallelism and FSDP should."""
+"""The planned programs are those that run, with the costs of data parallelism and FSDP."""
 
 import functools
 
@@ -80,7 +80,7 @@ def test_under_fsdp_a_device_holds_an_nth_of_parameters_optimizer_and_average():
     assert parts.arguments - batch == pytest.approx(state / 8, rel=0.1)  # biases stay whole
 
 
-def test_a_batch_that_does_not_divide_is_told():
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused():
     with pytest.raises(ValueError, match="12 is not a multiple of the 8 devices"):
         lowered_step(make_mesh(), 12)
 
@@ -121,7 +121,7 @@ def test_a_predictor_with_a_corrector_evaluates_twice():
     assert planned_sampler(solver).flops // (2 * 32 // 8 * WIDTH**2) == 2
 
 
-def test_a_step_is_compiled_for_a_tpu_that_is_not_here():
+def test_a_step_is_compiled_for_an_absent_tpu():
     pytest.importorskip("libtpu", reason="a TPU's compiler is in the extra `tpu`")
     topology = named("v5e:2x2")
     program = planned_step(make_mesh(devices=topology.devices), 64)

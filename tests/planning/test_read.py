@@ -225,7 +225,7 @@ def test_an_all_reduce_fused_with_the_slice_that_is_kept_sends_what_a_reduce_sca
         "replica_groups=mesh['a'=2,'b'=2,'c'=2] {'a','c'}",
     ],
 )
-def test_the_devices_of_a_collective_are_counted_in_every_notation(groups):
+def test_the_devices_of_a_collective_are_read_in_every_notation(groups):
     assert group_size(f"%r = f32[] all-reduce(%x), {groups}, to_apply=%add", 8) == 4
 
 

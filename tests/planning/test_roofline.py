@@ -54,7 +54,7 @@ def test_the_estimate_is_not_below_the_floor():
     assert estimate(few, CHIP).estimate == 3.0
 
 
-def test_what_goes_to_other_slices_takes_the_slower_network_as_well():
+def test_messages_to_other_slices_add_the_time_of_the_slower_network():
     far = Collective("all-reduce", 1, 2.0, 2.0, between_slices=True)
     spread = dataclasses.replace(PROGRAM, collectives=(*PROGRAM.collectives, far))
     time = estimate(spread, CHIP)
@@ -66,7 +66,7 @@ def test_what_goes_to_other_slices_takes_the_slower_network_as_well():
 
 
 @pytest.mark.parametrize("chip", [Chip("no figures"), dataclasses.replace(CHIP, clock=None)])
-def test_what_is_not_known_gives_no_estimate(chip):
+def test_an_unknown_rate_gives_no_estimate(chip):
     assert estimate(PROGRAM, chip).estimate is None
 
 

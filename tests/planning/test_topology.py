@@ -15,7 +15,7 @@ def _platforms_as_they_were():
     jax.config.update("jax_platforms", before)
 
 
-def test_the_cpus_devices_are_as_many_as_asked_for():
+def test_a_cpu_has_as_many_devices_as_asked_for():
     assert len(named("cpu:4").devices) == 4
 
 
@@ -40,13 +40,13 @@ def test_the_cpus_devices_are_as_many_as_asked_for():
         ("gpu:x", ("number of devices",)),
     ],
 )
-def test_what_is_no_topology_is_told_in_one_line(name, words):
+def test_an_unknown_topology_is_refused_in_one_line(name, words):
     with pytest.raises(ValueError, match=r"\A[^\n]+\Z") as error:
         named(name)
     assert all(word in str(error.value) for word in words), error.value
 
 
-def test_a_missing_compiler_is_told_with_the_extra_that_has_it(monkeypatch):
+def test_a_missing_compiler_is_named_with_the_extra_that_has_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"pip install 'sde-diffusion\[tpu\]'"):
         named("v5e:2x2")
@@ -54,24 +54,32 @@ def test_a_missing_compiler_is_told_with_the_extra_that_has_it(monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "chips", "hosts"),
-    [("v4:2x2x1", 4, 1), ("v5e:4x4", 16, 4), ("v5p:4x4x4", 64, 16), ("v6e:1x1", 1, 1)],
+    [
+        ("v4:2x2x1", 4, 1),
+        ("v5e:1x1", 1, 1),
+        ("v5e:4x4", 16, 4),
+        ("v5p:4x4x4", 64, 16),
+        ("v6e:1x1", 1, 1),
+    ],
 )
-def test_a_slices_devices_are_its_chips(name, chips, hosts):
+def test_the_devices_of_a_slice_are_its_chips(name, chips, hosts):
     pytest.importorskip("libtpu", reason="a TPU's compiler is in the extra `tpu`")
     devices = named(name).devices
     assert len(devices) == chips
     assert len({device.process_index for device in devices}) == hosts
 
 
-def test_slices_are_told_apart_and_have_hosts_of_their_own():
+def test_every_slice_has_hosts_of_its_own():
     pytest.importorskip("libtpu", reason="a TPU's compiler is in the extra `tpu`")
-    devices = named("2xv5e:4x4").devices
+    topology = named("2xv5e:4x4")
+    devices = topology.devices
+    assert topology.slices == 2
     hosts = {(device.slice_index, device.process_index) for device in devices}
     assert len(devices) == 32
     assert sorted(slice_ for slice_, _ in hosts) == [0] * 4 + [1] * 4
 
 
-def test_what_a_chip_cannot_hold_is_told():
+def test_a_program_that_a_chip_cannot_hold_does_not_fit():
     pytest.importorskip("libtpu", reason="a TPU's compiler is in the extra `tpu`")
     device = named("v5e:1x1").devices[0]
     placed = jax.sharding.SingleDeviceSharding(device)

@@ -1,4 +1,4 @@
-"""The training step as a TPU's own compiler makes it: what is sent, and in what type."""
+"""The training step compiled for TPUs: the messages that it sends, and their types."""
 
 import functools
 import re
@@ -30,7 +30,7 @@ def loss_fn(params, key, batch):
 
 @functools.cache
 def compiled_step(batch_size, topology="v5e:2x2"):
-    """The text of the step on chips of which four keep a quarter of the state each."""
+    """The text of the step on chips that keep a quarter of the state each."""
     lowered = lower_training_step(
         make_mesh(-1, 4, devices=named(topology).devices),
         {"x": jax.ShapeDtypeStruct((batch_size, *EVENT), jnp.float32)},
@@ -61,14 +61,14 @@ def test_split_parameters_travel_in_bfloat16():
 
 
 @pytest.mark.slow
-def test_messages_do_not_grow_with_the_batch_and_are_not_taken_apart():
+def test_messages_do_not_grow_with_the_batch_and_stay_whole():
     small, large = compiled_step(64), compiled_step(256)
     assert collectives(small) == collectives(large)
     assert " while(" not in small
 
 
 @pytest.mark.slow
-def test_between_slices_go_the_gradients_alone_and_each_chips_part_of_them():
+def test_only_each_chips_part_of_the_gradients_goes_between_slices():
     found = read.costs(compiled_step(64, "2xv5e:2x2"), 8, 0.0, 0.0)["collectives"]
     leaves = jax.tree.leaves(jax.eval_shape(init_params, jax.random.key(0)))
     split = sum(leaf.size for leaf in leaves if leaf.size >= 2**12)

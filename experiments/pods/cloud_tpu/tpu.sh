@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A run on Cloud TPU VMs by a queued resource: tpu.sh create | wait | install | train | log | delete.
-# README.md beside this file says when to call what.
+# README.md in this folder says when to call which.
 set -euo pipefail
 
 NAME=${NAME:-sde-diffusion}
@@ -9,9 +9,7 @@ TYPE=${TYPE:-v5litepod-16}               # v5e:4x4 of `sde-diffusion plan`
 RUNTIME=${RUNTIME:-v2-alpha-tpuv5-lite}
 SLICES=${SLICES:-1}
 CONFIG=${CONFIG:-configs/ve/cifar10_ncsnpp_continuous.py}
-# As that config is planned on that TPU; FLAGS= for none of it.
-FLAGS=${FLAGS-"--config.network.dtype=bfloat16 --config.mesh.fsdp=16
-  --config.training.compiler_options=xla_tpu_scoped_vmem_limit_kib=7168,xla_jf_program_hbm_alignment_in_kib=4"}
+FLAGS=${FLAGS---config.preset=tpu}       # FLAGS= trains the config as it is
 
 usage() {
   sed -n '2,3s/^# //p' "$0" >&2
@@ -37,7 +35,7 @@ create() {
     "${nodes[@]}" --spot
 }
 
-# Returns when the TPU is there; with an error when it will not come.
+# Returns when the TPU is active, and exits with an error when it will not become so.
 wait_for_it() {
   local state
   while state=$(queued_resources describe --format='value(state.state)'); do
@@ -51,12 +49,12 @@ wait_for_it() {
   exit 1
 }
 
-# This commit, and the data, on every host. (The image's own Python is older than we need.)
+# Installs this commit and the data on every host. (The image's own Python is too old.)
 install() {
   : "${DATA:?the data, as in gs://bucket/data}"
   local archive root
   archive=$(mktemp -d)/sde-diffusion.tar.gz
-  # In a subfolder `git archive` takes only that one.
+  # In a subfolder `git archive` would take that folder alone.
   root=$(git -C "$(dirname "$0")" rev-parse --show-toplevel)
   git -C "$root" archive --format=tar.gz --output="$archive" HEAD
   gcloud compute tpus queued-resources scp "$archive" "$NAME:sde-diffusion.tar.gz" \
@@ -73,10 +71,10 @@ install() {
 train() {
   : "${WORKDIR:?the folder of the run, as in gs://bucket/runs/cifar10}"
   local command
-  # $FLAGS is words, and quoted once more for the shell over there.
+  # $FLAGS is split into words, and each is quoted once more for the shell of the host.
   command=$(printf '%q ' "JAX_COMPILATION_CACHE_DIR=${WORKDIR%/}-cache" \
     .venv/bin/sde-diffusion train --config "$CONFIG" --workdir "$WORKDIR" $FLAGS "$@")
-  # The braces: or the whole of `cd ... &&` goes into the background, with the connection's output.
+  # Without the braces all of `cd ... &&` would run in the background, with the connection's output.
   on_all_hosts "cd sde-diffusion && { nohup setsid env $command > train.log 2>&1 < /dev/null & }"
 }
 
