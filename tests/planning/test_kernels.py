@@ -49,10 +49,10 @@ def product_in_parts(x, y):
     return pl.pallas_call(kernel, name="parts", out_shape=shape)(x, y)
 
 
-def planned(function, dtype=jnp.bfloat16):
+def planned(function, dtype=jnp.bfloat16, shape=(SIZE, SIZE)):
     topology = named("v5e:1x1")
     placed = jax.sharding.SingleDeviceSharding(topology.devices[0])
-    x = jax.ShapeDtypeStruct((SIZE, SIZE), dtype, sharding=placed)
+    x = jax.ShapeDtypeStruct(shape, dtype, sharding=placed)
     return compile_program(jax.jit(function).lower(x), 1), topology.chip
 
 
@@ -97,10 +97,10 @@ def test_a_kernel_in_a_loop_counts_as_often_as_it_runs_and_adds_to_the_estimate(
 
 
 def test_what_nobody_knows_the_operations_of_is_listed_as_such():
-    program, _ = planned(lambda x: jnp.sort(x, axis=-1) + 1.0, jnp.float32)
+    program, _ = planned(lambda x: jnp.sort(x, axis=-1) + 1.0, jnp.float32, (64, 256))
     found = {kernel.name: kernel for kernel in program.kernels}
     assert found["sort"].flops is None
-    assert found["sort"].bytes >= SIZE**2 * 4
+    assert found["sort"].bytes >= 64 * 256 * 4
 
 
 def test_a_program_that_the_compiler_estimates_has_no_kernels():

@@ -10,6 +10,7 @@ import pytest
 
 from sde_diffusion import distributed, grids, samplers, sdes, training
 from sde_diffusion.distributed import make_mesh
+from sde_diffusion.model import from_eps
 from sde_diffusion.networks import MLP
 from sde_diffusion.objectives import of_loss
 from sde_diffusion.planning import (
@@ -19,7 +20,6 @@ from sde_diffusion.planning import (
     lower_training_step,
     named,
 )
-from sde_diffusion.prediction import from_eps
 
 EVENT = (16,)
 NETWORK = MLP(features=256, num_blocks=1)
@@ -91,14 +91,13 @@ WIDTH = 512  # so that drawing noise costs less than an evaluation
 def planned_sampler(solver, grid=None, mesh=None):
     sde, mesh = sdes.VP(), mesh or make_mesh()
 
-    def model(params, y):
+    def model(params):
         return from_eps(sde, lambda x, t: x @ params)
 
     lowered = lower_sampler_step(
         mesh,
         model,
         jax.ShapeDtypeStruct((WIDTH, WIDTH), jnp.float32),
-        sde,
         (32, WIDTH),
         solver=solver,
         grid=grids.uniform(sde, 10) if grid is None else grid,
