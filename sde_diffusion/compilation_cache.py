@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that a restart does not compile again."""
+"""A persistent cache of compiled programs, so that a restart does not compile again."""
 
 import hashlib
 import platform
@@ -11,15 +11,15 @@ from jax.experimental.compilation_cache import compilation_cache
 
 
 def enable_compilation_cache(directory: str | Path) -> Path:
-    """From now on JAX keeps compiled programs under `directory`, and looks there first.
+    """Make JAX store compiled programs under `directory`; returns the folder.
 
-    JAX's own key holds the program, the compiler's version and flags, and the devices; on a CPU
-    this leaves out what the processor can do, and a home directory may be shared by unlike
-    machines, so each kind of processor gets a folder of its own, which is returned.
+    JAX's cache key covers the program, the compiler's version and flags, and the devices, but not
+    the instruction set of a CPU. A home directory may be shared by different machines, so each kind
+    of processor has a folder of its own.
     """
     folder = Path(directory).expanduser() / _processor()
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    # By default only programs that took a second to compile are kept; a small network's many
+    # By default JAX keeps only programs that took a second to compile. A small network's many
     # programs of a fraction of a second each then compile at every start.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
@@ -30,10 +30,10 @@ def enable_compilation_cache(directory: str | Path) -> Path:
 
 @contextmanager
 def without_compilation_cache() -> Iterator[None]:
-    """In the block JAX compiles all anew, and keeps nothing.
+    """Within this context JAX neither reads nor writes the persistent cache.
 
-    For programs of devices that are not here: they cannot be loaded again, and how long they take
-    to compile is wanted.
+    For programs of devices that are not present, which cannot be loaded again, and for measuring
+    how long a compilation takes.
     """
     before = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)

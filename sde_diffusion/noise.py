@@ -1,18 +1,18 @@
 """Per-sample randomness: sample i draws on (key, i) alone, whatever else is in the batch.
 
-A `BrownianPath` in place of a key makes the noise of a stochastic solver that of one path, the
-same at all step sizes and on all grids. The reverse process's noise, as its part that a constant
-x0 leaves, is sigma V with V of unit variance and stationary in lambda = log(alpha / sigma):
+A `BrownianPath` in place of a key fixes one path of noise for each sample, which a stochastic
+solver then follows at every step size and on every grid. If x0 is constant, the noise of the reverse
+process is sigma V, where V has unit variance and is stationary in lambda = log(alpha / sigma):
 
     dV = -V dlambda + sqrt(2) dw
     a step from t to s with h = lambda_s - lambda_t adds   sigma_s (V_s - exp(-h) V_t)          (1)
     halfway between two values, half a width d from each,
     V = (V_low + V_high) / (2 cosh(d)) + sqrt(tanh(d)) z                                        (2)
 
-so that in lambda one path serves every SDE. By (2) V is a dyadic tree whose every node draws z by
-folding the key with its number, and nothing is stored. (exp(lambda) V is a Brownian motion in the
-signal-to-noise ratio.) The tree is the virtual one of Li et al. 2020, "Scalable Gradients for
-Stochastic Differential Equations".
+One path in lambda therefore serves every SDE. By (2), V is a dyadic tree: each node draws its z
+from the key folded with the node's number, so nothing is stored. exp(lambda) V is a Brownian motion in
+the signal-to-noise ratio. This is the virtual Brownian tree of Li et al. 2020, "Scalable Gradients
+for Stochastic Differential Equations".
 """
 
 import itertools
@@ -26,9 +26,10 @@ import numpy as np
 from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, expand
 
-# lambda is taken between -16 and 16, and V as a straight line below 2^-19, where float32 ends.
+# The tree spans lambda from -16 to 16. Within its last intervals, of 2^-19, V is linear: float32
+# resolves no more.
 _END, _LEVELS = 16.0, 24
-# What the keys are folded with for the tree: no step has this number.
+# The keys of the tree are folded with this number, which no step has.
 _TREE = 2**32 - 1
 
 
@@ -36,8 +37,8 @@ _TREE = 2**32 - 1
 class BrownianPath:
     """The noise of one path for each sample: `sample(BrownianPath(key), ...)` at any step size.
 
-    The start x_T is the one that the key itself would give. Noise that is not the reverse SDE's
-    own, such as a corrector's, is drawn independently for each step.
+    The start x_T is the same as with the key itself. Noise that does not belong to the reverse SDE,
+    such as that of a corrector, is drawn independently at each step.
     """
 
     key: Array
@@ -48,7 +49,7 @@ class BrownianPath:
 
 
 class PathStep(NamedTuple):
-    """What a step receives in place of keys [B]: the samples' paths from lambda_t to lambda_s."""
+    """The samples' paths from lambda_t to lambda_s: what a step receives in place of keys [B]."""
 
     key: Array
     path: Array
@@ -89,27 +90,27 @@ def sample_keys(key: Array, num: int, first: Array | int = 0) -> Array:
 
 
 def fold_in(keys: Keys | Source, data: Array | int) -> Array:
-    """Keys [B] for one more coordinate of the draw, such as the step; never those of a path."""
+    """Keys [B] folded with `data`, such as the number of the step; for a path, its plain keys."""
     keys = keys.key if isinstance(keys, BrownianPath | PathStep) else keys
     return jax.vmap(jax.random.fold_in, (0, None))(keys, data)
 
 
 def step_keys(keys: Source, i: Array, sde: SDE, t: Array, s: Array) -> Keys:
-    """What step i, from t to s, draws on."""
+    """The source of the noise of step i, from t to s: keys, or a part of the path."""
     if not isinstance(keys, BrownianPath):
         return fold_in(keys, i)
     return PathStep(fold_in(keys, i), fold_in(keys, _TREE), sde.log_snr(t), sde.log_snr(s))
 
 
 def split(keys: Keys) -> tuple[Array, Keys]:
-    """Keys for noise that is not the reverse SDE's own, and for that which is."""
+    """(keys for noise outside of the reverse SDE, keys or path for its own noise)."""
     return fold_in(keys, 0), keys if isinstance(keys, PathStep) else fold_in(keys, 1)
 
 
 def normal(keys: Keys, like: Array) -> Array:
     """Standard normal noise of the shape and dtype of `like`, [B, *event], sample by sample.
 
-    On a path it is the step's, (1) over its standard deviation.
+    On a path it is the step's increment (1), divided by its standard deviation.
     """
     if isinstance(keys, PathStep):
         return increments(keys, like, keys.start, keys.end)[0]
@@ -117,7 +118,7 @@ def normal(keys: Keys, like: Array) -> Array:
 
 
 def normals(keys: Keys, like: Array, *log_snr: Array) -> list[Array]:
-    """Noise as of `normal` for each part of a step, between one lambda and the next, rising."""
+    """Noise as from `normal` for each part of a step; the lambdas, in rising order, part it."""
     if isinstance(keys, PathStep):
         return increments(keys, like, *log_snr)
     return [normal(fold_in(keys, i), like) for i in range(len(log_snr) - 1)]
@@ -126,14 +127,13 @@ def normals(keys: Keys, like: Array, *log_snr: Array) -> list[Array]:
 def increments(keys: Keys, like: Array, *log_snr: Array) -> list[Array]:
     """(V(end) - exp(-h) V(start)) / sqrt(1 - exp(-2 h)), h = end - start > 0, from one to the next.
 
-    Each lambda is [] or [B]. V is that of the path which the step is on; plain keys stand for a
-    path of their own.
+    Each lambda is [] or [B]. With plain keys, V is a path of these keys.
     """
     values, made = _stationary(keys, log_snr, like), []
     for i, (start, end) in enumerate(itertools.pairwise(log_snr)):
-        # Equal ends are no step, where alpha = 0 and both are infinite too.
+        # Equal ends are a step of length 0, also where alpha = 0 and both lambdas are infinite.
         h = expand(jnp.where(start == end, 0.0, end - start), like)
-        # A step too short for float32 to tell from none draws 0, and not 0 / 0.
+        # A step that float32 cannot distinguish from none draws 0 rather than 0 / 0.
         variance = jnp.maximum(-jnp.expm1(-2.0 * h), jnp.finfo(like.dtype).tiny)
         made.append((values[i + 1] - jnp.exp(-h) * values[i]) / jnp.sqrt(variance))
     return made
@@ -162,5 +162,5 @@ def _stationary(keys: Keys, log_snr: tuple[Array, ...], like: Array) -> Array:
 
     places = jnp.stack([jnp.broadcast_to(each, path.shape) for each in log_snr])
     places = (jnp.clip(places, -_END, _END) + _END) / (2.0 * _END)
-    # All at once, as the tree takes longer to compile than to walk.
+    # One compiled walk for all places: the tree takes longer to compile than to walk.
     return jax.vmap(jax.vmap(value), (None, 0))(path, places)

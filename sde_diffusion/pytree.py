@@ -1,4 +1,4 @@
-"""Frozen dataclasses as pytrees, each a structure of its own."""
+"""Frozen dataclasses as pytrees."""
 
 import dataclasses
 from collections.abc import Hashable
@@ -15,12 +15,12 @@ def pytree(cls: type[T]) -> type[T]:
 
     A field with `metadata={"static": True}` belongs to the structure instead.
 
-    Not by jax.tree_util.register_dataclass: in jaxlib 0.10.2 the structures of any two classes that
-    it registered compare equal if they have as many fields, though their hashes differ. A cache of
-    `jit` then takes one for the other when a few bits of the hashes agree, once in 60 processes or
-    so, and runs VP's program on a SubVP.
+    This does not use jax.tree_util.register_dataclass. In jaxlib 0.10.2 the structures of any two
+    classes that it registered compare equal if they have the same number of fields, though their
+    hashes differ. When a few bits of the hashes agree, in about one process of 60, the cache of
+    `jit` mistakes one class for the other and runs VP's program on a SubVP.
     """
-    # dataclasses.dataclass gives back the class itself, with the fields of its bases first.
+    # dataclasses.dataclass returns the class itself; the fields of its bases come first.
     made = dataclasses.dataclass(frozen=True)(cls)
     fields = dataclasses.fields(made)  # type: ignore[arg-type]
     static = tuple(f.name for f in fields if f.metadata.get("static"))

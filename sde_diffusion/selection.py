@@ -1,4 +1,4 @@
-"""Selection by name, with an error that helps: the one way in which a string becomes a value."""
+"""Selection by name: the only way in which a string becomes a value, with errors that help."""
 
 import difflib
 import inspect
@@ -16,7 +16,7 @@ def unknown(what: str, given: str, known: Collection[str]) -> str:
 
 
 def require_known(what: str, given: str, known: Collection[str]) -> None:
-    """ValueError that lists the choices and the nearest unless `given` is one of them."""
+    """Raise ValueError, listing the choices and the nearest one, unless `given` is among them."""
     if given not in known:
         raise ValueError(unknown(what, given, known))
 

@@ -1,4 +1,4 @@
-"""Distributions whose score is known exactly at every t; they are models like any other."""
+"""Distributions whose score is known exactly at every t, each of which gives an exact Model."""
 
 from sde_diffusion.analytic.empirical import Empirical
 from sde_diffusion.analytic.exact import Exact

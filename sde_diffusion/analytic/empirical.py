@@ -13,10 +13,11 @@ from sde_diffusion.analytic.exact import Exact
 from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, Time
 
-# Float32 numbers that the distances of one block of samples to all the data take.
+# The most distances (float32) between one block of samples and all the data.
 BLOCK = 2**24
-# In so few dimensions distances are sums of squared differences to every row; in more by a matrix
-# product, which is many times as fast and loses digits, and then again to this many nearest rows.
+# Up to FEW_DIMENSIONS, distances are sums of squared differences to every row. Above, they come
+# from a matrix product, which is many times faster but loses digits, and are computed again for
+# the NEAREST rows.
 FEW_DIMENSIONS, NEAREST = 16, 32
 
 
@@ -29,8 +30,8 @@ class Empirical(Exact):
 
         E[x_0 | x_t = x] = sum_i w_i data_i,    score = (alpha E[x_0 | x_t = x] - x) / sigma^2:
 
-    what a network that knows its training data by heart would say. Samples are taken in blocks,
-    so that the memory used is that of the data and 64 MiB or so, whatever the number of either.
+    This is the prediction of a network that has memorized its training data. Samples are processed
+    in blocks, so beyond the data the memory is about 64 MiB for any number of samples and data.
     There is no density at sigma = 0.
     """
 
@@ -63,7 +64,8 @@ class Empirical(Exact):
     def noise_variance(self, sde: SDE, x: Array, t: Time) -> Array:
         """[sum_i w_i |x - alpha data_i|^2 - |x - alpha E[x_0 | x]|^2] / (sigma^2 D), [B].
 
-        To float32's rounding of 1 where the first term is about 1, as it is where p_t lives.
+            The absolute error is float32's rounding of 1 where the first term is about 1, as it is for x in
+        the bulk of p_t.
         """
 
         def one(given: _Given) -> Array:
@@ -74,7 +76,7 @@ class Empirical(Exact):
         return self._map(one, sde, x, t)
 
     def _map(self, function: Callable[[_Given], Array], sde: SDE, x: Array, t: Time) -> Array:
-        """The function of each sample by itself, [B, ...], block by block."""
+        """The function applied to each sample alone, [B, ...], one block of samples at a time."""
         data, t = self.data.reshape(len(self.data), -1), jnp.broadcast_to(jnp.asarray(t), len(x))
         norms = jnp.sum(data**2, axis=-1)
 
@@ -111,8 +113,9 @@ class _Given:
 def _squares(x: Array, alpha: Array, data: Array, norms: Array) -> Array:
     """|x - alpha data_i|^2, [N], for x [D], data [N, D] and their squared norms [N].
 
-    As |x|^2 - 2 alpha x . data_i + alpha^2 |data_i|^2 it is wrong by about 1e-7 |x|^2, which is
-    more than sigma^2 once sigma is small. But then the weight is on the few nearest rows.
+    The form |x|^2 - 2 alpha x . data_i + alpha^2 |data_i|^2 has an error of about 1e-7 |x|^2, which
+    exceeds sigma^2 for small sigma. There, however, all weight is on the few nearest rows, whose
+    distances are computed again as sums of squared differences.
     """
     if x.size <= FEW_DIMENSIONS:
         return jnp.sum((x[:, None] - alpha * data.T) ** 2, axis=0)

@@ -1,4 +1,4 @@
-"""What an exact distribution gives at every t, and the model that it is."""
+"""The interface of an exact distribution: what it knows at every t, and its exact Model."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sde_diffusion.sdes import SDE, Array, Time, expand
 
 
 class Exact(abc.ABC):
-    """A distribution of x_0 whose noised versions p_t are known; a kind is a `pytree`.
+    """A distribution of x_0 whose noised versions p_t are known; every subclass is a `pytree`.
 
-    Samples are [B, *event], times [] or [B], where sigma is above 0: at sigma = 0, as EDM has it at
-    t = 0, what is asked for may be nan.
+    Samples are [B, *event] and times [] or [B]. Methods may return nan where sigma = 0, as at t = 0
+    of EDM.
     """
 
     @property
@@ -50,9 +50,10 @@ class Exact(abc.ABC):
     def loss(self, sde: SDE, t: Time, key: Array | None = None, num: int = 4096) -> Array:
         """E ||eps - E[eps | x_t]||^2 / D, the least denoising loss at t, [] or [B] like t.
 
-        The mean of `noise_variance` over num exact samples of x_t, the same at every t: unbiased,
-        and of less variance than the squared error, whose mean given x_t it is. Without a key
-        the samples are always the same. A closed form, where there is one, uses neither.
+        The mean of `noise_variance` over `num` exact samples of x_t, with the same noise at every
+        t. The estimate is unbiased, and its variance is below that of the squared error, of which
+        noise_variance is the conditional mean. The default key is fixed. A distribution with a
+        closed form ignores key and num.
         """
         t = jnp.asarray(t)
         key_x, key_z = jax.random.split(jax.random.key(0) if key is None else key)
@@ -71,8 +72,8 @@ class Exact(abc.ABC):
 
 
 def _predict(exact: Exact, sde: SDE, x: Array, t: Array, cond: None) -> Prediction:
-    # As v = alpha eps - sigma x0, from which every view keeps its digits in float32: the score
-    # that follows from x0 loses them at small sigma, and the x0 from the score at large sigma.
+    # From v = alpha eps - sigma x0 every view keeps its digits in float32. The score computed from
+    # x0 loses them at small sigma, and x0 computed from the score at large sigma.
     sigma = expand(sde.sigma(t), x)
     eps = -sigma * exact.score(sde, x, t)
     v = expand(sde.alpha(t), x) * eps - sigma * exact.denoise(sde, x, t)

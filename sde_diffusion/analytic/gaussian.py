@@ -34,7 +34,7 @@ class Gaussian(Exact):
         if covariance.ndim < 2:
             return cls(mean, jnp.atleast_1d(covariance))
         variances, basis = jnp.linalg.eigh(covariance)
-        return cls(mean, jnp.maximum(variances, 0.0), basis)  # rounding leaves -1e-8 for zero
+        return cls(mean, jnp.maximum(variances, 0.0), basis)  # rounding turns 0 into -1e-8
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -85,5 +85,5 @@ class Gaussian(Exact):
     def _out_of_basis(self, x: Array) -> Array:
         if self.basis is None:
             return x
-        # At the accelerators' own precision it would have three digits.
+        # The default precision of accelerators has three digits.
         return jnp.matmul(x, self.basis.T, precision="highest")

@@ -1,4 +1,4 @@
-"""Mixtures of isotropic Gaussians: as exact as any mixture, and the fast one."""
+"""Mixtures of isotropic Gaussians, computed by matrix products."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class GaussianMixture(Mixture):
         score = alpha sum_k (w_k / v_k) m_k - x sum_k w_k / v_k,     v_k = alpha^2 s_k^2 + sigma^2
         E[x_0 | x_t = x] = sigma^2 sum_k (w_k / v_k) m_k + alpha x sum_k (w_k / v_k) s_k^2
 
-    with the posterior weights w_k, and no array as large as samples times components times D.
+    with the posterior weights w_k. No array has samples times components times D elements.
     """
 
     components: Gaussian
@@ -89,8 +89,8 @@ def _squares(x: Array, alpha: Array, means: Array) -> Array:
 def _squares_jvp(
     primals: tuple[Array, Array, Array], tangents: tuple[Array, Array, Array]
 ) -> tuple[Array, Array]:
-    # 2 (x - alpha m) . d(x - alpha m), multiplied out, so that derivatives are products of matrices
-    # too: on a CPU a gradient in 64 dimensions takes a ninth of the time.
+    # 2 (x - alpha m) . d(x - alpha m), expanded so that the derivatives are matrix products too. On
+    # a CPU a gradient in 64 dimensions takes a ninth of the time.
     (x, alpha, means), (dx, dalpha, dmeans) = primals, tangents
     total = jnp.zeros((len(means), len(x)), x.dtype)
     if not isinstance(dx, SymbolicZero):
@@ -108,5 +108,5 @@ _squares.defjvp(_squares_jvp, symbolic_zeros=True)
 
 
 def _product(a: Array, b: Array) -> Array:
-    # At the accelerators' own precision a score would have three digits.
+    # The default precision of accelerators has three digits.
     return jnp.matmul(a, b, precision="highest")

@@ -16,8 +16,8 @@ from sde_diffusion.sdes import SDE, Array, Time, expand
 class Mixture(Exact):
     """x_0 ~ sum_k weights_k p_k: components of one kind, each field stacked to [K, ...].
 
-    Noise mixes nothing: p_t is the mixture of the components' p_t, and every expectation given
-    x_t that of the components' by their posterior weights w_k = weights_k p_k,t(x) / p_t(x).
+    p_t is the mixture of the components' p_t with the same weights. Every expectation given x_t is
+    the mean of the components' own by the posterior weights w_k = weights_k p_k,t(x) / p_t(x).
     """
 
     components: Exact
@@ -72,7 +72,7 @@ class Mixture(Exact):
         return _mean(posterior, within + jnp.mean(between, axis=tuple(range(2, eps.ndim))))
 
     def _each(self, function: Callable[[Exact], Array]) -> Array:
-        """What the function gives for each component, [K, B, ...]."""
+        """The function applied to each component, [K, B, ...]."""
         return jax.vmap(function)(self.components)
 
     def _log_joint(self, sde: SDE, x: Array, t: Time) -> Array:
@@ -84,7 +84,7 @@ class Mixture(Exact):
 
 
 def weights_of(weights: Array | None, num: int) -> Array:
-    """The weights, [num], equal ones unless given; ValueError where they are not so many."""
+    """The weights [num], equal by default; ValueError for another number of them."""
     if weights is None:
         return jnp.full(num, 1.0 / num)
     weights = jnp.asarray(weights)

@@ -14,8 +14,8 @@ from sde_diffusion.analytic.exact import Exact
 from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, Time, expand
 
-# Of a normal density what lies beyond 9 standard deviations is below float64's rounding, and 40
-# nodes integrate exp(-x^2 / 2) to that rounding on any interval within.
+# Beyond 9 standard deviations the normal density is below float64's rounding. Within, 40 nodes
+# integrate exp(-x^2 / 2) on any interval to that rounding.
 REACH = 9.0
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(40)
 NODES, LOG_WEIGHTS = (NODES + 1.0) / 2.0, np.log(WEIGHTS / 2.0)
@@ -31,9 +31,9 @@ class Uniform(Exact):
                  / (alpha (high - low)),
 
     and given x_t = x the noise is standard normal, truncated to
-    [(x - alpha high) / sigma, (x - alpha low) / sigma]. At sigma = 0, which EDM has at t = 0,
-    `log_prob` is that of the data, half its density on the very edge; outside the box it is then
-    below -1e35.
+    [(x - alpha high) / sigma, (x - alpha low) / sigma]. At sigma = 0, as at t = 0 of EDM,
+    `log_prob` is the log density of the data: half the density on the edge, and below -1e35 outside
+    the box.
     """
 
     low: Array
@@ -70,7 +70,7 @@ class Uniform(Exact):
         return -self._noise(sde, x, t).mean / expand(sde.sigma(t), x)
 
     def denoise(self, sde: SDE, x: Array, t: Time) -> Array:
-        # Not (x - sigma eps) / alpha, which loses its digits where alpha or the box is small.
+        # (x - sigma eps) / alpha would lose its digits where alpha or the box is small.
         return self.high - (self.high - self.low) * self._noise(sde, x, t).share
 
     def noise_variance(self, sde: SDE, x: Array, t: Time) -> Array:
@@ -81,7 +81,7 @@ class Uniform(Exact):
         """The noise given x_t = x, on each axis by itself, [B, D]."""
         alpha, sigma = expand(sde.alpha(t), x), expand(sde.sigma(t), x)
         low, high = (x - alpha * corner for corner in (self.high, self.low))
-        # On the very edge without noise: the limit of both, as they are for any noise.
+        # On the edge at sigma = 0 both are 0 / 0; 0 is their limit for sigma to 0.
         low, high = (jnp.where((d == 0.0) & (sigma == 0.0), 0.0, d / sigma) for d in (low, high))
         return _truncated_normal(low, high, alpha * (self.high - self.low) / sigma)
 
@@ -97,14 +97,14 @@ class _TruncatedNormal(NamedTuple):
 
 
 def _truncated_normal(low: Array, high: Array, width: Array) -> _TruncatedNormal:
-    """The standard normal on [low, high], whose width is given as the difference has lost it.
+    """The standard normal on [low, high]. The width is an argument: high - low may have lost it.
 
-    Differences of normal distribution functions cancel where the interval is short or far from
-    zero, and so do those of their logarithms. A Gauss-Legendre rule adds positive numbers only,
-    and is exact to rounding everywhere once the interval is cut to where its density lives: from
-    its end nearest zero, c, on to where exp(-eps^2 / 2) has fallen by exp(-REACH^2 / 2).
+    Differences of normal distribution functions, or of their logarithms, cancel if the interval is
+    short or far from zero. A Gauss-Legendre rule only adds positive numbers. It is exact to
+    rounding once the interval is cut to the part with density: from its end nearest to zero, c, to
+    where exp(-eps^2 / 2) has fallen by exp(-REACH^2 / 2).
     """
-    flip = low + high < 0.0  # now the end nearest zero is the low one
+    flip = low + high < 0.0  # the end nearest to zero is then the low one
     near = jnp.where(flip, -high, low)
     start = jnp.clip(near, -REACH, 1e18)  # the bound keeps sigma = 0 finite
     c = jnp.maximum(start, 0.0)

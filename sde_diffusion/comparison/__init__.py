@@ -1,4 +1,4 @@
-"""Comparing solvers: problems, errors taken apart, and the report."""
+"""Comparing solvers: the problems, the rows of measurements, the parts of the error, the report."""
 
 from sde_diffusion.comparison.compare import METRICS, compare
 from sde_diffusion.comparison.problems import PROBLEMS, Problem, exact_problem

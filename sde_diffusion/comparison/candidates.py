@@ -1,4 +1,4 @@
-"""What is compared: a solver with its grid, and the steps it can make with so many evaluations."""
+"""The candidates of a comparison: solvers with their grids and budgets of evaluations."""
 
 import dataclasses
 import logging
@@ -15,8 +15,8 @@ from sde_diffusion.sdes import SDE, Array
 
 logger = logging.getLogger(__name__)
 
-# Where an adaptive solver is asked for, it runs at each of these tolerances. Those of one that
-# draws noise lie closer: evaluations grow about as tolerance^-0.6, and 1e-4 would take over 8,000.
+# An adaptive solver runs at each of these tolerances. The stochastic ones lie closer together: the
+# number of evaluations grows about as tolerance^-0.6, and 1e-4 would take more than 8,000.
 TOLERANCES = (1e-1, 1e-2, 1e-3, 1e-4)
 STOCHASTIC_TOLERANCES = (0.5, 0.1, 0.05, 0.01)
 
@@ -29,7 +29,7 @@ Grid = Callable[[SDE, int], Any]
 class Candidate:
     """A solver on a grid of times, given at most `budget` evaluations, or a tolerance.
 
-    Unless `denoise_last`, none of the evaluations denoises after the last step.
+    With `denoise_last` the last evaluation denoises the end of the last step.
     """
 
     label: str
@@ -51,7 +51,7 @@ class Candidate:
 def parse(text: str, sde: SDE) -> tuple[str, Solver]:
     """(label, solver) of "heun", "ddim(eta=0.5)" or "solver.json"; ValueError lists the choices.
 
-    A file is one that `fit` wrote, for this SDE.
+    A .json file must be one that `fit` wrote for this SDE.
     """
     if text.endswith(".json"):
         return Path(text).stem, fitting.load(text, sde)
@@ -66,15 +66,16 @@ def candidates(
     sde: SDE,
     denoise_last: Sequence[bool] = (True,),
 ) -> list[Candidate]:
-    """Every solver with every grid at every budget; of "all", those that fit SDE and budget.
+    """A candidate for every solver, grid, budget and value of `denoise_last`.
 
-    Each with a last evaluation that denoises or without, or both, as `denoise_last` has them; one
-    that denoises by itself is the same either way. A solver that was fitted to one budget runs
-    once, on its own grid, and an adaptive one, which finds its own, once for each of TOLERANCES, or
-    of STOCHASTIC_TOLERANCES, unless it has one.
+    A solver that denoises by itself has no candidate without a last denoising evaluation. A fitted
+    solver runs once, on its own grid. An adaptive solver chooses its own steps, so it runs once for
+    each of TOLERANCES (STOCHASTIC_TOLERANCES if it draws noise), or once with the tolerance that it
+    was given. Of "all" solvers, those that do not fit the SDE or the budget are left out with a
+    warning.
 
-    Raises ValueError for an unknown solver or grid, a grid or a solver that does not fit the SDE,
-    and, unless all solvers are compared, a budget that is less than a solver needs.
+    Raises ValueError for an unknown solver or grid, and for a solver, grid or budget that does not
+    fit, unless "all" solvers were asked for.
     """
     if not nfe or min(nfe) < 2:
         raise ValueError(f"nfe needs numbers of at least 2, a step and denoising, got {nfe}")
@@ -110,7 +111,7 @@ def _grid(given: str | Grid) -> tuple[str, Grid]:
 
 
 def _fits(candidate: Candidate, sde: SDE, *, skip: bool) -> bool:
-    """Whether the solver can run on the SDE; ValueError if not, or a warning if it is skipped."""
+    """Whether the solver can run on the SDE. If not: a warning if `skip`, else ValueError."""
     try:
         samplers.check(candidate.solver, sde, candidate.times)
     except ValueError as error:
@@ -122,7 +123,7 @@ def _fits(candidate: Candidate, sde: SDE, *, skip: bool) -> bool:
 
 
 def _extra(solver: Solver, denoise_last: bool) -> int:
-    """The evaluations after the last step: one, if it is to denoise and does not by itself."""
+    """The number of evaluations after the last step: 1 if the sample is still to be denoised."""
     return int(denoise_last and not solver.denoises)
 
 
@@ -156,7 +157,7 @@ def _at_budgets(
 def _adaptive(label: str, solver: Any, sde: SDE, denoise_last: bool) -> list[Candidate]:
     ends = (float(sde.t_max), float(sde.t_min))
     kind = type(solver)
-    if (solver.rtol, solver.atol) != (kind.rtol, kind.atol):  # it was given a tolerance
+    if (solver.rtol, solver.atol) != (kind.rtol, kind.atol):  # the caller chose a tolerance
         return [Candidate(label, solver, "own", ends, None, denoise_last)]
     return [
         Candidate(

@@ -1,4 +1,4 @@
-"""compare(): every candidate on a problem, a row for each."""
+"""compare(): measure every candidate on a problem and return a row for each."""
 
 import hashlib
 import math
@@ -31,13 +31,13 @@ METRICS = (
 )
 # Dimensions up to which the entropy of samples can be estimated from their neighbours.
 KL_DIMENSIONS = 3
-# Dimensions up to which kl_pushforward is measured unasked: it costs as much as so many samplers.
+# kl_pushforward is measured by default up to this dimension: it costs one sampler a dimension.
 PUSHFORWARD_DIMENSIONS = 64
-# Samples of the data by which a problem is known again.
+# The number of samples of the data in a problem's fingerprint.
 PROBES = 8
-# Pairs of sets of the data of which a floor is the mean.
+# A floor is the mean over this many pairs of sets of the data.
 FLOORS = 4
-# What the error is taken apart by: cheap, in the data's units, and in any number of dimensions.
+# The metric of the error's parts: cheap, in the data's units, and for any dimension.
 PART_METRIC = "sliced_wasserstein"
 Progress = Callable[[Sequence[Candidate]], Iterable[Candidate]]
 
@@ -57,28 +57,35 @@ def compare(
     out: str | Path | None = None,
     progress: Progress = lambda todo: todo,
 ) -> list[Row]:
-    """Rows, one for each solver, grid, use of the last evaluation and budget of them.
+    """One row for each solver, grid, budget and value of `denoise_last`: errors, time and memory.
 
-    A row has errors, time and memory.
+    Args:
+      problem: a name in `comparison.problems.PROBLEMS`, used with `sde` (VP by default), or a
+        `Problem`.
+      solvers: "all", names such as "heun" or "ddim(eta=0.5)", or solvers.
+      nfe: the budgets. Every evaluation counts, including the last one, which denoises.
+      grids: names such as "karras" or "karras(rho=3)", or functions (sde, steps) -> times.
+      denoise_last: whether the last evaluation denoises. Without it the solver may take one step
+        more. (True, False) measures both.
+      metrics: names in METRICS; by default all that apply. Of the two KL divergences at most one
+        applies, and only where the density of the data is known: `kl`, in up to three dimensions,
+        is estimated from the samples alone; `kl_pushforward`, in up to 64, takes the density of
+        the solver's own map, so it needs a deterministic solver with fixed steps.
+      num: the number of samples of each row, and of the data that they are compared with.
+      seed: the seed of the samples.
+      batch: the number of samples that go through the model at once.
+      out: a folder. results.json, results.csv, pictures and report.html are written there. Rows of
+        the same problem that it already holds are not measured again.
+      progress: wraps the list of candidates, as tqdm does.
 
-    `problem` is a name of `comparison.problems.PROBLEMS`, under `sde` (VP unless given), or a
-    `Problem`. `solvers` are names, as "heun" or "ddim(eta=0.5)", or values, and `grids`
-    names, as "karras" or "karras(rho=3)", or functions (sde, steps) -> times; `nfe` counts every
-    evaluation, the last one that denoises included; with False among `denoise_last` there are rows
-    without that one, and with a step more where it pays for one. `metrics` are all of METRICS
-    unless given, of the two KL divergences at most one, where the density of the data is known:
-    `kl` in up to three dimensions, from the samples alone, and `kl_pushforward` in up to 64, for
-    solvers that are deterministic and make the steps of the grid, by the density of what they make.
-    That one is a lower bound where `kl_pushforward_folded`, the share of samples whose sign (see
-    `pushforward`) is the rarer one, is above zero. A metric compares `num` samples with as many of
-    the data, with a 95 % interval (`_low`, `_high`) and its floor (`_floor`), its value between two
-    sets of `floor_num` of the data that share none. `rms` is, for a deterministic solver, the
-    distance of each sample to where the flow takes the same start. `discretization`, `truncation`
-    and `score_error` are the parts of the error, by PART_METRIC. A row whose samples are not all
-    finite is kept, with nan.
-
-    With `out`, a folder: results.json, results.csv, pictures and report.html are written there,
-    and rows that it already holds, of the same problem, are not measured again.
+    Returns:
+      A list of dicts. Each metric has a 95 % interval (`_low`, `_high`) and a floor (`_floor`): its
+      value between two disjoint sets of `floor_num` exact samples. `rms` is, for a deterministic
+      solver, the distance of each sample to the end of the exact flow from the same start.
+      `discretization`, `truncation` and `score_error` are the three parts of the error, measured by
+      PART_METRIC. `kl_pushforward` is a lower bound where `kl_pushforward_folded`, the share of
+      samples with the rarer sign (see `pushforward`), is above zero. A row with samples that are
+      not finite is kept, and its errors are nan.
 
     Raises ValueError for an unknown problem, solver, grid or metric, a solver that does not fit
     the SDE or the budget, or fewer than 16 samples, before anything is measured, and for a model
@@ -120,7 +127,7 @@ def compare(
     if folder:
         from sde_diffusion.comparison import report
 
-        # With those that the folder has of the same problem, measured in the same way.
+        # The report also shows the rows that the folder already held, if measured in the same way.
         same = [row for row in done.values() if {**row, **common} == row]
         shown = [row for row in same if all(metric in row for metric in metrics)]
         report.write(folder, shown, metrics, PART_METRIC)
@@ -128,7 +135,7 @@ def compare(
 
 
 def _fingerprint(problem: Problem) -> str:
-    """Of some data and what the model gives for them: a name may stand for another model."""
+    """A hash of some data and of the model's output for them, since names are not unique."""
     x = jnp.asarray(problem.data(jax.random.key(0), PROBES))
     cond = problem.conditions(np.arange(PROBES)) if problem.conditions else None
     middle = jnp.asarray(0.5 * (problem.sde.t_min + problem.sde.t_max))
@@ -142,7 +149,7 @@ def _x0(model: Model, x: jax.Array, t: jax.Array, cond: Any) -> jax.Array:
 
 
 class _Truth(NamedTuple):
-    """What rows are held against; all arrays [num, *event]."""
+    """What every row is compared with: exact samples and the fine solution, [num, *event]."""
 
     data: np.ndarray
     reference: np.ndarray
@@ -150,7 +157,7 @@ class _Truth(NamedTuple):
 
 
 def _usual(problem: Problem) -> list[str]:
-    """The metrics that are measured where none are given."""
+    """The metrics that are measured by default."""
     size = math.prod(problem.event)
     fits = {
         "kl": size <= KL_DIMENSIONS,
@@ -161,14 +168,14 @@ def _usual(problem: Problem) -> list[str]:
 
 
 def _has_density(problem: Problem) -> bool:
-    """Whether the data has one that is known: that of single points is not finite there."""
+    """Whether the data has a known density that is finite; that of single points is not."""
     if problem.exact is None:
         return False
     return bool(jnp.all(jnp.isfinite(problem.log_prob(problem.data(jax.random.key(0), PROBES)))))
 
 
 def _measures(problem: Problem, names: Sequence[str]) -> dict[str, Any]:
-    """f(x, y, seed) for each metric of two sets; `kl` takes x alone, and the exact density."""
+    """f(x, y, seed) for each metric of two sets. `kl` uses x and the exact density instead of y."""
     from sde_diffusion.metrics import distances
 
     log_prob = jax.jit(problem.log_prob)
@@ -193,7 +200,7 @@ def _truth(problem: Problem, measures: dict[str, Any], num: int, seed: int, batc
     from sde_diffusion.metrics import distances
 
     key = jax.random.key(seed)
-    # Draws of the data, apart from the noise of the samples, which key itself decides.
+    # Keys for the data. The key itself decides the noise of the samples.
     draws = jax.random.split(jax.random.fold_in(key, 1), 1 + FLOORS)
     data = problem.data(draws[0], num)
     reference = measure.fine(problem, key, num, batch)
@@ -208,7 +215,7 @@ def _truth(problem: Problem, measures: dict[str, Any], num: int, seed: int, batc
         exact = measure.fine_exact(problem, key, num, batch)
         ends = measure.fine_exact(problem, key, num, batch, own)
         truncation, score_error = part(exact, ends, seed), part(reference, exact, seed)
-    # Sets that share rows are nearer than two of one distribution: each pair is one draw in halves.
+    # Sets that share rows would be too close, so each pair is the two halves of one draw.
     pair = 2 * _floor_num(problem, num)
     drawn = [np.asarray(problem.data(draw, pair)) for draw in draws[1:]]
     sets = [half for rows in drawn for half in np.split(rows, 2)]
@@ -243,12 +250,12 @@ def _require_finite(problem: Problem, reference: np.ndarray) -> None:
 
 
 def _finite(x: np.ndarray) -> np.ndarray:
-    """Whether each sample of [N, *event] is, [N]."""
+    """Whether each sample of x [N, *event] is finite, [N]."""
     return np.isfinite(x.reshape(len(x), -1)).all(axis=-1)
 
 
 def _told(candidate: Candidate) -> dict[str, Any]:
-    # Only said where it is not the usual, so that rows from before it could be are known again.
+    # Stored only if it is not the default: rows of earlier versions keep their identity.
     last = {} if candidate.denoise_last else {"denoise_last": False}
     return last | {
         "solver": candidate.label,
@@ -295,7 +302,7 @@ def _row(
     }
     for name in metrics:
         row |= {name: np.nan, f"{name}_low": np.nan, f"{name}_high": np.nan}
-    if "kl_pushforward" in metrics:  # samples of the data have the data's density
+    if "kl_pushforward" in metrics:  # exact samples have the exact density
         row |= {"kl_pushforward_floor": 0.0, "kl_pushforward_folded": np.nan}
     if not finite.all():
         return row
@@ -313,7 +320,7 @@ def _row(
 
 
 def _measured(name: str, f: Callable[..., float], x: Any, y: Any, seed: int) -> Row:
-    """f(x, y, seed) under its name, with its interval."""
+    """The metric f(x, y, seed) with its interval, as fields of a row."""
     from sde_diffusion.metrics import distances
 
     low, high = distances.interval(f, x, y, seed)

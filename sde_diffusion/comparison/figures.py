@@ -1,4 +1,4 @@
-"""Pictures of a comparison: work against precision, and the error taken apart."""
+"""Pictures of a comparison: work-precision diagrams, and the parts of the error."""
 
 import math
 from collections.abc import Sequence
@@ -11,14 +11,17 @@ from matplotlib.figure import Figure
 from sde_diffusion.comparison.store import Row
 from sde_diffusion.comparison.table import is_bound, undenoised
 
-BEST = 8  # lines in colour; the rest are grey, for the table tells them apart
+BEST = 8  # lines in colour; the others are grey, and the table identifies them
 PARTS = ("discretization", "truncation", "score_error")
 PART_NAMES = ("discretization", "truncation", "score or, without an exact one, all the rest")
 MARKERS = "osD^vP*X"
 
 
 def name_of(row: Row, rows: Sequence[Row]) -> str:
-    """The solver; with its grid where several are compared; an adaptive one without tolerance."""
+    """The name of a row's line: the solver, with its grid if the rows have several grids.
+
+    The tolerance of an adaptive solver is left out.
+    """
     name = str(row["solver"]).partition("[")[0]
     several = len({r["grid"] for r in rows if r["grid"] != "own"}) > 1
     grid = f", {row['grid']}" if several and row["grid"] != "own" else ""
@@ -26,17 +29,18 @@ def name_of(row: Row, rows: Sequence[Row]) -> str:
 
 
 def work_precision(rows: Sequence[Row], metric: str, title: str) -> Figure:
-    """`metric` over evaluations and over seconds, a line for each solver, the best ones coloured.
+    """`metric` over evaluations and over seconds, one line for each solver.
 
-    The best are those of least error, as a geometric mean over the budgets; adaptive ones are
-    dotted, and fitted ones, of one budget each, are stars. The dashed line is the floor: the metric
-    between two sets of the data of that size. A lower bound stands in a circle.
+    The solvers with the lowest errors (geometric mean over the budgets) are coloured. Lines of
+    adaptive solvers are dotted. Fitted solvers, which have one budget each, are stars. The dashed
+    line is the floor: the metric between two sets of exact samples of the same size. A circle marks
+    a lower bound.
     """
     lines: dict[str, list[Row]] = {}
     for row in rows:
         if (
             row[metric] > 0
-        ):  # not where it is not finite, or, as the RMS of a stochastic one, absent
+        ):  # rows without a finite value, such as the RMS of a stochastic solver, have no point
             lines.setdefault(name_of(row, rows), []).append(row)
     ranking = _ranking(lines, metric)
     adaptive = [name for name, line in lines.items() if line[0]["budget"] is None]
@@ -92,7 +96,7 @@ def work_precision(rows: Sequence[Row], metric: str, title: str) -> Figure:
 
 
 def error_apart(rows: Sequence[Row], metric: str, title: str) -> Figure:
-    """The three parts of each row's error by `metric`, as stacked bars; a panel a budget."""
+    """The three parts of each row's error by `metric`, as stacked bars, one panel a budget."""
     panels: dict[Any, list[Row]] = {}
     for row in rows:
         budget = row["budget"] if isinstance(row["budget"], int) else "adaptive"
@@ -102,7 +106,7 @@ def error_apart(rows: Sequence[Row], metric: str, title: str) -> Figure:
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     floor = _floor(rows, metric)
     for axis, (budget, panel) in zip(axes, panels.items(), strict=True):
-        # One that is not finite has no bar; it stands last, and says so.
+        # A row that is not finite has no bar: it comes last, with a note.
         panel = sorted(panel, key=lambda row: (row["finite"] != 1.0, _total(row)))
         names = [
             (f"{row['solver']}{undenoised(row)}" if budget == "adaptive" else name_of(row, rows))
@@ -118,7 +122,7 @@ def error_apart(rows: Sequence[Row], metric: str, title: str) -> Figure:
             left += width
         axis.axvline(floor, color="black", linestyle="--", linewidth=1, label="floor")
         axis.invert_yaxis()
-        # One that fails by far would leave the others no length.
+        # A single huge error would leave the other bars without length.
         shown = min(max(float(left.max()), floor), 12 * max(floor, float(np.median(left))))
         axis.set_xlim(0, 1.05 * shown)
         axis.set_title("adaptive" if budget == "adaptive" else f"{budget} evaluations", fontsize=10)
@@ -131,7 +135,7 @@ def error_apart(rows: Sequence[Row], metric: str, title: str) -> Figure:
 
 
 def _ranking(lines: dict[str, list[Row]], metric: str) -> list[str]:
-    """The names of the BEST lines, by the geometric mean over what most of them have in common."""
+    """The names of the BEST lines, by the geometric mean over the budgets that most lines have."""
     budgets = {row["budget"] for line in lines.values() for row in line}
     full = {
         name: float(np.mean([math.log(row[metric]) for row in line]))

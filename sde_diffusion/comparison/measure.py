@@ -1,4 +1,4 @@
-"""Samples by a candidate, with what they cost; and the fine solutions to hold them against."""
+"""The samples of a candidate with their cost, and the fine solutions to compare them with."""
 
 import math
 import time
@@ -18,11 +18,11 @@ from sde_diffusion.model import Model
 from sde_diffusion.samplers import RK4, Solver, sample
 from sde_diffusion.sdes import SDE, Array, expand
 
-# Steps of the fine solution: on the exact problems its error is then float32's own, about 1e-5.
+# The steps of the fine solution. On the exact problems its error is then about 1e-5, float32's own.
 FINE = 200
-# Numbers of the Jacobians that are held at once: 1,000 samples in 64 dimensions.
+# The most numbers of Jacobians that are held at once: 1,000 samples in 64 dimensions.
 JACOBIANS = 2**22
-# Seconds from which on a first run, of a program that is compiled, is as good as a second.
+# A first run that takes longer than this many seconds is not repeated for its timing.
 WARM = 1.0
 
 
@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
 
 def run(problem: Problem, candidate: Candidate, key: Array, num: int, batch: int) -> Run:
-    """The candidate's samples 0, ..., num - 1, timed after compilation, a short run once warm."""
+    """The candidate's samples 0, ..., num - 1, timed without compilation."""
     batch = min(batch, num)
     call = _sampler(problem, candidate.solver, candidate.times, batch, candidate.denoise_last)
     arguments = [*_arguments(problem, problem.model, key, num, batch)]
@@ -63,7 +63,7 @@ def log_ratio(
 ) -> tuple[np.ndarray, np.ndarray]:
     """log q - log p at the samples of `run`, in nats, and the signs of `pushforward`, each [num].
 
-    q is the density of what the candidate makes, p that of the data.
+    q is the density of the candidate's samples and p that of the data.
     """
     batch = min(batch, num, max(1, JACOBIANS // math.prod(problem.event) ** 2))
     made = []
@@ -94,7 +94,7 @@ def fine(
 ) -> np.ndarray:
     """Where the probability flow of the problem's model takes its starts, to fine accuracy.
 
-    The starts are those of the other runs, unless given, [num, *event] at t_max.
+    The starts are those of every other run with this key, or `start` [num, *event] at t_max.
     """
     times = fine_grid(problem.sde, steps)
     return _ends(problem, problem.model, times, key, num, batch, start)
@@ -103,7 +103,7 @@ def fine(
 def fine_exact(
     problem: Problem, key: Array, num: int, batch: int, start: Array | None = None
 ) -> np.ndarray:
-    """The same with the exact model; given starts, it goes on to t ~ 0, t_min / 100."""
+    """As `fine`, with the exact model. With `start` it goes on to t_min / 100, close to t = 0."""
     assert problem.exact is not None
     t_min = None if start is None else float(problem.sde.t_min) / 100
     times = fine_grid(problem.sde, FINE, t_min=t_min)
@@ -119,7 +119,7 @@ def own_starts(problem: Problem, key: Array, data: Array) -> Array:
 
 
 def fine_grid(sde: SDE, steps: int, *, t_min: float | None = None) -> Array:
-    """Times that are dense in log-SNR, and near t_max where that may be infinite."""
+    """A fine grid: dense in log-SNR, and also near t_max, where the log-SNR may be infinite."""
     early = sde.t_min if t_min is None else t_min
     low, high = jnp.maximum(sde.log_snr(sde.t_max), -6.0), sde.log_snr(early)
     dense = sde.t_of_log_snr(jnp.linspace(low, high, steps + 1)[1:-1])
@@ -137,7 +137,7 @@ def _ends(
     start: Array | None,
 ) -> np.ndarray:
     batch = min(batch, num)
-    # Not jitted as a whole: what `sample` has compiled for one model serves others like it.
+    # Not jitted as a whole: the program that `sample` compiled serves every model of its kind.
     call = _sampler(problem, RK4(), times, batch)
     made = [call(*given)[0] for given in _arguments(problem, model, key, num, batch, start)]
     return np.concatenate(made)[:num]
@@ -173,16 +173,16 @@ def _arguments(
     batch: int,
     start: Array | None = None,
 ) -> Iterator[tuple[Any, ...]]:
-    """What a sampler is called with for samples 0, ..., num - 1, `batch` at a time."""
+    """The arguments of each call of the sampler, for samples 0, ..., num - 1, `batch` at a time."""
     for first in range(0, num, batch):
-        # The last batch is filled up with the last sample, rather than compiled for its own size.
+        # The last batch repeats the last sample: another batch size would compile another program.
         rows = np.minimum(np.arange(first, first + batch), num - 1)
         cond = problem.conditions(rows) if problem.conditions else None
         yield model, key, jnp.asarray(first), cond, None if start is None else start[rows]
 
 
 def _peak(memory: Any) -> int:
-    """Bytes of arguments, results and temporaries together, as the compiler lays them out."""
+    """The bytes of arguments, results and temporaries together, by the compiler's own analysis."""
     if memory is None:
         return 0
     sizes = memory.argument_size_in_bytes + memory.output_size_in_bytes

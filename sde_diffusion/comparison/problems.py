@@ -1,4 +1,4 @@
-"""Problems that solvers are compared on: an SDE, a model, and samples of the data."""
+"""The problems on which solvers are compared: a model, and samples of the data."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from sde_diffusion.selection import choose
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """What solvers are given, and what is known of the truth.
+    """A model to sample from, and what is known about the true distribution.
 
-    `model(x, t)` is what they evaluate, `data(key, num)` gives samples [num, *event] of what they
-    should end at. `exact` is the data's distribution where it is known: then the error of a
-    network is told from that of stopping early, and densities are compared. `conditions(rows)`
-    gives the condition `cond` of the model for samples number rows [B]. `size`
-    is how many data there are, of which `data` draws without repeating any as long as they last;
-    None where each draw is new.
+    Args:
+      name: identifies the problem in the results.
+      model: the `Model` that the solvers evaluate; it has the SDE.
+      event: the shape of one sample.
+      data: data(key, num) returns samples [num, *event] of the true distribution.
+      exact: the true distribution, if it is known. Then the error of a network is separated from
+        that of stopping early, and densities are compared.
+      conditions: conditions(rows) returns the model's condition `cond` for the samples number
+        rows [B].
+      size: the number of data, if it is finite: `data` repeats none before it has drawn all.
 
         Problem("mine", sde_diffusion.from_eps(sde, network), (2,), lambda key, num: x[:num])
     """
@@ -47,10 +51,10 @@ class Problem:
         return self.model.sde
 
     def log_prob(self, x: Array) -> Array:
-        """log p_0(x) in nats, [B]; ValueError where the data's distribution is not known."""
+        """log p_0(x) in nats, [B]; ValueError if `exact` is not given."""
         if self.exact is None:
             raise ValueError(f"problem {self.name!r} has no exact density")
-        # EDM at t = 0 is the data itself, alpha = 1 and sigma = 0.
+        # At t = 0, EDM has alpha = 1 and sigma = 0: p_0 is the density of the data itself.
         return self.exact.log_prob(EDM(), x, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""report.html: the table and the pictures in one file that needs nothing else."""
+"""report.html: the table and the pictures in one self-contained file."""
 
 import html
 import io
@@ -30,7 +30,7 @@ PUSHFORWARD = (
     "the grid; its floor is zero. Behind a &gt; it is a lower bound: the steps are so large that "
     "several starts end at one sample. "
 )
-# A click on a column's head sorts by it.
+# A click on a column's header sorts the table by that column.
 SCRIPT = """
 document.querySelectorAll("th").forEach((head, column) => head.onclick = () => {
   const body = document.querySelector("tbody");

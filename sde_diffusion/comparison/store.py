@@ -1,4 +1,4 @@
-"""Rows on disk: results.json, from which a comparison goes on, and results.csv."""
+"""Rows on disk: results.json, from which a comparison resumes, and results.csv."""
 
 import csv
 import hashlib
@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 
 def identity(settings: Mapping[str, Any]) -> str:
-    """A short name of what was measured: equal settings, equal name."""
+    """A short hash of the settings of a row: equal settings have equal names."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -29,8 +29,8 @@ def load(path: Path) -> list[Row]:
         raise ValueError(
             f"{path} is not the results of a comparison: choose another folder, or remove it"
         ) from None
-    # An adaptive solver has no budget, which is None and not nan. Rows of earlier versions do not
-    # say that they denoise last: all did.
+    # The budget of an adaptive solver is None, not nan. Rows of earlier versions have no field
+    # denoise_last; all of them denoised.
     return [
         {"denoise_last": True} | {k: v if k == "budget" else _of_json(v) for k, v in row.items()}
         for row in rows
@@ -38,7 +38,7 @@ def load(path: Path) -> list[Row]:
 
 
 def save(folder: Path, rows: Sequence[Row]) -> None:
-    """Write results.json and results.csv, each in one move; nan becomes null, and inf a text."""
+    """Write results.json and results.csv atomically; nan becomes null, and inf a string."""
     folder.mkdir(parents=True, exist_ok=True)
     plain = [{k: _to_json(v) for k, v in row.items()} for row in rows]
     _write(folder / "results.json", json.dumps({"rows": plain}, indent=1) + "\n")

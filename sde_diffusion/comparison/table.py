@@ -1,4 +1,4 @@
-"""The rows as a table of text."""
+"""The rows as a text table."""
 
 import math
 from collections.abc import Sequence
@@ -7,10 +7,10 @@ from sde_diffusion.comparison.store import Row
 
 
 def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
-    """One line a row, by evaluations and then by the first metric; a star marks what is not finite.
+    """One line for each row, sorted by evaluations and the first metric; * marks non-finite rows.
 
-    The last line of the table holds the floors: the same metric between two exact sets of samples
-    of that size. A > stands before what is a lower bound.
+    The last line holds the floors: each metric between two sets of exact samples of the same size.
+    A > marks a lower bound.
     """
     ordered = sorted(rows, key=lambda row: (row["nfe"], _last_if_nan(row[metrics[0]])))
     shown = ["rms", *metrics, "discretization", "truncation", "score_error"]
@@ -46,22 +46,22 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
 
 
 def measured(row: Row, name: str) -> str:
-    """The row's number of that name, behind a > where it is a lower bound."""
+    """The row's value of that metric as text, after a > if it is a lower bound."""
     return f"{'>' if is_bound(row, name) else ''}{number(row[name])}"
 
 
 def undenoised(row: Row) -> str:
-    """What is said behind a row whose last evaluation does not denoise."""
+    """The note at the end of a row whose last evaluation does not denoise."""
     return "" if row["denoise_last"] else ", not denoised"
 
 
 def is_bound(row: Row, name: str) -> bool:
-    """Whether the row's number of that name is a lower bound."""
+    """Whether the row's value of that metric is a lower bound."""
     return row.get(f"{name}_folded", 0.0) > 0.0
 
 
 def number(value: float) -> str:
-    """Three digits; a dash for what is not there."""
+    """A number with three digits, or a dash if it is missing."""
     return "-" if math.isnan(value) else f"{value:.3g}"
 
 

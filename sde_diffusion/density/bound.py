@@ -17,7 +17,7 @@ from sde_diffusion.sdes import Array, expand
 class Bound(NamedTuple):
     """The three losses of the variational bound and the diffusion loss's standard error, [B], nats.
 
-    The standard error is that of independent draws; as they are spread evenly, the true one is
+    The standard error assumes independent draws. The draws are spread evenly, so the true error is
     smaller.
     """
 
@@ -41,16 +41,16 @@ def variational_bound(
     cond: Any = None,
     first: Array | int = 0,
 ) -> Bound:
-    """A lower bound on log p(x_0 = x), x [B, *event], in continuous time; `num` draws a sample.
+    """A lower bound on log p(x_0 = x), x [B, *event], in continuous time, with `num` draws for each x.
 
         prior            KL(q(x_T | x) || prior)
         reconstruction   E[-log N(x; x_s / alpha_s, (sigma_s / alpha_s)^2)],   s = t_min
         diffusion        (lambda_s - lambda_T) E || eps - eps_model(x_t, t) ||^2
 
-    with lambda uniform, and evenly spaced with one random shift over the draws of a sample. The
-    decoder is q(x_s | x) itself, normalized in x, whose loss has a closed form. Unlike the
-    probability flow, this is of x at time 0 and of the reverse SDE. The draws of sample i depend
-    on (key, first + i) alone. Kingma et al. 2021 (variational diffusion models).
+    The draws of a sample have evenly spaced lambdas with one random shift. The decoder is
+    q(x_s | x) itself, normalized in x, and its loss has a closed form. In contrast to the
+    probability flow, the bound is for x at time 0 and for the reverse SDE. The draws of sample i
+    depend on (key, first + i) alone. Kingma et al. 2021 (variational diffusion models).
 
     Raises ValueError for num below 1, or an SDE with an infinite log-SNR at t_max.
     """

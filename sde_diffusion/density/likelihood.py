@@ -1,14 +1,15 @@
-"""How likely data is under a model: by the probability flow, or by a variational bound.
+"""The likelihood of data under a model, by its probability flow.
 
 Along the probability flow dx/dt = v(x, t) the log density falls at the rate of the divergence, so
 
     log p(x) = log prior(x_T) + integral of div v(x_t, t) dt from the time of x to T         (1)
     div v = sum_k e_k . (dv/dx e_k) = E[z . (dv/dx z)],   E[z z^T] = I                       (2)
 
-The terms of (2) are integrated beside x, as further dimensions of one ODE, by any deterministic
-solver of `samplers`; one pass through the network gives v and its derivative along every probe.
+The terms of (2) are integrated together with x, as additional dimensions of one ODE, by any
+deterministic solver of `samplers`. One pass through the network gives v and its derivative along
+every probe.
 
-All is in nats; a density becomes bits/dim through `bits_per_dim` alone. Sources: (1) Song et al.
+Densities are in nats; `bits_per_dim` converts them. Sources: (1) Song et al.
 2021, sec. 4.3 and app. D.2, from Chen et al. 2018 (neural ODEs); (2) Hutchinson 1990, with probes
 that are kept along the path as in Grathwohl et al. 2019 (FFJORD).
 """
@@ -39,7 +40,7 @@ PROBES: dict[str, Callable[..., Array]] = {
 
 
 class Divergence(Protocol):
-    """The directions along which v is differentiated, and what their terms in (2) add up to."""
+    """The directions along which v is differentiated, and the sum of their terms in (2)."""
 
     def probes(self, keys: Array, x: Array) -> Array:
         """Directions [B, K, *event] for x [B, *event], from the samples' keys [B]."""
@@ -67,8 +68,8 @@ class Exact:
 class Hutchinson:
     """The mean over `num` random probes of a `distribution`: unbiased, with a standard error.
 
-    "rademacher" (signs) has no variance where dv/dx is diagonal, so never more than "gaussian".
-    With one probe the standard error cannot be told, and is NaN. Hutchinson 1990.
+    "rademacher" (random signs) has no variance if dv/dx is diagonal, and never more variance than
+    "gaussian". With one probe the standard error is unknown: NaN. Hutchinson 1990.
     """
 
     num: int = 1
@@ -113,12 +114,13 @@ def log_likelihood(
 ) -> Likelihood:
     """log p(x) of x [B, *event] under the probability flow of the model, eq. (1), in nats.
 
-    p is the density of what `sample` makes along the same decreasing `grid` [n + 1], with a
-    deterministic solver and without denoising: x is taken as a sample at grid[-1], not at time 0.
-    `prior` is the log density at grid[0], [B, *event] -> [B]; by default that of the SDE at t_max.
-    `divergence` is Exact() or Hutchinson(); the probes of sample i depend on (key, first + i)
-    alone. Compiled once for each (shape, solver, divergence, structure of the model). Has
-    gradients with every solver that is not adaptive.
+    p is the density of the samples that `sample` draws with this deterministic solver along the
+    same decreasing `grid` [n + 1], without the last denoising: x is a sample at time grid[-1], not
+    at time 0. `cond` is the condition of each sample, as in `sample`. `prior` is the log density at
+    grid[0], [B, *event] -> [B], by default that of the SDE at t_max. `divergence` is Exact() or
+    Hutchinson(). The probes of sample i depend on (key, first + i) alone. Compiled once for each
+    (shape, structure of solver and model, divergence). Solvers that are not adaptive have
+    gradients.
 
     Raises ValueError for a solver that draws noise, a grid that does not decrease, a grid that
     does not start at t_max where no prior is given, or x that is not floating point.
@@ -141,7 +143,7 @@ def log_likelihood(
 def encode(model: Model, x: Array, *, solver: Solver, grid: Array, cond: Any = None) -> Array:
     """The latent x_T at grid[0] of x [B, *event] at grid[-1], along the probability flow.
 
-    Undone by `decode`, to the accuracy of the solver. Song et al. 2021, sec. 4.3.
+    `decode` inverts it, to the accuracy of the solver. Song et al. 2021, sec. 4.3.
 
     Raises ValueError for a solver that draws noise, a grid that does not decrease, or x that is
     not floating point.
@@ -161,10 +163,10 @@ def decode(model: Model, latent: Array, *, solver: Solver, grid: Array, cond: An
 def bits_per_dim(log_prob: Array, dimension: int, *, levels: int, scale: float) -> Array:
     """-log2 P(data) / D, P = p(x) (scale / levels)^D, from the log density in nats of any shape.
 
-    For data of `levels` whole values that were dequantized with uniform noise, so that each value
-    is a bin, and scaled so that all bins together are `scale` wide: 256 and 2 for 8-bit images
-    in [-1, 1]. The mean over the noise is an upper bound on the bits/dim of the whole values;
-    without dequantization the number means nothing. Theis et al. 2016.
+    For data with `levels` whole values that were dequantized with uniform noise, so that each value
+    is a bin, and then scaled so that all bins together are `scale` wide: 256 and 2 for 8-bit images
+    in [-1, 1]. The mean over the noise is an upper bound on the bits/dim of the whole values.
+    Without dequantization the result is meaningless. Theis et al. 2016.
 
     Raises ValueError unless levels, scale and dimension are positive.
     """
@@ -217,7 +219,7 @@ def _with_divergence(
 
     def velocity_of(x: Array) -> tuple[Array, Array]:
         prediction = model(x, t, own)
-        if isinstance(prediction.evaluations, int):  # a plain number stays one
+        if isinstance(prediction.evaluations, int):  # a Python number stays one
             fixed.append(prediction.evaluations)
         return prediction.velocity, jnp.asarray(prediction.evaluations)
 
@@ -261,7 +263,7 @@ def _check(model: Model, solver: Solver, grid: Array, x: Array, cond: Any) -> No
 def _check_start(sde: SDE, grid: Array) -> None:
     if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((grid, sde))):
         return
-    start = np.asarray(grid)[0]  # by numpy, so that it is a number under the caller's jit too
+    start = np.asarray(grid)[0]  # numpy, so that it is a number inside the caller's jit too
     if not np.isclose(start, sde.t_max):
         raise ValueError(
             f"the prior of {type(sde).__name__} is at t_max={sde.t_max:g}, but the grid starts at "

@@ -1,4 +1,4 @@
-"""pushforward(): samples, with the density of what the sampler makes at each of them."""
+"""pushforward(): samples of a deterministic solver, with the density of its own distribution."""
 
 import math
 from functools import partial
@@ -37,20 +37,20 @@ def pushforward(
     first: Array | int = 0,
     denoise_last: bool = True,
 ) -> Pushforward:
-    """The samples of `sample`, [B, *event], with the log density q of what it makes, in nats.
+    """The samples of `sample`, [B, *event], with their log density q under the sampler, in nats.
 
     A deterministic solver maps the start x_T ~ N(0, s^2 I), s = sigma(grid[0]), to x = f(x_T), so
 
         log q(x) = log N(x_T; 0, s^2 I) - log |det df/dx_T|,
 
-    the change of variables, with f the very steps that were made: this is the density of a solver
-    of five steps, where `log_likelihood` is that of the flow which it approximates. Where the steps
-    are so large that f folds, several starts end at x, and q(x) is the sum over all of them: the
-    one here is a lower bound. Signs that differ between samples tell of folds: a map without any
-    has one sign everywhere.
+    by the change of variables, where f is the composition of the solver's own steps. This is the
+    density of a solver of five steps, for example; `log_likelihood` gives that of the flow which it
+    approximates. If the steps are so large that f folds, several starts end at the same x and q(x)
+    is the sum over them, so the value here is a lower bound. A map without folds has one sign
+    everywhere; signs that differ between samples reveal folds.
 
-    Takes the D derivatives of a sample at once, of all samples: the time of D samplers, and the
-    memory of B D numbers for every number of a sample. Compiled once, as `sample` is.
+    All D derivatives are computed at once: the time of D samplers, and memory for B D numbers for
+    every number of a sample. Compiled once, as `sample` is.
 
     Raises ValueError for a solver that draws noise, or chooses its own steps, and as `sample` does.
 
@@ -90,7 +90,7 @@ def _pushforward(
     start = draw_start(keys, sde, grid, shape)
 
     def end(x: Array) -> Array:
-        # The key is not read: the start is given, and the solver draws nothing.
+        # The key is unused: the start is given, and the solver is deterministic.
         made = sample(
             jax.random.key(0),
             model,
@@ -104,7 +104,7 @@ def _pushforward(
         return made.x
 
     def along(direction: Array) -> tuple[Array, Array]:
-        # Samples do not depend on each other: one direction serves all of them at once.
+        # Samples do not depend on each other, so one direction serves all of them at once.
         return jax.jvp(end, (start,), (jnp.broadcast_to(direction, shape),))
 
     directions = jnp.eye(size, dtype=start.dtype).reshape(size, *shape[1:])
