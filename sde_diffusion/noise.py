@@ -1,8 +1,9 @@
 """Per-sample randomness: sample i draws on (key, i) alone, whatever else is in the batch.
 
 A `BrownianPath` in place of a key fixes one path of noise for each sample, which a stochastic
-solver then follows at every step size and on every grid. If x0 is constant, the noise of the reverse
-process is sigma V, where V has unit variance and is stationary in lambda = log(alpha / sigma):
+solver then follows at every step size and on every grid. If x0 is constant, the noise of the
+reverse process is sigma V, where V has unit variance and is stationary in
+lambda = log(alpha / sigma):
 
     dV = -V dlambda + sqrt(2) dw
     a step from t to s with h = lambda_s - lambda_t adds   sigma_s (V_s - exp(-h) V_t)          (1)
@@ -10,9 +11,9 @@ process is sigma V, where V has unit variance and is stationary in lambda = log(
     V = (V_low + V_high) / (2 cosh(d)) + sqrt(tanh(d)) z                                        (2)
 
 One path in lambda therefore serves every SDE. By (2), V is a dyadic tree: each node draws its z
-from the key folded with the node's number, so nothing is stored. exp(lambda) V is a Brownian motion in
-the signal-to-noise ratio. This is the virtual Brownian tree of Li et al. 2020, "Scalable Gradients
-for Stochastic Differential Equations".
+from the key folded with the node's number, so nothing is stored. exp(lambda) V is a Brownian motion
+in the signal-to-noise ratio. This is the virtual Brownian tree of Li et al. 2020, "Scalable
+Gradients for Stochastic Differential Equations".
 """
 
 import itertools

@@ -64,8 +64,8 @@ class Empirical(Exact):
     def noise_variance(self, sde: SDE, x: Array, t: Time) -> Array:
         """[sum_i w_i |x - alpha data_i|^2 - |x - alpha E[x_0 | x]|^2] / (sigma^2 D), [B].
 
-            The absolute error is float32's rounding of 1 where the first term is about 1, as it is for x in
-        the bulk of p_t.
+        The absolute error is float32's rounding of 1 where the first term is about 1, as it is for
+        x in the bulk of p_t.
         """
 
         def one(given: _Given) -> Array:

@@ -41,7 +41,7 @@ def variational_bound(
     cond: Any = None,
     first: Array | int = 0,
 ) -> Bound:
-    """A lower bound on log p(x_0 = x), x [B, *event], in continuous time, with `num` draws for each x.
+    """A lower bound on log p(x_0 = x), x [B, *event], in continuous time, by `num` draws each.
 
         prior            KL(q(x_T | x) || prior)
         reconstruction   E[-log N(x; x_s / alpha_s, (sigma_s / alpha_s)^2)],   s = t_min

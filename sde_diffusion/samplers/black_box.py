@@ -1,4 +1,4 @@
-"""Black-box ODE solvers for the probability flow, from diffrax, with step sizes by sample."""
+"""Black-box ODE solvers from diffrax for the probability flow, with step sizes for each sample."""
 
 import dataclasses
 import functools
@@ -15,13 +15,13 @@ from sde_diffusion.samplers.solver import Counted, Solver, State
 from sde_diffusion.sdes import Array
 from sde_diffusion.selection import require_known
 
-# Of an implicit method, how often each stage's equation is iterated: always as often, so that the
-# evaluations are known. (Fewer only where an iterate is not finite: the count is then too high.)
+# The iterations for the equation of each implicit stage. The number is fixed, so that the number of
+# evaluations is known. (There are fewer if an iterate is not finite; the count is then too high.)
 _ITERATIONS = 4
 
-# Evaluations of an attempted step, and those before the first one. diffrax reports steps only;
-# tests/samplers/test_blackbox.py counts the calls themselves. A step of kvaerno5 solves 6 equations
-# and takes the Jacobian twice, of which each is one evaluation with and one without derivatives.
+# The evaluations of an attempted step, and those before the first step. diffrax reports steps only;
+# tests/samplers/test_black_box.py counts the calls themselves. A step of kvaerno5 solves 6
+# equations and computes two Jacobians. Each is one evaluation with derivatives and one without.
 _EVALUATIONS = {
     "tsit5": (6, 1),
     "dopri5": (6, 1),
@@ -34,10 +34,10 @@ _EVALUATIONS = {
 class BlackBox(Solver):
     """Integrates the probability flow to the tolerances rtol and atol; needs the extra `ode`.
 
-    The times of the grid are where it must stop: `[t_max, t_min]` leaves the steps to it. Each
-    sample has its own step sizes, so that it does not depend on its neighbours, and its own count
-    of evaluations; the network runs on the whole batch until the last sample is done. "kvaerno5"
-    is implicit, for stiff flows of few dimensions: it takes the Jacobian [D, D] of every sample,
+    It stops at the times of the grid, so `[t_max, t_min]` leaves all steps to it. Each sample has
+    its own step sizes, and therefore does not depend on its neighbours, and its own count of
+    evaluations. The network runs on the whole batch until the last sample is finished. "kvaerno5"
+    is implicit, for stiff flows in few dimensions: it computes the Jacobian [D, D] of every sample,
     which counts as an evaluation. Gradients in the start, the model and the condition are diffrax's
     own, by its checkpointed adjoint. Song et al. 2021, sec. 4.3 and app. D.4, who use
     rtol = atol = 1e-5.
@@ -74,7 +74,7 @@ class BlackBox(Solver):
         start, end = jnp.minimum(t, s), jnp.maximum(t, s)
 
         def velocity(t: Any, x: Array, args: tuple[Model, Any]) -> Array:
-            # Stages of an implicit method may lie beyond the end, where an SDE has no more times.
+            # Stages of an implicit method may lie beyond the end, where the SDE is not defined.
             return velocity_of_one(args[0], x, jnp.clip(t, start, end), args[1])
 
         def solve(x: Array, cond: Any) -> Any:
@@ -89,7 +89,7 @@ class BlackBox(Solver):
                 saveat=diffrax.SaveAt(t1=True),
                 stepsize_controller=diffrax.PIDController(rtol=self.rtol, atol=self.atol),
                 max_steps=self.max_steps,
-                # A sample that needs more steps comes out as it is where it stopped: as NaN.
+                # A sample that needs more steps is returned as NaN, below.
                 throw=False,
             )
 
@@ -120,8 +120,8 @@ def _evaluations(model: Model, x: Array, t: Array, cond: Any) -> Array | int:
 def _velocity(batch: int) -> Callable[..., Array]:
     """velocity(model, x [*event], t [], cond) of one sample, to be mapped over all of them.
 
-    The model is called with the whole batch. A derivative is that of the model of a single sample,
-    mapped as any function is: JAX differentiates no map of our own in reverse mode.
+    The model is called with the whole batch. Derivatives are those of the model of a single sample
+    under an ordinary vmap, because JAX has no reverse mode for a custom_vmap.
     """
     predict = predict_one(batch)
 
@@ -141,9 +141,9 @@ def _velocity(batch: int) -> Callable[..., Array]:
 
 @functools.cache
 def _kvaerno5() -> Any:
-    """diffrax.Kvaerno5 whose equations are iterated `_ITERATIONS` times, whether fewer do or not.
+    """diffrax.Kvaerno5 that always makes `_ITERATIONS` iterations for each implicit equation.
 
-    A step whose equations are not solved then is rejected, and a smaller one taken.
+    If an equation is not solved by then, the step is rejected and a smaller one is tried.
     """
     import diffrax
     import optimistix

@@ -18,7 +18,7 @@ _PAIRS: dict[int, DPMSolver2S | DPMSolver3S] = {2: DPMSolver2S(), 3: DPMSolver3S
 
 
 class _Walk(NamedTuple):
-    """How far one sample has come: x [1, *event] at time t, and the size of the lower-order x."""
+    """The progress of one sample: x [1, *event] at time t, and |y_lower| of the step before."""
 
     x: Array
     size: Array
@@ -31,7 +31,7 @@ class _Walk(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class AdaptiveDPMSolver(Solver):
-    """DPM-Solver-12 or 23, of `order` 2 or 3: the step h in lambda follows the error it makes.
+    """DPM-Solver-12 or 23, of `order` 2 or 3, with steps h in lambda chosen by their error.
 
         y = x / sqrt(alpha^2 + sigma^2),  each x at its own time
         delta = max(atol, rtol max(|y_lower|, |y_lower before|))
@@ -39,15 +39,17 @@ class AdaptiveDPMSolver(Solver):
         x_s = x_higher where E <= 1, otherwise the step is tried again with the new h
         h <- min(longest_step, safety h E^(-1 / order))
 
-    x_higher is DPM-Solver-2's (3's) and x_lower that of order 1 (2) from the same evaluations. In
-    y every SDE is the variance-preserving one of the paper, where y = x, and takes its steps. The
-    times of the grid are where it must stop: `[t_max, t_min]` leaves the steps to it. Each sample
-    has its own step sizes and its own count of evaluations; one that needs more than `max_steps`
-    attempts comes out as NaN. Lu et al. 2022 (DPM-Solver), algorithms 6 and 7.
+    x_higher is the result of DPM-Solver-2 (3), and x_lower that of order 1 (2) from the same
+    evaluations. In y every SDE becomes the variance-preserving one of the paper, where y = x, and
+    takes the same steps. The solver stops at the times of the grid, so `[t_max, t_min]` leaves all
+    steps to it. Each sample has its own step sizes and its own count of evaluations. A sample that
+    needs more than `max_steps` attempts is returned as NaN. Lu et al. 2022 (DPM-Solver), algorithms
+    6 and 7.
 
-    The paper does not bound h (longest_step = inf). In pure noise E is next to 0, and h leaps from
-    `first_step` over nearly all of lambda, where the two orders may agree by chance: of a Gaussian,
-    a few samples in a thousand ended far off. With a bound of 1 none did, at about the same cost.
+    The paper does not bound h (longest_step = inf). In almost pure noise E is close to 0, so h can
+    jump from `first_step` over most of lambda, where the two orders may agree by chance. For a
+    Gaussian, a few samples in a thousand ended far off. With the bound of 1 none did, at about the
+    same cost.
 
     Raises ValueError for another order, or an SDE with an infinite lambda at the grid's start.
     """

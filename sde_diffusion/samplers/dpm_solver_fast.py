@@ -1,4 +1,4 @@
-"""DPM-Solver-fast: the singlestep solvers of orders 3, 2 and 1 that use up a budget together."""
+"""DPM-Solver-fast: singlestep solvers of orders 3, 2 and 1, combined to use a budget exactly."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from sde_diffusion.sdes import Array
 
 
 class FastState(NamedTuple):
-    """The sample, eps at the start of its block and the last bend, all [B, *event]; the grid."""
+    """The sample, eps at the start of its block, and the last bend B, all [B, *event]; the grid."""
 
     x: Array
     eps: Array
@@ -28,14 +28,14 @@ class DPMSolverFast(Exponential):
         x_s = exponential Euler with eps_b + B_s,   B_s = scale h w (eps(x_t, t) - eps_b) / r
         w = phi_2(h), but phi_1(h) / 2 at the end of a block of two
 
-    b is where the block began, eps_b = eps(x_b, b), h the step in lambda from b to s, scale is
-    -sigma_s, and r is the part of h that is done at t: the inner nodes of a block are the grid's,
-    so that a step has one evaluation and any budget is used up. Exponential Euler goes from
-    x_t - B_t to s, which is the same as from x_b, and keeps what a corrector has done. On steps
-    equal in lambda a block is a step of `DPMSolver3S`, `DPMSolver2S` or `DDIM` over all of it. The
-    sample between the ends of a block is a stage, of lower order. The last step of order 1 makes
-    the whole of order 2. Lu et al. 2022 (DPM-Solver), sec. 3.3; with lengths of the steps as their
-    code has them on grids uniform in time.
+    Here b is the time at which the block began, eps_b = eps(x_b, b), h the step in lambda from b to
+    s, scale = -sigma_s, and r the part of h that is complete at t. The inner nodes of a block are
+    times of the grid, so each step has one evaluation and any budget can be used. The exponential
+    Euler step starts from x_t - B_t. This equals the step from x_b, and it keeps the changes of a
+    corrector. If the steps are equal in lambda, a block is one step of `DPMSolver3S`, `DPMSolver2S`
+    or `DDIM` over its whole length. A sample inside a block is a stage, of lower order. The last
+    step, of order 1, limits the method to order 2. Lu et al. 2022 (DPM-Solver), sec. 3.3; with
+    lengths of the steps as their code has them on grids uniform in time.
     """
 
     view = "eps"
@@ -51,10 +51,9 @@ class DPMSolverFast(Exponential):
     ) -> FastState:
         sde = model.sde
         grid, prediction = state.grid, model(state.x, t, cond)
-        # t is a time of the grid. Looked up, not counted, it is known to a step that starts
-        # anywhere, as those of ParaDiGMS do.
+        # The index of t is looked up, not counted, because the steps of ParaDiGMS start anywhere.
         i, n = jnp.argmax(grid == t), jnp.argmax(grid == grid[-1])
-        alone = n % 3 == 0  # is the last step, then; a block of two comes before it
+        alone = n % 3 == 0  # then the last step is alone, after a block of two
         done = jnp.where(alone & (i == n - 1), 0, i % 3)
         first, pair = done == 0, (done == 1) & (i == n - 1 - alone)
 

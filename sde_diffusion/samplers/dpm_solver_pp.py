@@ -50,12 +50,12 @@ class DPMSolverPP2M(Multistep):
 class DPMSolverPP3M(Multistep):
     """DPM-Solver++(3M) as its authors published it, of order 2 with one evaluation a step.
 
-    x_s = sigma_s / sigma_t x_t + alpha_s h (phi_1 x0 + phi_2 (d1 + d2) + q phi_3 d2): the square in
-    P(u) has half of its integral 2 q phi_3, so the third order that the name promises is not there
-    (2.08 is measured), yet on few steps, where extrapolation is the danger, the smaller weight has
-    the smaller error. The exact weight is `UniPC(p=3, corrector=False)`, of order 3. The second
-    and the last step are those of 2M. Lu et al. 2022 (DPM-Solver++), as
-    `multistep_dpm_solver_third_update` of its authors' code has it.
+    x_s = sigma_s / sigma_t x_t + alpha_s h (phi_1 x0 + phi_2 (d1 + d2) + q phi_3 d2). The quadratic
+    term of P(u) has the weight q phi_3, half of its integral 2 q phi_3. Therefore the method is not
+    of third order, as its name suggests (2.08 is measured). With few steps, where extrapolation is
+    risky, the smaller weight has the smaller error. `UniPC(p=3, corrector=False)` has the exact
+    weight and order 3. The second and the last step are those of 2M. Lu et al. 2022 (DPM-Solver++),
+    as `multistep_dpm_solver_third_update` of its authors' code has it.
     """
 
     view = "x0"

@@ -25,14 +25,16 @@ class EDMSampler(Solver):
         y = x / alpha, dy / d rho = eps:
         y_e = y' + (rho_s - rho') eps';  y_s = y' + (rho_s - rho') (eps' + eps_e) / 2
 
-    Of order 2 without churn, with two evaluations; one path for every SDE, and Euler's step from
-    where alpha = 0. `churn` is gamma, S_churn / steps in the paper, at most sqrt(2) - 1; it acts
-    where rho is between `churn_min` and `churn_max`; `churn_noise` scales the noise. Karras et al.
-    2022, algorithms 1 (with sigma(t) = t, s(t) = 1) and 2.
+    Without churn the method has order 2 with two evaluations, and its samples are the same for
+    every SDE. A step from alpha = 0 is an Euler step. `churn` is gamma = S_churn / steps of the
+    paper, at most sqrt(2) - 1. It acts where rho is between `churn_min` and `churn_max`, and
+    `churn_noise` scales the noise. Karras et al. 2022, algorithms 1 (with sigma(t) = t, s(t) = 1)
+    and 2.
 
-    Of weak order 2 with a churn that falls as 1 / steps. With one that stays the order is 0: every
-    step, however short, comes down by the ratio 1 + churn, which leaves the variance off by
-    O(churn^2); and as more steps add more noise, they follow no path: there is no strong order.
+    With a churn proportional to 1 / steps the weak order is 2. With a constant churn the order is
+    0: every step, however short, descends by the ratio 1 + churn, which leaves an error of
+    O(churn^2) in the variance. There is no strong order, because more steps add more noise and the
+    samples follow no path.
     """
 
     evaluations = 2
@@ -71,7 +73,7 @@ class EDMSampler(Solver):
         ratio = jnp.exp(-sde.log_snr(t))
         inside = (self.churn_min <= ratio) & (ratio <= self.churn_max)
         raised = sde.t_of_log_snr(sde.log_snr(t) - jnp.log1p(self.churn))
-        # Noise cannot be raised beyond the SDE's own end.
+        # The noise cannot be raised above that at t_max.
         higher = jnp.where(inside, jnp.minimum(raised, sde.t_max), t)
         higher = jnp.maximum(higher, t)
         a, b = sde.transition(higher, t)

@@ -1,16 +1,17 @@
 """What exponential integrators share: the exact solution of the linear part of the ODE.
 
 In lambda = log(alpha / sigma), along the probability flow from t to s with h the step in lambda
-and u in [0, 1] its part done,
+and u in [0, 1] the completed part of it,
 
     x_s = sigma_s / sigma_t x_t + alpha_s h int exp(-h (1 - u)) x0(u) du                       (1)
     x_s = alpha_s / alpha_t x_t - sigma_s h int exp(+h (1 - u)) eps(u) du                      (2)
 
 A method interpolates one of the two views, x0 or eps, by a polynomial in u, and integrates that
-exactly by the phi functions, int exp(z (1 - u)) u^k / k! du = phi_{k+1}(z). Holding the view
-constant gives the same step for both, exponential Euler or DDIM; `Span` holds what the rest needs.
+exactly by the phi functions, int exp(z (1 - u)) u^k / k! du = phi_{k+1}(z). A constant
+view gives the same step for both: exponential Euler, or DDIM. `Span` holds the coefficients of the
+other terms.
 
-Of the same marginals is the SDE whose noise has eta times the variance of the reverse one's,
+The SDE with eta times the noise variance of the reverse SDE has the same marginals,
 dx = [f x - (1 + eta) g^2 score / 2] dt + sqrt(eta) g dw_bar:
 
     x_s = exp(-eta h) sigma_s / sigma_t x_t + sigma_s sqrt(1 - exp(-2 eta h)) z
@@ -35,7 +36,7 @@ from sde_diffusion.sdes import SDE, Array
 def phi(k: int, z: Array) -> Array:
     """phi_k(z) = sum_j z^j / (j + k)!, that is phi_0 = exp and phi_k = (phi_{k-1} - 1/(k-1)!) / z.
 
-    By the series where |z| < 1, in which the recursion would subtract close numbers.
+    For |z| < 1 it is computed by the series, because the recursion subtracts close numbers there.
     """
     small = jnp.abs(z) < 1.0
     near = jnp.where(small, z, 0.0)
@@ -50,7 +51,7 @@ def phi(k: int, z: Array) -> Array:
 
 
 def exponential_euler(prediction: Prediction, s: Array) -> Array:
-    """x_s = alpha_s x0 + sigma_s eps: either view held constant from the prediction's time on."""
+    """x_s = alpha_s x0 + sigma_s eps: either view is constant from the prediction's time to s."""
     return prediction.sde.alpha(s) * prediction.x0 + prediction.sde.sigma(s) * prediction.eps
 
 
@@ -63,9 +64,9 @@ class Span(NamedTuple):
     """The step from t to s as equations (1) to (3) see it.
 
     h is its length in lambda, z = -h for x0 and h for eps, and scale is alpha_s or -sigma_s; rate
-    is 1 / h. No polynomial spans a step from alpha_t = 0, where lambda is infinite, nor one from an
-    alpha_t that float32 cannot tell from 0 beside sigma_t: its scale and rate are 0, which leaves
-    exponential Euler, and h is 1 in place of infinity.
+    is 1 / h. A polynomial cannot span a step from alpha_t = 0, where lambda is infinite, or from an
+    alpha_t that float32 cannot distinguish from 0 next to sigma_t. For such a step scale and rate
+    are 0, which leaves exponential Euler, and h is 1 in place of infinity.
     """
 
     h: Array
@@ -99,7 +100,7 @@ class Span(NamedTuple):
     def _spanning(
         cls, start: Array, end: Array, h: Array, growth: Array | float, scale: Array
     ) -> "Span":
-        # Both ends, as encoding takes the step the other way.
+        # Both ends are checked, because encoding takes the step in the other direction.
         spanned = jnp.isfinite(h) & has_signal(start) & has_signal(end)
         h = jnp.where(spanned, h, 1.0)
         rate = jnp.where(spanned, 1.0 / h, 0.0)
@@ -107,10 +108,10 @@ class Span(NamedTuple):
 
 
 def between(sde: SDE, t: Array, s: Array, part: float) -> Array:
-    """The time at which lambda has gone the given part of the way from t to s."""
+    """The time at which lambda has completed the given part of the way from t to s."""
     if part == 1.0:
         return s
-    # As a mean of both ends, which is t itself where lambda_t is infinite.
+    # A weighted mean of both ends, which is t itself if lambda_t is infinite.
     return sde.t_of_log_snr((1.0 - part) * sde.log_snr(t) + part * sde.log_snr(s))
 
 
@@ -121,9 +122,9 @@ def seen(view: str, prediction: Prediction) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Exponential(Solver):
-    """Base of the exponential integrators: exponential Euler, and what `span` weighs.
+    """Base of the exponential integrators: the exponential Euler step and the `span` of a step.
 
-    Those of the SDE (3) override both, so that a method is written once.
+    Integrators of the SDE (3) override both, so each method is written once.
     """
 
     view: ClassVar[str]

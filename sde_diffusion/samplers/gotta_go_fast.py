@@ -1,4 +1,4 @@
-"""Stochastic Heun with step sizes of each sample's own."""
+"""Gotta Go Fast: stochastic Heun with adaptive step sizes for each sample."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from sde_diffusion.sdes.base import require
 
 
 class _Progress(NamedTuple):
-    """Each sample x [B, *event] at its time [B], and what its next step h [B] is chosen by."""
+    """The samples x [B, *event] at their times [B], with what determines their next steps h [B]."""
 
     x: Array
     before: Array
@@ -28,23 +28,24 @@ class _Progress(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class GottaGoFast(Solver):
-    """Stochastic Heun with step sizes by sample, from its distance to Euler-Maruyama.
+    """Stochastic Heun with adaptive steps, by its distance to Euler-Maruyama, for each sample.
 
         x', x'' = Euler-Maruyama and Heun from t to t - h with the same noise
         E = rms of (x' - x'') / max(atol, rtol |x'|, rtol |x' of the step before|)
         E <= 1: t <- t - h, x <- x'';    h <- safety h E^(-exponent)
 
     Jolicoeur-Martineau et al. 2021, algorithm 1, with their defaults (atol for data in [-1, 1]).
-    They draw new noise after a rejection, which favours noise that errs little; here the noise is
-    that of a Brownian path, the sample's own or the one that is given. h is rounded down to a power
-    of 2^(1/4): a time that is off by rounding has noise that is off by the square root of it.
+    They draw new noise after a rejection, which favours noise with a small error. Here the noise
+    comes from a Brownian path: the given one, or one for each sample. h is rounded down to a power
+    of 2^(1/4), because a rounding error in the time is a much larger error, its square root, in
+    the noise.
 
-    On mixtures in two dimensions Euler-Maruyama on an even grid is mostly nearer to the path with
-    as many evaluations; the paper's gain is in the quality of images.
+    On mixtures in two dimensions, Euler-Maruyama on an even grid is mostly closer to the path with
+    the same number of evaluations. The gain that the paper reports is in the quality of images.
 
-    `first` is the first h as a part of t - s: `[t_max, t_min]` is the grid that leaves the steps
-    to it. nfe is [B]; a sample that is not there after max_steps steps is NaN. As a loop of unknown
-    length it has no gradient in reverse mode. The order is that of its step.
+    `first` is the first h as a part of t - s. The grid `[t_max, t_min]` leaves all steps to the
+    solver. nfe is [B]. A sample that has not arrived after max_steps steps is returned as NaN. A
+    loop of unknown length has no gradient in reverse mode. The order is that of its step.
     """
 
     order = 2
@@ -84,7 +85,8 @@ class GottaGoFast(Solver):
             x, event = now.x, tuple(range(1, now.x.ndim))
             last = now.time - now.h <= s
             end = jnp.where(last, s, now.time - now.h)
-            # A sample that has arrived goes along, for nothing, from where its step has a length.
+            # A sample that has arrived is stepped too, without effect, from t, so that its step has
+            # a length.
             start = jnp.where(under_way(now), now.time, t)
             z = noise.increments(key, x, sde.log_snr(start), sde.log_snr(end))[0]
             counted = Counted(model.uncounted)

@@ -14,7 +14,7 @@ class Heun(Solver):
 
     x_e = x_t + (s - t) dx/dt (x_t, t);  x_s = x_t + (s - t) (dx/dt (x_t, t) + dx/dt (x_e, s)) / 2
 
-    Karras et al. 2022, algorithm 1, which takes Euler's step where it ends without noise.
+    Karras et al. 2022, algorithm 1, whose last step, to sigma = 0, is an Euler step.
     """
 
     order = 2

@@ -15,9 +15,9 @@ class IPNDM(Multistep):
 
         d(x / alpha) / d rho = eps:   x_s = alpha_s / alpha_t x_t + alpha_s int P d rho
 
-    The polynomial is in rho, with coefficients for the steps at hand. Where these are equal in rho
-    they are the constants of iPNDM, (55, -59, 37, -9) / 24 for order 4, which are of order 2 on any
-    other grid. Liu et al. 2022 (PNDM), eqs. 9, 12 and 13; Zhang & Chen 2023 (DEIS), whose rhoAB
+    The polynomial is in rho, with coefficients for the actual steps. For steps that are equal in
+    rho they are the constants of iPNDM, (55, -59, 37, -9) / 24 for order 4, which on any other grid
+    have order 2. Liu et al. 2022 (PNDM), eqs. 9, 12 and 13; Zhang & Chen 2023 (DEIS), whose rhoAB
     this is, of their eq. 18.
     """
 

@@ -70,10 +70,10 @@ class _BySNR(_Corrector):
 class Langevin(_BySNR):
     """Langevin corrector with h = 2 alpha_i (snr |z| / |score|)^2.
 
-    The norms are each sample's own; norms="batch" takes their means over the batch, as the paper
-    does, which makes every sample depend on its neighbours. Of their own norms the samples must
-    have many dimensions: in two, a score near 0 makes a step that throws its sample far away, and
-    "batch" or `ULA` is needed. Song et al. 2021, algorithms 4 and 5.
+    By default the norms are those of each sample. norms="batch" takes their means over the batch,
+    as the paper does, so every sample depends on its neighbours. Norms of single samples need many
+    dimensions: in two, a score close to 0 makes a step that throws its sample far away; use "batch"
+    or `ULA` there. Song et al. 2021, algorithms 4 and 5.
     """
 
     norms: str = "sample"
@@ -102,9 +102,9 @@ class AnnealedLangevin(_BySNR):
 
 @dataclasses.dataclass(frozen=True)
 class ULA(_Corrector):
-    """Unadjusted Langevin with the fixed step size h sigma_t^2, h being a number.
+    """Unadjusted Langevin with the fixed step size h sigma_t^2.
 
-    `steps` times x <- x + h sigma_t^2 score + sqrt(2 h) sigma_t z, which leaves p_t as it is to the
+    `steps` times x <- x + h sigma_t^2 score + sqrt(2 h) sigma_t z, which preserves p_t to the
     first order in h. Roberts & Tweedie 1996.
     """
 
@@ -120,14 +120,14 @@ class ULA(_Corrector):
 
 @dataclasses.dataclass(frozen=True)
 class MALA(_Corrector):
-    """Metropolis-adjusted Langevin: leaves p_t as it is, whatever the step size h sigma_t^2.
+    """Metropolis-adjusted Langevin: preserves p_t for any step size h sigma_t^2.
 
         x' = x + h sigma_t^2 score(x) + sqrt(2 h) sigma_t z,   a draw of q(x' | x)
         x <- x' with probability min(1, p_t(x') q(x | x') / (p_t(x) q(x' | x)))
 
-    `log_prob(x, t) -> [B]` is log p_t up to a constant, whose gradient the model's score must be: a
-    function, by which a call that passes another one compiles again. `steps` times, with one
-    evaluation more than that. Roberts & Tweedie 1996.
+    `log_prob(x, t) -> [B]` is log p_t up to a constant, and the model's score must be its gradient.
+    It is a function, so passing another one compiles again. `steps` steps take `steps` + 1
+    evaluations. Roberts & Tweedie 1996.
     """
 
     log_prob: Callable[[Array, Array], Array]

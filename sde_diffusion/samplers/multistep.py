@@ -1,7 +1,7 @@
 """What the multistep exponential integrators share: DEIS, iPNDM, DPM-Solver++(2M, 3M) and UniPC.
 
-They interpolate a view F, x0 or eps, in the part u of the step done, through its values at this
-time and the ones before, by Newton's formula:
+They interpolate a view F, x0 or eps, as a function of the completed part u of the step, through its
+values at this time and at the times before, by Newton's formula:
 
     P(u) = F_i + u d1 + u (1 + q u) d2 + u (1 + q u) (1 + r u) d3
     q = h_i / h_{i-1},   r = h_i / (h_{i-1} + h_{i-2})
@@ -10,11 +10,11 @@ time and the ones before, by Newton's formula:
     d3 = (h_{i-1} + h_{i-2}) / (h_{i-1} + h_{i-2} + h_{i-3})
          (d2 - h_{i-1} / (h_{i-2} + h_{i-3}) (d1' - h_i / h_{i-3} (F_{i-2} - F_{i-3})))
 
-so that the step is that of exponential Euler, plus scale h times phi_2 d1,
+The step is therefore that of exponential Euler plus scale h times phi_2 d1,
 (phi_2 + 2 q phi_3) d2 and (phi_2 + 2 (q + r) phi_3 + 6 q r phi_4) d3. The first steps have fewer
-values and a lower order, as in the papers; and where there are few, the last one, which
-ends at grid[-1], has d1 alone: its extrapolation is the worst, and one step of order 2 costs a
-method of order 3 nothing.
+values and a lower order, as in the papers. If the grid has few steps, the last one, which ends at
+grid[-1], uses d1 only: its extrapolation is the worst, and a single step of order 2 does not lower
+the order of a method of order 3.
 """
 
 import dataclasses
@@ -37,10 +37,10 @@ FEW = 15
 
 
 class Past(NamedTuple):
-    """The view's values before this time, the latest first, and 1 / h of the steps since each.
+    """The values of the view at earlier times, latest first, and 1 / h of the steps since each.
 
-    Where there is no step yet the rate is 0, which leaves that value without weight; towards noise,
-    as in encoding, h is negative. `end` is the time at which the last step ends.
+    A rate of 0 stands for a step that does not exist, and gives its value no weight. In encoding, h
+    is negative. `end` is the time at which the last step ends.
     """
 
     values: tuple[Array, ...]
@@ -57,7 +57,7 @@ class Past(NamedTuple):
         return Past((value, *self.values)[:size], (rate, *self.rates)[:size], self.end)
 
     def linear(self, s: Array) -> Array:
-        """Whether the step to s has d1 alone: the second one, and the last."""
+        """Whether the step to s uses d1 only: the second step and the last."""
         return (self.rates[1] == 0.0) | (s == self.end)
 
     def differences(self, value: Array, h: Array, s: Array) -> tuple[Array, ...]:
@@ -85,7 +85,7 @@ class Past(NamedTuple):
         return far / jnp.where(far != 0.0, near + far, 1.0)
 
     def weights(self, span: Span) -> tuple[Array, ...]:
-        """The integrals of what multiplies the differences, times h."""
+        """The weights of the differences: h times the integrals of their factors."""
         if not self.values:
             return ()
         first = span.h * phi(2, span.z)
@@ -99,7 +99,7 @@ class Past(NamedTuple):
         return first, second, second + r * (third + 6.0 * span.h * q * phi(4, span.z))
 
     def ends(self, span: Span) -> tuple[Array | float, ...]:
-        """What multiplies the differences at the end of the step, u = 1."""
+        """The factors of the differences at the end of the step, u = 1."""
         return (1.0, 1.0 + span.h * self.rates[0])[: len(self.values)] if self.values else ()
 
 
@@ -114,7 +114,7 @@ class MultistepState(NamedTuple):
 class Multistep(Exponential):
     @property
     def kept(self) -> int:
-        """Values that are kept of the steps before."""
+        """The number of values that are kept from earlier steps."""
         return self.order - 1
 
     def init(self, x: Array, grid: Array | None = None) -> MultistepState:

@@ -1,14 +1,15 @@
 """Exponential integrators of the SDE: SDE-DPM-Solver++(2S, 2M, 3M), SEEDS-3 and SA-Solver.
 
-They are those of the probability flow, for equation (3) of `exponential`: its exponential Euler
+They are the integrators of the probability flow, applied to equation (3) of `exponential`, which
+has the exponential Euler step
 
     x_s = alpha_s x0 + sigma_s (exp(-eta h) eps + sqrt(1 - exp(-2 eta h)) z)
 
-and its kernel (1 + eta) exp(-(1 + eta) h (1 - u)) in the weights. The noise is additive, so that it
-can be added to what the method itself gives, at the end and in each stage.
+and the kernel (1 + eta) exp(-(1 + eta) h (1 - u)) in the weights. The noise is additive, so it is
+added to the result of the method, at the end of the step and in each stage.
 
-With noise they are of order 2 in the moments, whatever the order without it, and of order 1 along
-a path, of which they see no more than increments.
+With noise their weak order is 2, whatever the order without it. Their strong order is 1, because
+they only use increments of the path.
 """
 
 import dataclasses
@@ -56,14 +57,14 @@ class Noisy(Exponential):
         gathered, noises = jnp.zeros_like(x), []
         for (start, end), z in zip(parts, draws, strict=True):
             lost = self._lost(sde, t, sde.log_snr_rise(start, end))
-            some = lost != 0.0  # the square root has no slope at 0
+            some = lost != 0.0  # the square root has an infinite slope at 0
             std = jnp.sqrt(-jnp.expm1(-2.0 * jnp.where(some, lost, 1.0)))
             gathered = jnp.exp(-lost) * gathered + jnp.where(some, std, 0.0) * z
             noises.append(sde.sigma(end) * gathered)
         return noises
 
     def _lost(self, sde: SDE, t: Array, h: Array) -> Array:
-        """eta h, and 0 without noise though h be infinite."""
+        """eta h, which is 0 without noise even if h is infinite."""
         eta = self.eta_at(sde, t)
         return jnp.where(eta > 0.0, eta * h, 0.0)
 
@@ -86,9 +87,9 @@ class Eta(Noisy):
 
 
 class _Moved(Counted):
-    """A counted model whose calls, one after the other, are made at x plus the next of the noises.
+    """A counted model that adds the next of the `noises` to x at each call.
 
-    The noise of a stage is no part of the method that is written for the probability flow.
+    So a method for the probability flow receives the noise of its stages without knowing of it.
     """
 
     def __init__(self, model: Counted, noises: Iterable[Array | float]):
@@ -108,7 +109,8 @@ class NoisyStages(Eta):
     ) -> State:
         sde = model.sde
         stages = [between(sde, t, s, c) for c in self.nodes]
-        # From alpha_t = 0 a stage is t itself: no derivative by s is multiplied with infinity.
+        # From alpha_t = 0 a stage is t itself, so that no derivative in s is multiplied by
+        # infinity.
         stages = [jnp.where(u == t, t, u) for u in stages]
         *inner, last = self.noises(key, state.x, sde, t, *stages, s)
         noisy = _Moved(model, (0.0, *inner))

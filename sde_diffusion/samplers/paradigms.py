@@ -1,4 +1,4 @@
-"""ParaDiGMS: many steps of a solver at once, by Picard iteration."""
+"""ParaDiGMS: many steps of a solver in parallel, by Picard iteration."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from sde_diffusion.sdes.base import require
 
 
 class _Window(NamedTuple):
-    """The states at the W + 1 times from each sample's `position` [B] on, the first of them final.
+    """The states at the W + 1 times from each sample's `position` [B] on; the first one is final.
 
     Leaves of the states are [W + 1, B, ...]; nfe is [B]; xs is the trajectory so far.
     """
@@ -28,27 +28,28 @@ class _Window(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ParaDiGMS(Wrapping):
-    """What a deterministic `solver` gives, in rounds that take `window` of its steps in parallel.
+    """The result of a deterministic `solver`, in rounds of `window` parallel steps.
 
         x_{i+1} <- x_a + sum_{j = a, ..., i} (step(x_j) - x_j),   i = a, ..., a + window - 1
 
-    x_a is the last sample that is final. After each round x_{a+1} is so too, and of those beyond
-    it all before the first which the round moved by more than tolerance / n, of n steps: the root
-    mean square, in units of sqrt(alpha^2 + sigma^2). The window slides past them, for each sample
-    at its own pace. What else a solver carries is taken from the step before, and must have settled
-    as well. Shih et al. 2023 (ParaDiGMS), eq. 5 and algorithm 1, with the steps of any solver.
+    x_a is the last final point. Each round makes x_{a+1} final, and also the points after it up to
+    the first one that the round moved by more than tolerance / n, where n is the number of steps
+    and the distance is a root mean square in units of sqrt(alpha^2 + sigma^2). The window then
+    slides past the final points, for each sample at its own pace. Other parts of a solver's state
+    come from the step before and must have settled too. Shih et al. 2023 (ParaDiGMS), eq. 5 and
+    algorithm 1, with the steps of any solver.
 
-    What a final point still had to move is an error of its step, and these add up: over n steps to
-    at most `tolerance`. So far from the sequential solver's, in float32 as far as its rounding
-    goes, is every sample at every time where the flow brings neighbours together. Between modes of
-    the data it parts them and makes the error grow: of 500 samples of 25 modes, by 10 solvers, the
-    furthest was at 0.63 tolerance, and nine of ten within 0.01.
+    The distance that a final point would still have moved is an error of its step. Over n steps
+    these errors add up to at most `tolerance`. Where the flow contracts, every sample is that close
+    to the sequential solver's at every time (up to float32's rounding). Between modes of the data
+    the flow expands, and the error grows: of 500 samples of 25 modes, by 10 solvers, the largest
+    distance was 0.63 tolerance, and nine of ten were within 0.01.
 
-    The network gets `window` times the batch at once, and `nfe` [B] counts all of it: the number
-    of rounds, which is at most that of the steps, is nfe / (window evaluations). As a loop of
-    unknown length this has no gradient in reverse mode. `step` takes one step, not in parallel.
+    The network receives `window` times the batch at once, and `nfe` [B] counts all of these
+    evaluations. The number of rounds, at most that of the steps, is nfe / (window evaluations). A
+    loop of unknown length has no gradient in reverse mode. `step` takes a single step.
 
-    Raises ValueError for a solver that draws noise, or has steps or a grid of its own.
+    Raises ValueError for a solver that is stochastic or adaptive, or has its own grid.
 
         ParaDiGMS(DDIM(), window=32)
     """
@@ -86,12 +87,12 @@ class ParaDiGMS(Wrapping):
         n, batch = len(grid) - 1, len(x)
         width = min(self.window, n)
         offset, sample = jnp.arange(width + 1)[:, None], jnp.arange(batch)
-        # What is left over at n points adds up to the tolerance. (With the tolerance for each of
-        # them, samples between two modes ended at 14 times that.)
+        # The errors of n points add up to the tolerance. (With the whole tolerance for each point,
+        # samples between two modes ended at 14 times that.)
         bound = self.tolerance / n * jnp.sqrt(sde.alpha(grid) ** 2 + sde.sigma(grid) ** 2)
         one = OneSample(batch, model)
         conds = jax.tree.map(lambda leaf: leaf[:, None], cond)
-        # A deterministic solver draws nothing from its keys.
+        # A deterministic solver ignores its keys.
         key = noise.sample_keys(jax.random.key(0), 1)
 
         def advance(state: Any, t: Array, s: Array, cond: Any) -> tuple[Any, Array]:
@@ -101,7 +102,7 @@ class ParaDiGMS(Wrapping):
 
         over_window = jax.vmap(jax.vmap(advance), in_axes=(0, 0, 0, None))
 
-        # A leaf that starts as the sample is the sample, and moves by the sum of its changes.
+        # The leaf that starts as the sample is the sample: it moves by the sum of the changes.
         summed = jax.tree.map(lambda leaf: leaf is x, self.init(x, grid))
 
         def replace(is_sample: bool, old: Array, stepped: Array) -> Array:
@@ -111,7 +112,7 @@ class ParaDiGMS(Wrapping):
 
         def round_(window: _Window) -> _Window:
             old, position = window.states, window.position
-            # What lies beyond the end repeats the last step, to no effect.
+            # Positions beyond the end repeat the last step, without effect.
             i = jnp.minimum(position + offset[:-1], n - 1)
             before = jax.tree.map(lambda leaf: leaf[:-1], old)
             stepped, calls = over_window(before, grid[i], grid[i + 1], conds)
@@ -124,8 +125,8 @@ class ParaDiGMS(Wrapping):
             xs = window.xs
             if xs is not None:
                 xs = xs.at[position + offset, sample].set(new.x[:, :, 0], mode="drop")
-            # The window starts at the last one that is final; what it did not reach yet starts
-            # where it ended.
+            # The window starts at the last final point. Points that are new in it start from the
+            # last point of the old window.
             kept = jnp.minimum(offset + final, width)
             return _Window(
                 jax.tree.map(lambda leaf: leaf[kept, sample], new),
@@ -134,7 +135,7 @@ class ParaDiGMS(Wrapping):
                 xs,
             )
 
-        # Solvers step batches: here, one of each sample.
+        # Solvers step batches: here, one batch of size 1 for each sample.
         states = jax.vmap(lambda each: self.init(each[None], grid))(x)
         window = _Window(
             jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (width + 1, *leaf.shape)), states),
@@ -148,10 +149,10 @@ class ParaDiGMS(Wrapping):
 
 
 def _moved(old: Any, new: Any) -> Array:
-    """The root mean square of a change, [W, B]: the greatest of the state's."""
+    """The largest root mean square change of a part of the state, [W, B]."""
 
     def change(a: Array, b: Array) -> Array:
-        if b.shape != new.x.shape:  # coefficients of the solver's, which have settled or have not
+        if b.shape != new.x.shape:  # coefficients, which have settled or not
             settled = jnp.all(a == b, axis=tuple(range(2, b.ndim)))
             return jnp.where(settled, 0.0, jnp.inf)[1:]
         return jnp.sqrt(jnp.mean((b - a)[1:] ** 2, axis=tuple(range(2, b.ndim))))

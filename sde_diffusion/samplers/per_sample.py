@@ -20,7 +20,7 @@ from sde_diffusion.sdes import SDE, Array
 def predict_one(batch: int) -> Callable[..., Prediction]:
     """predict(model, x [1, *event], t [], cond), to be mapped over the `batch` samples by jax.vmap.
 
-    The leaves of cond are [1, ...]. Of nested maps the innermost must be that over the samples.
+    The leaves of cond are [1, ...]. In nested maps, the innermost one must be over the samples.
     """
 
     @custom_vmap

@@ -13,14 +13,14 @@ from sde_diffusion.sdes import Array
 class PredictorCorrector(Wrapping):
     """The corrector at t, then the predictor from t to s. Song et al. 2021, algorithm 1.
 
-    Corrected first and predicted last, as in that paper's code, so that the corrector never acts
-    on the sample that is returned. The state is the predictor's own.
+    The correction comes first, as in that paper's code, so the corrector never acts on the sample
+    that is returned. The state is that of the predictor.
     """
 
     predictor: Solver
     corrector: Solver
 
-    strong_order = None  # the corrector's noise is not that of the path
+    strong_order = None  # the corrector's noise does not come from the path
 
     @property
     def solver(self) -> Solver:  # type: ignore[override]

@@ -11,7 +11,7 @@ from sde_diffusion.sdes import Array
 
 @dataclasses.dataclass(frozen=True)
 class ReverseDiffusion(Solver):
-    """The reverse SDE discretized as the forward one is; weak order 1.
+    """The reverse SDE, discretized in the same way as the forward SDE; weak order 1.
 
     With the forward transition x_t = a x_s + b z:  x_s = (2 - a) x_t + b^2 score + b z.
     Song et al. 2021, eq. 46, for VE and VP the predictors of their algorithms 2 and 3; here a and b

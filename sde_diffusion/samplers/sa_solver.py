@@ -26,11 +26,11 @@ class SASolver(Noisy, MultistepPC):
         through p values and, in the corrector, x0 at the end as well;  eta = tau^2
 
     The corrector, in PEC form, keeps the predictor's noise. tau acts in steps that start where
-    sigma / alpha is between `tau_min` and `tau_max`, as the authors' tau(t) does; elsewhere the
-    step is that of the probability flow. Of weak order 2 (1 for p = 1 without the corrector) and
-    strong order 1 with noise; at tau = 0 of order p, or p + 1 with the corrector, up to the 3 that
-    the last step, with p of at most 2 and not corrected, leaves.
-    Xue et al. 2023 (SA-Solver), eqs. 15 and 18 for the integrals.
+    sigma / alpha is between `tau_min` and `tau_max`, like the authors' tau(t). Elsewhere the step
+    is that of the probability flow. With noise the weak order is 2 (1 for p = 1 without the
+    corrector) and the strong order 1. At tau = 0 the order is p, or p + 1 with the corrector, but
+    at most 3, because the last step has p of at most 2 and no correction. Xue et al. 2023
+    (SA-Solver), eqs. 15 and 18 for the integrals.
     """
 
     tau: float = 1.0

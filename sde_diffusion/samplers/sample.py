@@ -35,24 +35,33 @@ def sample(
 ) -> Samples:
     """Samples of shape [B, *event], by `solver` along the decreasing times of `grid` [n + 1].
 
-    `cond`, a pytree of arrays [B, ...], is the condition of each sample, which the model is called
-    with. Starts at x ~ N(0, sigma(grid[0])^2 I), or at `x_init`, whose dtype the samples have. A
-    solver that was fitted brings its own grid. Sample i depends on (key, first + i, cond_i) alone,
-    not on B or on its neighbours: to make many, call again with a later `first`.
-    With `BrownianPath(key)` for a key the noise is that of one path for each sample, the same at
-    every step size and on every grid; it starts where the key alone would.
-    `denoise_last` ends with E[x_0 | x] at grid[-1], one more evaluation, so that no noise is left;
-    a solver that denoises in its last step adds none.
-    `remat` recomputes each step in a backward pass instead of storing its intermediate values.
+    Sample i depends on (key, first + i, cond_i) alone, not on B or on its neighbours. To draw more
+    samples than fit in memory, call again with a later `first`.
 
-    Compiled once for each (shape, structure of the solver and of the model): a second call compiles
-    nothing, nor does one with another grid of the same length, or with other numbers in the SDE,
-    the solver, the parameters or the condition.
+    The function is compiled once for each shape and structure of the solver and the model. Another
+    grid of the same length, and other numbers in the SDE, the solver, the parameters or the
+    condition, compile nothing.
 
-    Raises ValueError for a grid that is missing, not the solver's own, or does not decrease
-    between t_max and 0 (excluded where there is no noise), an x_init of another shape, a condition
-    of another batch size, or an SDE without a finite diffusion or log-SNR at grid[0] for a solver
-    that reads it; TypeError for a key, model or solver that is none.
+    Args:
+      key: a key of JAX, or `BrownianPath(key)`, which fixes one path of noise for each sample: the
+        same one at every step size and on every grid, from the same start as with the key.
+      model: the `Model`, which has the SDE. shape: [B, *event]. solver: such as `DDIM()`. grid: n +
+      1 decreasing times, as from `grids`. A fitted solver has its own. cond: a pytree of arrays [B,
+      ...], the condition of each sample, passed to the model. x_init: where to start, [B, *event],
+      in place of x ~ N(0, sigma(grid[0])^2 I). The samples have
+        its dtype.
+      first: the number of the first sample.
+      denoise_last: end with E[x_0 | x] at grid[-1], by one more evaluation, so that no noise is
+        left. Solvers that denoise in their last step need no additional one.
+      trajectory: also return x at every time of the grid.
+      remat: recompute each step in a backward pass instead of storing its intermediate values.
+
+    Raises:
+      ValueError: for a grid that is missing, differs from the solver's own, does not decrease, or
+        leaves [0, t_max] (0 is excluded for an SDE without noise there); for an x_init or cond of
+        another shape; and for a solver that reads the diffusion or the log-SNR where it is
+        infinite.
+      TypeError: for a key, model or solver of another type.
 
         model = sde_diffusion.from_eps(sde, lambda x, t: network(x, t))
         sample(key, model, (16, 32, 32, 3), solver=DDIM(), grid=grids.uniform(sde, 50)).x
@@ -114,7 +123,7 @@ def draw_start(keys: Array | BrownianPath, sde: SDE, grid: Array, shape: tuple[i
 
 
 def grid_of(solver: Solver, grid: Array | None) -> Array:
-    """The grid that is given, or the solver's own; ValueError where neither or another is."""
+    """The given grid, or the solver's own; ValueError if there is none, or if the two differ."""
     if solver.times is None:
         if grid is None:
             raise ValueError(f"{type(solver).__name__} needs a grid of times")
@@ -167,7 +176,7 @@ def require_batch(cond: Any, batch: int) -> None:
 
 
 def check(solver: Solver, sde: SDE, grid: Array) -> None:
-    """ValueError unless the grid decreases from t_max or later, and the solver can take it."""
+    """Raise ValueError unless the grid decreases within [0, t_max] and suits the solver."""
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"grid must hold at least two times, got shape {grid.shape}")
     leaves = jax.tree.leaves((grid, sde))
@@ -190,7 +199,7 @@ def check(solver: Solver, sde: SDE, grid: Array) -> None:
         (solver.reads_diffusion, "diffusion g(t)", sde.diffusion),
         (solver.reads_log_snr, "log-SNR", sde.log_snr),
     ):
-        # Where float32 cannot tell alpha from 0, a finite value is one of rounding.
+        # Where float32 cannot distinguish alpha from 0, a finite value is only rounding.
         signal = np.asarray(_at(sde.log_snr, times[0])) > np.log(LEAST_SIGNAL)
         if needed and not (signal and np.isfinite(_at(value, times[0]))):
             raise ValueError(
@@ -204,7 +213,7 @@ def _at(function: Callable[[Array], Array], t: float) -> Array:
         return function(jnp.asarray(t))
 
 
-# How often a program may be compiled for the same code before that looks like a mistake.
+# After this many compilations for the same code, a warning is logged.
 MANY = 5
 _compilations: collections.Counter[Any] = collections.Counter()
 
@@ -212,10 +221,10 @@ _compilations: collections.Counter[Any] = collections.Counter()
 def _note_compilation(
     model: Model, solver: Solver, cond: Any, shape: tuple[int, ...], times: int
 ) -> None:
-    """Log a warning where the same function was compiled MANY times for the same kind of call.
+    """Log a warning when the same code was compiled MANY times for the same kind of call.
 
-    This runs when `_sample` is traced, not when it is run. A function that is made anew for every
-    call, such as a lambda inside a loop, is a new structure each time.
+    This runs when `_sample` is traced, not when it is executed. A function that is created for
+    every call, such as a lambda inside a loop, is a new structure each time.
     """
     code = _code(model.function)
     if code is None:

@@ -13,8 +13,8 @@ class SDEDPMSolverPP2S(NoisyStages, DPMSolverPP2S):
         x_u = exponential Euler with noise, lambda_u halfway;  D = x0(x_u, u) - x0(x_t, t)
         x_s = exponential Euler with noise + alpha_s (1 - exp(-(1 + eta) h)) D
 
-    The noise of x_s contains that of x_u. As `dpmpp_sde` of k-diffusion; it is SEEDS-2 in x0, but
-    for higher powers of h (Gonzalez et al. 2023, whose algorithms 2 to 4 are in eps), and
+    The noise of x_s contains that of x_u. This is `dpmpp_sde` of k-diffusion. It is SEEDS-2 in x0
+    up to higher powers of h (Gonzalez et al. 2023, whose algorithms 2 to 4 are in eps), and
     DPM-Solver++(2S) at eta = 0.
     """
 
@@ -37,6 +37,6 @@ class SDEDPMSolverPP3M(NoisyMultistep, DPMSolverPP3M):
     """DPM-Solver++(3M) of the SDE, of weak order 2 and strong order 1 with one evaluation a step.
 
     x_s = exponential Euler with noise + (1 + eta) alpha_s h (phi_2 (d1 + d2) + q phi_3 d2), with
-    phi at -(1 + eta) h: like `DPMSolverPP3M`, which it is at eta = 0. No paper has it: it is
+    phi at -(1 + eta) h. At eta = 0 it is `DPMSolverPP3M`. There is no paper on it: it is
     `sample_dpmpp_3m_sde` of k-diffusion.
     """

@@ -33,11 +33,11 @@ class Samples(NamedTuple):
 
 
 class Counted:
-    """A model that counts its evaluations where they happen; called as the model is.
+    """A model that counts its evaluations; called like the model.
 
-    `calls`, [] or [B], is the number so far, the sum of what each Prediction says that it took. A
-    solver that hides its evaluations in a loop, which is traced once and run many times, adds what
-    it counted there to `calls` itself, and evaluates `uncounted`.
+    `calls`, [] or [B], is the sum of the predictions' `evaluations` so far. A loop is traced once
+    but runs many times. A solver with a loop therefore evaluates `uncounted` inside, counts there,
+    and adds the result to `calls` itself.
     """
 
     def __init__(self, model: Model | Any):
@@ -66,23 +66,23 @@ class Solver:
     field holds belongs to the structure: counts, names, functions. So does the number 0, which
     switches a term off: DDIM(eta=0.0) draws no noise and is another program than DDIM(eta=0.5).
 
-    A model is evaluated by plain calls, not inside a `lax.cond` or a loop of the step: there it is
-    traced once for any number of runs, and the count would be wrong.
+    A step calls its model plainly, not inside a `lax.cond` or a loop, where the call is traced once
+    for any number of runs and the count would be wrong.
     """
 
     order: ClassVar[int]
-    # Of a stochastic solver, the order of its error along a Brownian path.
+    # The order of a stochastic solver's error along a Brownian path.
     strong_order: ClassVar[int | None] = None
     evaluations: ClassVar[int] = 1
-    # Euler-Maruyama reads g(t) itself, which Flow does not have at t = 1.
+    # Whether it uses g(t), which is infinite for Flow at t = 1.
     reads_diffusion: ClassVar[bool] = False
-    # The one grid of a solver that was fitted: its n + 1 times.
+    # The n + 1 times of a fitted solver, which has a grid of its own.
     times: ClassVar[tuple[float, ...] | None] = None
-    # Whether its last step ends at the denoised sample, so that nothing is left to denoise.
+    # Whether its last step ends at the denoised sample.
     denoises: ClassVar[bool] = False
-    # Whether it chooses its own steps between the times of the grid; its nfe is then [B].
+    # Whether it chooses its own steps between the times of the grid. Its nfe is then [B].
     adaptive: ClassVar[bool] = False
-    # An adaptive step in lambda has no start at -inf, which is Flow's lambda at t = 1.
+    # Whether it steps in lambda from the start, where Flow at t = 1 has -inf.
     reads_log_snr: ClassVar[bool] = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -114,7 +114,7 @@ class Solver:
         raise NotImplementedError
 
     def moved(self, state: Any, x: Array) -> Any:
-        """The state whose sample something else, such as a corrector, has moved to x."""
+        """The state after something else, such as a corrector, has moved its sample to x."""
         return state._replace(x=x)
 
     def solve(
@@ -142,7 +142,7 @@ class Solver:
             counted = Counted(model)
             drawn = noise.step_keys(keys, i, model.sde, t, s)
             stepped = self.step(drawn, counted, state, t, s, cond)
-            # What is computed with float32 coefficients is rounded to the state's own dtypes.
+            # Float32 coefficients promote the state; it is rounded to its own dtypes again.
             stepped = jax.tree.map(lambda new, old: new.astype(old.dtype), stepped, state)
             return stepped, (counted.calls, stepped.x if trajectory else None)
 
@@ -183,7 +183,7 @@ def _flatten_with_keys(solver: Any) -> tuple[tuple[tuple[Any, Any], ...], Hashab
 
 def _unflatten(cls: type, structure: Any, leaves: Any) -> Any:
     children, fixed = structure
-    # Not by cls(...): what a transformation puts in the place of a number is not one to check.
+    # Not cls(...), whose checks must not see what a transformation puts in place of numbers.
     solver: Any = object.__new__(cls)
     for name, value in (*zip(children, leaves, strict=True), *fixed):
         object.__setattr__(solver, name, value)
@@ -196,7 +196,7 @@ def _of_solver(name: str) -> Any:
 
 
 class Wrapping(Solver):
-    """Base of the solvers that step as their field `solver` does.
+    """Base of the solvers that take the steps of their field `solver`.
 
     Every declared property is the wrapped solver's, except `times`, which may be a field.
     """

@@ -1,4 +1,4 @@
-"""UniPC, the predictor-corrector whose corrector needs no evaluation of its own."""
+"""UniPC: a multistep predictor with a corrector that needs no additional evaluation."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -15,10 +15,10 @@ from sde_diffusion.selection import unknown
 
 
 class UniPCState(NamedTuple):
-    """The predicted sample, the values before it, and what corrects it once its own is known.
+    """The predicted sample, the earlier values, and what corrects the sample in the next step.
 
-    The corrected sample is base + weight (x0 - expected), expected being the value at this time
-    of the polynomial that base is the integral of.
+    The corrected sample is base + weight (x0 - expected). `base` is the integral of a polynomial,
+    and `expected` is the value of that polynomial at this time.
     """
 
     x: Array
@@ -35,9 +35,9 @@ class MultistepPC(Exponential):
         predictor   the multistep step through x0 at this and the p - 1 times before
         corrector   the same step through these and the x0 predicted at its end, taken afterwards
 
-    A step's x0 is evaluated at the predicted sample, and used uncorrected; the last sample stays
-    as predicted. The first steps have fewer values and a lower p, and the last one has a p of at
-    most 2, as in the papers' code, of however many steps: its error of h^3 is in the result, and
+    x0 is evaluated at the predicted sample and not again after the correction. The last sample is
+    not corrected. The first steps have fewer values and a lower p. The last step has a p of at most
+    2, as in the papers' code, for any number of steps. Its error of h^3 remains in the result, so
     the order is min(p + corrector, 3).
     """
 
@@ -85,7 +85,7 @@ class MultistepPC(Exponential):
         return UniPCState(predicted, past.push(x0, span.rate), base, weight, expected)
 
     def moved(self, state: UniPCState, x: Array) -> UniPCState:
-        # The correction starts from where the sample was moved.
+        # The correction starts from the moved sample.
         return state._replace(x=x, base=state.base + x - state.x)
 
     def _corrector_weight(self, past: Past, span: Span, half: Array) -> Array:
@@ -93,7 +93,7 @@ class MultistepPC(Exponential):
         if self.p == 1:
             return half
         q = span.h * past.rates[0]
-        # 1 / (r0 + r1) with the paper's r, and 0 where that time is not known
+        # 1 / (r0 + r1) with the paper's r; 0 if that time does not exist
         q2 = q * past.share if self.p == 3 else 0.0
         integral = phi(2, span.z) + 2.0 * (q + q2) * phi(3, span.z)
         integral = integral + 6.0 * q * q2 * phi(4, span.z)
@@ -104,10 +104,11 @@ class MultistepPC(Exponential):
 class UniPC(MultistepPC):
     """UniP-p and, with the `corrector`, UniC-p after it, in x0, with one evaluation a step.
 
-    UniC raises the order from p to p + 1 in every step but the last, which is UniP-2 at most and
-    not corrected, as in the authors' code: of order 3 at most. Where a single difference is known
-    its weight is B / 2, with B = h (`variant` "bh1") or 1 - exp(-h) ("bh2"); the others do not
-    depend on B. Zhao et al. 2023 (UniPC), condition 5, theorem 3.1 (UniC) and corollary 3.2 (UniP).
+    UniC raises the order from p to p + 1 in every step except the last, which is UniP-2 at most and
+    not corrected, as in the authors' code. The order is therefore at most 3. The weight of a single
+    known difference is B / 2, with B = h (`variant` "bh1") or 1 - exp(-h) ("bh2"). Other weights do
+    not depend on B. Zhao et al. 2023 (UniPC), condition 5, theorem 3.1 (UniC) and corollary 3.2
+    (UniP).
     """
 
     variant: str = "bh2"
