@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -12,6 +13,8 @@ from sde_diffusion.data.feature import EVENTS, Feature, Features
 
 Record = dict[str, Any]  # named arrays; a text is a str
 Batch = dict[str, np.ndarray]  # the same names, stacked
+
+_THREAD = threading.local()  # has the attribute `reads` in the threads that read records
 
 
 class Source(Protocol):
@@ -144,12 +147,15 @@ def stack(source: Source, rows: np.ndarray) -> Batch:
         ValueError: a record lacks a feature, or has another shape.
     """
     pool, size = _threads()
-    parts = np.array_split(np.asarray(rows), min(size, len(rows)) or 1)
-    records = [
-        record
-        for part in pool.map(lambda part: [source[int(row)] for row in part], parts)
-        for record in part
-    ]
+
+    def read(part: np.ndarray) -> list[Record]:
+        return [source[int(row)] for row in part]
+
+    if hasattr(_THREAD, "reads"):  # a source made of sources: waiting for the pool could be forever
+        records = read(rows)
+    else:
+        parts = np.array_split(np.asarray(rows), min(size, len(rows)) or 1)
+        records = [record for part in pool.map(read, parts) for record in part]
     return {name: _stacked(source, name, rows, records) for name in source.features}
 
 
@@ -173,7 +179,7 @@ def _stacked(source: Source, name: str, rows: np.ndarray, records: list[Record])
 def _threads() -> tuple[ThreadPoolExecutor, int]:
     size = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     size = min(size, 32)  # beyond which the interpreter's lock is what is waited for
-    return ThreadPoolExecutor(size, thread_name_prefix="decode"), size
+    return ThreadPoolExecutor(size, "decode", lambda: setattr(_THREAD, "reads", True)), size
 
 
 def _label(

@@ -91,6 +91,10 @@ def with_tokens(root):
     return tokenized(in_arrays(root), 8)
 
 
+def with_tokens_of_a_folder(root):
+    return tokenized(folder_in_memory(root), 8)
+
+
 def without_text(root):
     return select(folder(root), ["image", "label"])
 
@@ -107,7 +111,7 @@ ALL = {
     for make in (
         *(in_arrays, npz, npy, folder, folder_in_memory, table_of_captions, webdataset),
         *(webdataset_in_memory, array_record, array_record_of_points, with_tokens),
-        *(without_text, with_depth),
+        *(with_tokens_of_a_folder, without_text, with_depth),
     )
 }
 
