@@ -1,0 +1,247 @@
+"""Everything that can be wrong with a config, found before a run's folder is touched."""
+
+import logging
+from collections.abc import Callable, Iterator
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from sde_diffusion import data, distributed
+from sde_diffusion.config import build
+
+log = logging.getLogger(__name__)
+
+# What the time label of a parameterization is: `sigma` is positive, the others may be 0 or less.
+LABELS = {
+    **dict.fromkeys(("ddpm", "v", "flow"), "steps of a chain, from 0"),
+    "smld": "levels of noise, from 0 for the highest",
+    "ncsn": "sigma",
+    "edm": "log(sigma / alpha) / 4",
+}
+
+
+def check(config: ConfigDict, features: data.Features) -> None:
+    """Raise ValueError with everything that is wrong with a config for records of these features.
+
+    It builds all that `train`, `sample` and `evaluate` build, and traces the objective on abstract
+    arrays; nothing is computed, and no file is touched.
+    """
+    found = [*problems(config, features)]
+    # What is refused above would fail below as well, with a message that says less.
+    if not found:
+        found = [*_failures(config, features)]
+    if found:
+        raise ValueError("; ".join(found))
+    for line in warnings(config):
+        log.warning("%s", line)
+
+
+def problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
+    """A line for each field that does not fit another one, or the data."""
+    yield from _loss_problems(config)
+    yield from _label_problems(config)
+    yield from _network_problems(config, features)
+    yield from _data_problems(config, features)
+    yield from _condition_problems(config, features)
+    yield from _step_problems(config)
+
+
+def warnings(config: ConfigDict) -> Iterator[str]:
+    """A line for what is allowed and is seldom meant."""
+    process, weighting = build.sde(config), config.loss.weighting
+    if config.loss.name != "denoising" or float(process.alpha(jnp.asarray(process.t_max))) > 1e-6:
+        return
+    on = build.weighting(config).on
+    if on in ("eps", "score"):
+        yield (
+            f"config.loss.weighting {weighting.name!r} is on the error of {on}, which is 0 at the "
+            f"last time of config.sde {config.sde.name!r} (alpha = 0): nothing is learned there; "
+            "loss.weighting.name=constant with loss.weighting.on=velocity is flow matching"
+        )
+
+
+def _loss_problems(config: ConfigDict) -> Iterator[str]:
+    name, sde, labels = config.loss.name, config.sde.name, config.parameterization.name
+    wanted = {"ddpm": ("vp", ("ddpm", "v")), "smld": ("ve", ("smld",))}
+    if name not in wanted:
+        return
+    sde_wanted, labels_wanted = wanted[name]
+    if sde != sde_wanted:
+        yield (
+            f"config.loss.name {name!r} is a loss of the chain of config.sde.name {sde_wanted!r}, "
+            f"not of {sde!r}: use loss.name 'denoising'"
+        )
+    if labels not in labels_wanted:
+        yield (
+            f"config.loss.name {name!r} needs config.parameterization.name "
+            f"{' or '.join(map(repr, labels_wanted))}, not {labels!r}, whose labels are "
+            f"{LABELS[labels]}"
+        )
+
+
+def _label_problems(config: ConfigDict) -> Iterator[str]:
+    network, labels = config.network, config.parameterization.name
+    fourier = network.embedding_type == "fourier"
+    if fourier and labels != "ncsn":
+        yield (
+            "config.network.embedding_type 'fourier' takes the logarithm of the time label, and "
+            f"config.parameterization.name {labels!r} has labels that may be 0 or negative "
+            f"({LABELS[labels]}): use 'positional', or the parameterization 'ncsn'"
+        )
+    if not fourier and labels == "ncsn":
+        yield (
+            "config.network.embedding_type 'positional' tells labels apart that differ by about 1, "
+            "and config.parameterization.name 'ncsn' has the label sigma: use 'fourier'"
+        )
+    if not network.get("scale_by_sigma"):
+        return
+    if not fourier and labels != "smld":
+        yield (
+            "config.network.scale_by_sigma with embedding_type 'positional' divides by the noise "
+            "level whose number the label is, which only config.parameterization.name 'smld' "
+            f"counts, not {labels!r} ({LABELS[labels]}): set network.scale_by_sigma=False"
+        )
+    if labels == "smld" and config.sde.name == "ve":
+        levels = {
+            "sigma_min": config.sde.sigma_min,
+            "sigma_max": config.sde.sigma_max,
+            "num_scales": config.parameterization.num_scales,
+        }
+        for field, value in levels.items():
+            if network[field] != value:
+                group = "parameterization" if field == "num_scales" else "sde"
+                yield (
+                    f"config.network.{field} is {network[field]} and config.{group}.{field} "
+                    f"{value}: scale_by_sigma needs the same noise levels"
+                )
+
+
+def _network_problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
+    network, event = config.network, features.event
+    if "ch_mult" not in network:
+        return
+    if len(event.shape) != 3:
+        yield (
+            f"config.network.name {network.name!r} takes images [H, W, C], and "
+            f"{features.event_name} has the shape {event.shape}"
+        )
+        return
+    times = len(network.ch_mult) - 1
+    if any(size % 2**times for size in event.shape[:2]):
+        yield (
+            f"config.network.ch_mult has {times + 1} levels, and images of "
+            f"{event.shape[0]}x{event.shape[1]} cannot be halved {times} times"
+        )
+        return
+    heights = [event.shape[0] // 2**level for level in range(times + 1)]
+    for resolution in network.attn_resolutions:
+        if resolution not in heights:
+            yield (
+                f"config.network.attn_resolutions has {resolution}, and the levels of images of "
+                f"height {event.shape[0]} have the heights {', '.join(map(str, heights))} (use () "
+                "for no attention at these)"
+            )
+
+
+def _data_problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
+    event = features.event
+    if config.data.flip and len(event.shape) != 3:
+        yield (
+            f"config.data.flip is for images [H, W, C], and {features.event_name} has the shape "
+            f"{event.shape}"
+        )
+    if config.data.dequantize and event.dtype != "uint8":
+        yield f"config.data.dequantize is for uint8, and {features.event_name} is {event.dtype}"
+
+
+def _condition_problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
+    taken = build.condition_names(config)
+    for name, group in config.conditions.items():
+        where = f"config.conditions.{name}"
+        if not 0 <= group.drop < 1:
+            yield f"{where}.drop must be in [0, 1), got {group.drop}"
+        if name in taken:
+            yield from _taken_problems(config, features, name)
+        elif group.drop != 0:
+            yield f"{where}.drop is {group.drop}, and config.network takes no {name}"
+
+
+def _taken_problems(config: ConfigDict, features: data.Features, name: str) -> Iterator[str]:
+    field = config.conditions[name].field
+    if field not in features:
+        yield (
+            f"config.conditions.{name}.field is {field!r}, and a record has only "
+            f"{', '.join(features)}"
+        )
+        return
+    feature, network = features[field], config.network
+    whole = jnp.issubdtype(jnp.dtype(feature.dtype), jnp.integer)
+    if name == "label" and network.num_classes != feature.num_classes:
+        yield (
+            f"config.network.num_classes is {network.num_classes}, and the data's {field!r} has "
+            f"{feature.num_classes or 'no'} classes"
+        )
+    if name == "tokens" and not (whole and len(feature.shape) == 1 and feature.low == 0):
+        yield f"the data's {field!r} is {feature.dtype} of shape {feature.shape}, not tokens [L]"
+    elif name == "tokens" and feature.range[1] + 1 != network.vocabulary:
+        yield (
+            f"config.network.vocabulary is {network.vocabulary}, and the data's {field!r} has "
+            f"{feature.range[1] + 1:g} different tokens"
+        )
+    wanted = (*features.event.shape[:-1], network.get("image_channels"))
+    if name == "image" and (feature.shape != wanted or feature.low is None):
+        yield (
+            f"config.network.image_channels is {network.image_channels}, and the data's {field!r} "
+            f"has the shape {feature.shape} in place of {wanted}"
+            + (", and no range" if feature.low is None else "")
+        )
+
+
+def _step_problems(config: ConfigDict) -> Iterator[str]:
+    size, parts = config.training.batch_size, config.optim.accumulate
+    if size < 1:
+        yield f"config.training.batch_size must be at least 1, got {size}"
+    elif parts < 1 or size % parts:
+        yield (
+            f"config.optim.accumulate is {parts}, which does not divide "
+            f"config.training.batch_size {size}"
+        )
+
+
+def _failures(config: ConfigDict, features: data.Features) -> Iterator[str]:
+    """A line for each part that cannot be built."""
+    parts: list[Callable[[], object]] = [
+        lambda: build.run(config),
+        lambda: _check_devices(config),
+        lambda: _trace_objective(config, features),
+        lambda: (build.solver(config), build.grid(config)),
+    ]
+    for part in parts:
+        try:
+            part()
+        except ValueError as error:
+            yield " ".join(str(error).split())
+
+
+def _check_devices(config: ConfigDict) -> None:
+    mesh = build.mesh(config)
+    distributed.check_batch_size(mesh, config.training.batch_size)
+
+
+def _trace_objective(config: ConfigDict, features: data.Features) -> None:
+    recipe = build.recipe(config, features)
+    params = jax.eval_shape(recipe.init_params, jax.random.key(0))
+    size = config.training.batch_size // config.optim.accumulate
+    batch = {
+        name: jax.ShapeDtypeStruct((size, *feature.shape), feature.dtype)
+        for name, feature in features.items()
+        if feature.dtype != "str"
+    }
+    jax.eval_shape(
+        lambda params, batch: recipe.objective(
+            params, jax.random.key(0), batch, frozen=recipe.frozen, ema=(), step=jnp.int32(0)
+        ),
+        params,
+        batch,
+    )
