@@ -26,6 +26,7 @@ from sde_diffusion import (
     selection,
 )
 from sde_diffusion import parameterization as parameterizations
+from sde_diffusion.config import conditions
 from sde_diffusion.model import Model, from_network
 from sde_diffusion.objectives import time_density
 from sde_diffusion.sdes import SDE, Array
@@ -111,8 +112,7 @@ def scaling(config: ConfigDict, features: data.Features) -> data.Scaling:
 
 def init_params(config: ConfigDict, event: tuple[int, ...]) -> Callable[[Array], Any]:
     """key -> parameters, for samples of shape `event`."""
-    net = network(config)
-    cond = jnp.zeros((1,), jnp.int32) if is_conditional(config) else None
+    net, cond = network(config), conditions.example(config, event)
 
     def init(key: Array) -> Any:
         x, t = jnp.zeros((1, *event)), jnp.ones((1,))
@@ -123,38 +123,55 @@ def init_params(config: ConfigDict, event: tuple[int, ...]) -> Callable[[Array],
 
 def is_conditional(config: ConfigDict) -> bool:
     """Whether the network is told a class."""
-    return config.network.get("num_classes") is not None
+    return "label" in conditions.names(config)
 
 
 def model(config: ConfigDict, params: Any) -> Model:
-    """The model with these parameters; its condition is labels [B] where it is conditional."""
+    """The model with these parameters; its condition is what `conditions.cond` gives."""
     apply: Callable[..., Any] = network(config).apply
     return from_network(sde(config), apply, {"params": params}, parameterization(config))
 
 
-def loss_fn(config: ConfigDict, scaling: data.Scaling) -> Callable[[Any, Array, Batch], Array]:
-    """(params, key, batch) -> loss [B], the batch in the data's own range."""
+def objective(config: ConfigDict, features: data.Features) -> objectives.Objective:
+    """What a step of training minimizes, on batches of records in the data's own range."""
     net, process, parameters = network(config), sde(config), parameterization(config)
-    conditional = is_conditional(config)
-    loss = _loss(config)
 
-    def of_batch(params: Any, key: Array, batch: Batch) -> Array:
-        key_data, key_dropout, key_loss = jax.random.split(key, 3)
-        x = batch[data.event_name(batch)]
-        keys = noise.sample_keys(key_data, len(x))
+    def trained(params: Any, key_dropout: Array) -> Model:
+        apply: Callable[..., Any] = partial(net.apply, train=True, rngs={"dropout": key_dropout})
+        return from_network(process, apply, {"params": params}, parameters)
+
+    return objectives.denoising_objective(trained, _samples(config, features), loss(config))
+
+
+def _samples(
+    config: ConfigDict, features: data.Features
+) -> Callable[[Array, Batch, Any], tuple[Array, Any]]:
+    """(key, batch, frozen) -> (x0, cond): flipped, dequantized, scaled, conditions dropped."""
+    scale = scaling(config, features)
+    read, drop = conditions.of_records(config, features), conditions.drop(config)
+
+    def samples(key: Array, batch: Batch, frozen: Any) -> tuple[Array, Any]:
+        del frozen
+        x, named = batch[features.event_name], read(batch)
+        keys = noise.sample_keys(key, len(x))
         if config.data.flip:
             x = data.random_flip(noise.fold_in(keys, 0), x)
+            if "image" in named:  # by the same keys, so it is mirrored when x is
+                named["image"] = data.random_flip(noise.fold_in(keys, 0), named["image"])
         if config.data.dequantize:
-            x = data.dequantize(noise.fold_in(keys, 1), x, scaling.low, scaling.high)
-        apply: Callable[..., Any] = partial(net.apply, train=True, rngs={"dropout": key_dropout})
-        trained = from_network(process, apply, {"params": params}, parameters)
-        cond = batch["label"] if conditional else None
-        return loss(key_loss, trained, scaling.scale(x), cond=cond)
+            x = data.dequantize(noise.fold_in(keys, 1), x, scale.low, scale.high)
+        return scale.scale(x), conditions.cond(drop(keys, named))
 
-    return of_batch
+    return samples
 
 
-def _loss(config: ConfigDict) -> Callable[..., Array]:
+def weighting(config: ConfigDict) -> objectives.Weighting:
+    group = config.loss.weighting
+    return objectives.WEIGHTINGS[group.name](**_fields(group))
+
+
+def loss(config: ConfigDict) -> Callable[..., Array]:
+    """loss(key, model, x0, cond=...) -> [B]."""
     group = config.loss
     reduction = selection.choose("config.loss.reduction", group.reduction, objectives.REDUCTIONS)
     known: dict[str, Callable[..., Array]] = {
@@ -162,12 +179,12 @@ def _loss(config: ConfigDict) -> Callable[..., Array]:
         "smld": objectives.smld_loss,
         "ddpm": objectives.ddpm_loss,
     }
-    loss = selection.choose("config.loss.name", group.name, known)
+    chosen = selection.choose("config.loss.name", group.name, known)
     if group.name != "denoising":  # in discrete time, over the scales that the labels count
-        return partial(loss, num_scales=config.parameterization.num_scales, reduction=reduction)
+        return partial(chosen, num_scales=config.parameterization.num_scales, reduction=reduction)
     return partial(
-        loss,
-        weighting=objectives.WEIGHTINGS[group.weighting.name](**_fields(group.weighting)),
+        chosen,
+        weighting=weighting(config),
         times=time_density.TIMES[group.times.name](**_fields(group.times)),
         draw=selection.choose("config.loss.draw", group.draw, time_density.DRAWS),
         reduction=reduction,
@@ -178,7 +195,7 @@ def recipe(config: ConfigDict, features: data.Features) -> Recipe:
     """What `training.train` trains, and how, on records of these features."""
     return Recipe(
         init_params(config, features.event.shape),
-        objectives.of_loss(loss_fn(config, scaling(config, features))),
+        objective(config, features),
         optimizer(config),
         config.optim.ema_rates,
         learning_rate=learning_rate(config),

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed
-from sde_diffusion.config import build
+from sde_diffusion.config import build, conditions
+from sde_diffusion.training import check_compiler_options, read_compiler_options
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def check(config: ConfigDict, features: data.Features) -> None:
         found = [*_failures(config, features)]
     if found:
         raise ValueError("; ".join(found))
-    for line in warnings(config):
+    for line in warnings(config, features):
         log.warning("%s", line)
 
 
@@ -47,8 +48,9 @@ def problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
     yield from _step_problems(config)
 
 
-def warnings(config: ConfigDict) -> Iterator[str]:
+def warnings(config: ConfigDict, features: data.Features) -> Iterator[str]:
     """A line for what is allowed and is seldom meant."""
+    yield from _attention_warnings(config, features)
     process, weighting = build.sde(config), config.loss.weighting
     if config.loss.name != "denoising" or float(process.alpha(jnp.asarray(process.t_max))) > 1e-6:
         return
@@ -59,6 +61,17 @@ def warnings(config: ConfigDict) -> Iterator[str]:
             f"last time of config.sde {config.sde.name!r} (alpha = 0): nothing is learned there; "
             "loss.weighting.name=constant with loss.weighting.on=velocity is flow matching"
         )
+
+
+def _attention_warnings(config: ConfigDict, features: data.Features) -> Iterator[str]:
+    network, height = config.network, features.event.shape[0]
+    heights = [height // 2**level for level in range(len(network.get("ch_mult", ())))]
+    for resolution in network.get("attn_resolutions", ()):
+        if resolution not in heights:
+            yield (
+                f"config.network.attn_resolutions has {resolution}, but images of height {height} "
+                f"have levels of the heights {', '.join(map(str, heights))}: no level attends there"
+            )
 
 
 def _loss_problems(config: ConfigDict) -> Iterator[str]:
@@ -76,23 +89,18 @@ def _loss_problems(config: ConfigDict) -> Iterator[str]:
         yield (
             f"config.loss.name {name!r} needs config.parameterization.name "
             f"{' or '.join(map(repr, labels_wanted))}, not {labels!r}, whose labels are "
-            f"{LABELS[labels]}"
+            f"{LABELS.get(labels)}"
         )
 
 
 def _label_problems(config: ConfigDict) -> Iterator[str]:
     network, labels = config.network, config.parameterization.name
-    fourier = network.embedding_type == "fourier"
+    fourier = network.get("embedding_type") == "fourier"
     if fourier and labels != "ncsn":
         yield (
             "config.network.embedding_type 'fourier' takes the logarithm of the time label, and "
             f"config.parameterization.name {labels!r} has labels that may be 0 or negative "
-            f"({LABELS[labels]}): use 'positional', or the parameterization 'ncsn'"
-        )
-    if not fourier and labels == "ncsn":
-        yield (
-            "config.network.embedding_type 'positional' tells labels apart that differ by about 1, "
-            "and config.parameterization.name 'ncsn' has the label sigma: use 'fourier'"
+            f"({LABELS.get(labels)}): use 'positional', or the parameterization 'ncsn'"
         )
     if not network.get("scale_by_sigma"):
         return
@@ -100,7 +108,7 @@ def _label_problems(config: ConfigDict) -> Iterator[str]:
         yield (
             "config.network.scale_by_sigma with embedding_type 'positional' divides by the noise "
             "level whose number the label is, which only config.parameterization.name 'smld' "
-            f"counts, not {labels!r} ({LABELS[labels]}): set network.scale_by_sigma=False"
+            f"counts, not {labels!r} ({LABELS.get(labels)}): set network.scale_by_sigma=False"
         )
     if labels == "smld" and config.sde.name == "ve":
         levels = {
@@ -133,15 +141,6 @@ def _network_problems(config: ConfigDict, features: data.Features) -> Iterator[s
             f"config.network.ch_mult has {times + 1} levels, and images of "
             f"{event.shape[0]}x{event.shape[1]} cannot be halved {times} times"
         )
-        return
-    heights = [event.shape[0] // 2**level for level in range(times + 1)]
-    for resolution in network.attn_resolutions:
-        if resolution not in heights:
-            yield (
-                f"config.network.attn_resolutions has {resolution}, and the levels of images of "
-                f"height {event.shape[0]} have the heights {', '.join(map(str, heights))} (use () "
-                "for no attention at these)"
-            )
 
 
 def _data_problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
@@ -156,7 +155,7 @@ def _data_problems(config: ConfigDict, features: data.Features) -> Iterator[str]
 
 
 def _condition_problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
-    taken = build.condition_names(config)
+    taken = conditions.names(config)
     for name, group in config.conditions.items():
         where = f"config.conditions.{name}"
         if not 0 <= group.drop < 1:
@@ -227,6 +226,8 @@ def _failures(config: ConfigDict, features: data.Features) -> Iterator[str]:
 def _check_devices(config: ConfigDict) -> None:
     mesh = build.mesh(config)
     distributed.check_batch_size(mesh, config.training.batch_size)
+    options = read_compiler_options(config.training.compiler_options)
+    check_compiler_options(options, mesh.devices.flat[0])
 
 
 def _trace_objective(config: ConfigDict, features: data.Features) -> None:

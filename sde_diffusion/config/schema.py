@@ -80,17 +80,27 @@ def choice(group: str, name: str, **fields: Any) -> ConfigDict:
     return ConfigDict({"name": name, **values})
 
 
+def _condition(field: str) -> dict[str, Any]:
+    return {
+        "field": field if field != "image" else "condition",  # of a record
+        "drop": 0.0,  # how often it is left out in training, for guidance
+        "null": None,  # the number that then fills its place; None for what means none
+    }
+
+
 def default() -> ConfigDict:
     """Every field of a config, locked: an experiment's file says what differs."""
     config = ConfigDict(
         {
             "seed": 0,
             "sde": choice("sde", "vp"),
-            "network": choice("network", "ncsnpp"),
+            "network": choice(
+                "network", "ncsnpp", embedding_type="positional", scale_by_sigma=False
+            ),
             "parameterization": choice("parameterization", "ddpm"),
             "loss": {
                 "name": "denoising",  # denoising (continuous time), smld or ddpm (discrete)
-                "weighting": choice("loss.weighting", "paper"),
+                "weighting": choice("loss.weighting", "constant"),
                 "times": choice("loss.times", "uniform"),
                 "draw": "independent",  # or stratified
                 "reduction": "mean",  # over a sample's dimensions, or half_sum
@@ -114,6 +124,8 @@ def default() -> ConfigDict:
                 "flip": False,
                 "dequantize": False,
             },
+            # What the network is told, for each of the conditions that it has a field for.
+            "conditions": {name: _condition(name) for name in ("label", "tokens", "image")},
             "training": {
                 "batch_size": 128,
                 "steps": 1_300_001,

@@ -1,4 +1,4 @@
-"""What tells a network the noise level and the class."""
+"""What tells a network the noise level."""
 
 from collections.abc import Callable
 
@@ -40,20 +40,6 @@ class GaussianFourierProjection(nn.Module):
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-class ClassEmbedding(nn.Module):
-    """A learned vector for a class label and zero for a negative one, int [B] -> [B, features]."""
-
-    num_classes: int
-    features: int
-
-    @nn.compact
-    def __call__(self, labels: Array) -> Array:
-        table = self.param(
-            "embedding", nn.initializers.normal(1.0), (self.num_classes, self.features)
-        )
-        return jax.nn.one_hot(labels, self.num_classes) @ table
-
-
 def level_features(t: Array, features: int, embedding_type: str, fourier_scale: float) -> Array:
     """The noise level's features, float32 [B, features] or [B, 2 features] ("fourier").
 
@@ -68,19 +54,3 @@ def level_features(t: Array, features: int, embedding_type: str, fourier_scale: 
 def embed_level(level: Array, features: int, act: Callable[[Array], Array]) -> Array:
     """W2 act(W1 level), [B, features], in layers of the module that calls this."""
     return dense(act(dense(level, features)), features)
-
-
-def embed_class(
-    cond: Array | None, batch: int, num_classes: int | None, features: int, dtype: jnp.dtype
-) -> Array | None:
-    """The class as a vector [B, features], in a layer of the module that calls this.
-
-    None for a network without classes, which has no such layer. cond=None means that no sample has
-    a class.
-    """
-    if num_classes is None:
-        if cond is not None:
-            raise ValueError("cond is given to a network without classes: set num_classes")
-        return None
-    labels = jnp.full((batch,), -1) if cond is None else cond
-    return ClassEmbedding(num_classes, features)(labels).astype(dtype)

@@ -1,9 +1,12 @@
 """A residual network on flat vectors, for data of few dimensions and for small images."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sde_diffusion.networks.embeddings import EMBEDDINGS, embed_class, level_features
+from sde_diffusion.networks.conditions import Conditions
+from sde_diffusion.networks.embeddings import EMBEDDINGS, level_features
 from sde_diffusion.networks.layers import ACTIVATIONS, Array, dense
 from sde_diffusion.selection import require_known
 
@@ -15,8 +18,7 @@ class MLP(nn.Module):
     of Perez et al. 2018 and Peebles & Xie 2023.
 
     t [B] is the time label: a standard deviation for "fourier", anything else for "positional".
-    cond [B] holds class labels, a negative one for no class; cond=None means that no sample has a
-    class.
+    cond holds class labels [B], or a dict with `label`, `tokens` and `image`: see `conditions`.
 
     features, num_blocks: width of h, and how many blocks.
     octaves: how many sines and cosines of x, of periods 2, 1, 1/2, ..., enter beside it: a help
@@ -24,7 +26,8 @@ class MLP(nn.Module):
     embedding_features: features of the time label.
     label_scale: what the label is multiplied by; 1000 for labels within a few units of 0.
     dropout: inside the blocks, where train is true.
-    num_classes: None for a network without classes, and without parameters for them.
+    num_classes, vocabulary, image_channels, learned_null: the conditions that it takes, see
+        `conditions.Conditions`; without them it has no parameters for them.
     dtype: of the computation; parameters, normalizations and output are in float32.
 
     Raises ValueError for an unknown choice.
@@ -40,6 +43,9 @@ class MLP(nn.Module):
     embedding_features: int = 64
     label_scale: float = 1.0
     num_classes: int | None = None
+    vocabulary: int | None = None
+    image_channels: int | None = None
+    learned_null: tuple[str, ...] = ()
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -50,12 +56,14 @@ class MLP(nn.Module):
         }
         for field, known in choices.items():
             require_known(field, getattr(self, field), known)
+        self.conditions().check()
         super().__post_init__()
 
+    def conditions(self) -> Conditions:
+        return Conditions(self.num_classes, self.vocabulary, self.image_channels, self.learned_null)
+
     @nn.compact
-    def __call__(
-        self, x: Array, t: Array, cond: Array | None = None, *, train: bool = False
-    ) -> Array:
+    def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:
         act = ACTIVATIONS[self.nonlinearity]
         dtype = jnp.dtype(self.dtype)
         width = 4 * self.embedding_features
@@ -68,14 +76,18 @@ class MLP(nn.Module):
             ).astype(dtype),
             width,
         )
-        named = embed_class(cond, x.shape[0], self.num_classes, width, dtype)
-        embedding = embedding if named is None else embedding + named
+        conditions = self.conditions()
+        told = conditions.vector(cond, x.shape[0], width)
+        embedding = embedding if told is None else embedding + told.astype(dtype)
         embedding = act(dense(act(embedding), width))
 
         flat = x.reshape(x.shape[0], -1)
         angles = [jnp.pi * 2**k * flat for k in range(self.octaves)]
         # With a constant beside it: in few dimensions normalization would lose the size of x.
         parts = [flat, *map(jnp.sin, angles), *map(jnp.cos, angles), jnp.ones_like(flat[:, :1])]
+        image = conditions.image(cond, x)
+        if image is not None:
+            parts.append(image.reshape(x.shape[0], -1))
         h = dense(jnp.concatenate(parts, axis=-1).astype(dtype), self.features)
         for _ in range(self.num_blocks):
             scale, shift = jnp.split(dense(embedding, 2 * self.features), 2, axis=-1)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sde_diffusion.networks.blocks import AttnBlock, Combine, ResnetBlock
-from sde_diffusion.networks.embeddings import EMBEDDINGS, embed_class, embed_level, level_features
+from sde_diffusion.networks.conditions import Conditions
+from sde_diffusion.networks.embeddings import EMBEDDINGS, embed_level, level_features
 from sde_diffusion.networks.layers import ACTIVATIONS, Array, Conv, add_skip
 from sde_diffusion.networks.normalization import group_norm
 from sde_diffusion.networks.resampling import (
@@ -43,8 +44,7 @@ class NCSNpp(nn.Module):
     """network(x, t) of the shape of x [B, H, W, C], with H and W multiples of 2^(levels - 1).
 
     t [B] is the time label: a standard deviation for "fourier", anything else for "positional".
-    cond [B] holds class labels, a negative one for no class; cond=None means that no sample has a
-    class.
+    cond holds class labels [B], or a dict with `label`, `tokens` and `image`: see `conditions`.
     The parameter tree is that of the reference, https://github.com/yang-song/score_sde.
 
     nf, ch_mult: channels of level i are nf * ch_mult[i]; num_res_blocks of them on the way down.
@@ -58,7 +58,8 @@ class NCSNpp(nn.Module):
         sigma_max (sigma_min / sigma_max)^(t / (num_scales - 1)) for "positional".
     centered: whether x is centered already; otherwise the network maps [0, 1] to [-1, 1].
     min_group_size: the fewest channels that GroupNorm takes together.
-    num_classes: None for a network without classes, and without parameters for them.
+    num_classes, vocabulary, image_channels, learned_null: the conditions that it takes, see
+        `conditions.Conditions`; without them it has no parameters for them.
     dtype: of the computation; parameters, normalizations, softmax and output are in float32.
     remat: what inside the blocks the backward pass computes again instead of keeping it: "none",
         "pointwise" (all but what convolutions and products give) or "blocks" (everything).
@@ -91,6 +92,9 @@ class NCSNpp(nn.Module):
     centered: bool = True
     min_group_size: int = 4
     num_classes: int | None = None
+    vocabulary: int | None = None
+    image_channels: int | None = None
+    learned_null: tuple[str, ...] = ()
     dtype: str = "float32"
     remat: str = "none"
 
@@ -99,12 +103,14 @@ class NCSNpp(nn.Module):
     def __post_init__(self) -> None:
         for field, known in CHOICES.items():
             require_known(field, getattr(self, field), known)
+        self.conditions().check()
         super().__post_init__()
 
+    def conditions(self) -> Conditions:
+        return Conditions(self.num_classes, self.vocabulary, self.image_channels, self.learned_null)
+
     @nn.compact
-    def __call__(
-        self, x: Array, t: Array, cond: Array | None = None, *, train: bool = False
-    ) -> Array:
+    def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:
         levels, channels = len(self.ch_mult), x.shape[-1]
         if any(size % 2 ** (levels - 1) for size in x.shape[1:3]):
             raise ValueError(
@@ -120,9 +126,11 @@ class NCSNpp(nn.Module):
         embedding = None
         if self.conditional:
             embedding = embed_level(features.astype(dtype), 4 * self.nf, act)
-        named = embed_class(cond, x.shape[0], self.num_classes, 4 * self.nf, dtype)
-        if named is not None:
-            embedding = named if embedding is None else embedding + named
+        conditions = self.conditions()
+        told = conditions.vector(cond, x.shape[0], 4 * self.nf)
+        if told is not None:
+            told = told.astype(dtype)
+            embedding = told if embedding is None else embedding + told
         if embedding is not None:
             embedding = act(embedding)
 
@@ -167,10 +175,12 @@ class NCSNpp(nn.Module):
             normalized = group_norm(h, self.min_group_size, act)
             return Conv(features, init_scale=init_scale)(normalized)
 
-        x = (x if self.centered else 2 * x - 1).astype(dtype)
+        image = conditions.image(cond, x)
+        entered = x if image is None else jnp.concatenate([x, image], axis=-1)
+        entered = (entered if self.centered else 2 * entered - 1).astype(dtype)
 
-        pyramid = x
-        skips = [Conv(self.nf)(x)]
+        pyramid = entered[..., :channels]
+        skips = [Conv(self.nf)(entered)]
         for level, multiple in enumerate(self.ch_mult):
             for _ in range(self.num_res_blocks):
                 skips.append(attend(block(skips[-1], self.nf * multiple)))

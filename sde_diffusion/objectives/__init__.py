@@ -1,37 +1,33 @@
-"""What a step of training minimizes, and the densities from which training times are drawn."""
+"""What a step of training minimizes: objectives, losses, their weightings and times."""
 
-from sde_diffusion.objectives import time_density
+from sde_diffusion.objectives import time_density, weighting
 from sde_diffusion.objectives.denoising import (
     REDUCTIONS,
-    WEIGHTINGS,
     ddpm_loss,
     denoising_loss,
-    edm,
+    denoising_objective,
     half_sum,
-    likelihood,
     mean,
-    min_snr,
-    paper,
-    sigmoid,
     smld_loss,
 )
+from sde_diffusion.objectives.dropping import drop_conditions
 from sde_diffusion.objectives.objective import Metrics, Objective, of_loss
+from sde_diffusion.objectives.weighting import WEIGHTINGS, Weighting
 
 __all__ = [
     "REDUCTIONS",
     "WEIGHTINGS",
     "Metrics",
     "Objective",
+    "Weighting",
     "ddpm_loss",
     "denoising_loss",
-    "edm",
+    "denoising_objective",
+    "drop_conditions",
     "half_sum",
-    "likelihood",
     "mean",
-    "min_snr",
     "of_loss",
-    "paper",
-    "sigmoid",
     "smld_loss",
     "time_density",
+    "weighting",
 ]

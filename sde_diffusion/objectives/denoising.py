@@ -1,8 +1,9 @@
-"""Denoising score matching: E_t [ w(t) || eps - eps_model(alpha x_0 + sigma eps, t) ||^2 ].
+"""Denoising: a model says from x_t = alpha x_0 + sigma eps what x_0 and eps were.
 
-Every loss is a function (key, model, x0, cond) -> [B], one value for each sample. All weightings of
-the literature are weights on the error of the noise, because the errors of the other views are
-multiples of it: those of the score by 1 / sigma^2, and of x_0 by (sigma / alpha)^2.
+    E_t [ w(t) || y - y_model(x_t, t) ||^2 ],    y the view that the weighting is on
+
+Every loss is a function (key, model, x0, cond=...) -> [B], one value for each sample.
+`denoising_objective` makes of it what a step of training minimizes.
 """
 
 from collections.abc import Callable
@@ -13,55 +14,13 @@ import jax.numpy as jnp
 
 from sde_diffusion.model import Model
 from sde_diffusion.objectives import time_density
+from sde_diffusion.objectives.objective import Metrics, Objective
+from sde_diffusion.objectives.weighting import Weighting, constant
 from sde_diffusion.sdes import SDE, VE, VP, Array, expand
 
 T = TypeVar("T", bound=SDE)
 
-Weighting = Callable[[SDE, Array], Array]
-
-UNIFORM = time_density.uniform()
-
-
-def paper(sde: SDE, t: Array) -> Array:
-    """sigma^2 on the score: 1. Song et al. 2021, eq. 7 with lambda(t) = sigma(t)^2."""
-    return jnp.ones_like(t)
-
-
-def likelihood(sde: SDE, t: Array) -> Array:
-    """g^2 on the score: g^2 / sigma^2 = -2 d lambda/dt. Song et al. 2021 (maximum likelihood)."""
-    return (sde.diffusion(t) / sde.sigma(t)) ** 2
-
-
-def edm(sigma_data: float = 0.5) -> Weighting:
-    """(s^2 + sigma_data^2) / (s sigma_data)^2 on x_0, s = sigma / alpha.
-
-    Karras et al. 2022, table 1.
-    """
-
-    def weight(sde: SDE, t: Array) -> Array:
-        ratio = jnp.exp(-2.0 * sde.log_snr(t))  # s^2
-        return (ratio + sigma_data**2) / sigma_data**2
-
-    return weight
-
-
-def min_snr(gamma: float = 5.0) -> Weighting:
-    """min(SNR, gamma) on x_0, SNR = (alpha / sigma)^2. Hang et al. 2023."""
-    return lambda sde, t: jnp.minimum(1.0, gamma * jnp.exp(-2.0 * sde.log_snr(t)))
-
-
-def sigmoid(bias: float = 0.0) -> Weighting:
-    """-d(2 lambda)/dt sigmoid(bias - 2 lambda) on eps. Kingma & Gao 2023; Hoogeboom et al. 2024."""
-    return lambda sde, t: likelihood(sde, t) * jax.nn.sigmoid(bias - 2.0 * sde.log_snr(t))
-
-
-WEIGHTINGS: dict[str, Callable[..., Weighting]] = {
-    "paper": lambda: paper,
-    "likelihood": lambda: likelihood,
-    "edm": edm,
-    "min_snr": min_snr,
-    "sigmoid": sigmoid,
-}
+EPS, UNIFORM = constant("eps"), time_density.uniform()
 
 
 def mean(squares: Array) -> Array:
@@ -83,20 +42,22 @@ def denoising_loss(
     x0: Array,
     *,
     cond: Any = None,
-    weighting: Weighting = paper,
+    weighting: Weighting = EPS,
     times: time_density.Times = UNIFORM,
     draw: time_density.Draw = time_density.independent,
     reduction: Callable[[Array], Array] = mean,
 ) -> Array:
-    """w(t) || eps - eps_model(x_t, t) ||^2, [B] for x0 [B, *event]; t from `times`, u from `draw`.
+    """w(t) || y - y_model(x_t, t) ||^2, [B] for x0 [B, *event].
 
-    Song et al. 2021, eq. 7. Works for a model of any kind of prediction and for every SDE.
+    The view y and w are those of `weighting`, by default eps and 1 (Song et al. 2021, eq. 7, with
+    lambda = sigma^2). The times are `times(sde, draw(key, B))`. Works for a model of any kind of
+    prediction and for every SDE.
     """
     sde = model.sde
     key_t, key_z = jax.random.split(key)
     t, ratio = times(sde, draw(key_t, len(x0)))
-    squares = _squared_errors(key_z, model, x0, t, cond)
-    return ratio * weighting(sde, t) * reduction(squares)
+    squares = _squared_errors(key_z, model, x0, t, cond, weighting.on)
+    return ratio * weighting.weight(sde, t) * reduction(squares)
 
 
 def smld_loss(
@@ -116,7 +77,7 @@ def smld_loss(
     key_i, key_z = jax.random.split(key)
     index = jax.random.randint(key_i, (len(x0),), 0, num_scales)
     t = index * (model.sde.t_max / (num_scales - 1))
-    return reduction(_squared_errors(key_z, model, x0, t, cond))
+    return reduction(_squared_errors(key_z, model, x0, t, cond, "eps"))
 
 
 def ddpm_loss(
@@ -147,11 +108,37 @@ def ddpm_loss(
     return reduction((prediction.eps - eps) ** 2)
 
 
-def _squared_errors(key: Array, model: Model, x0: Array, t: Array, cond: Any) -> Array:
-    """(eps_model - eps)^2 at x_t, [B, *event]."""
+def denoising_objective(
+    model: Callable[[Any, Array], Model],
+    data: Callable[[Array, Any, Any], tuple[Array, Any]],
+    loss: Callable[..., Array] = denoising_loss,
+) -> Objective:
+    """The objective loss(key, model(params, key), x0, cond=cond) with x0, cond = data(key, batch).
+
+    Args:
+        model: model(params, key) is the model that is trained; the key is for dropout.
+        data: data(key, batch, frozen) gives x0 [B, *event] and its condition, a pytree of arrays
+            [B, ...] or None. It scales and augments, drops conditions, and encodes by what is
+            frozen.
+        loss: one of the losses above, its options bound by `functools.partial`.
+    """
+
+    def objective(
+        params: Any, key: Array, batch: Any, *, frozen: Any, ema: tuple[Any, ...], step: Array
+    ) -> tuple[Array, Metrics]:
+        del ema, step
+        key_data, key_dropout, key_loss = jax.random.split(key, 3)
+        x0, cond = data(key_data, batch, frozen)
+        return loss(key_loss, model(params, key_dropout), x0, cond=cond), {}
+
+    return objective
+
+
+def _squared_errors(key: Array, model: Model, x0: Array, t: Array, cond: Any, view: str) -> Array:
+    """(y_model - y)^2 at x_t for a view y, [B, *event]."""
     mean_t, std = model.sde.marginal_prob(x0, t)
     eps = jax.random.normal(key, x0.shape, x0.dtype)
-    return model(mean_t + expand(std, x0) * eps, t, cond).error("eps", x0, eps) ** 2
+    return model(mean_t + expand(std, x0) * eps, t, cond).error(view, x0, eps) ** 2
 
 
 def _require_sde(loss: str, model: Model, kind: type[T]) -> T:

@@ -1,11 +1,14 @@
 """Conditions of a network: what is missing, and what it takes the place of."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
+from sde_diffusion.networks import MLP, NCSNpp
 from sde_diffusion.networks.conditions import Conditions
 
 ALL = {"num_classes": 3, "vocabulary": 20, "image_channels": 2}
@@ -125,3 +128,23 @@ def test_a_condition_that_is_not_taken_is_named(conditions, cond, message):
 def test_a_learned_null_of_a_condition_that_is_not_taken_is_named():
     with pytest.raises(ValueError, match=r"learned_null has 'tokens', .* set vocabulary"):
         Conditions(num_classes=3, learned_null=("tokens",)).check()
+
+
+NETWORKS = {
+    "mlp": MLP(features=16, num_blocks=1, **ALL),
+    "ncsnpp": NCSNpp(nf=8, ch_mult=(1,), num_res_blocks=1, fir=False, dropout=0.0, **ALL),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_condition_reaches_the_output(name):
+    net, t, key = NETWORKS[name], jnp.full(4, 0.5), jax.random.key(1)
+    leaves, tree = jax.tree.flatten(jax.eval_shape(net.init, key, X, t))
+    keys = jax.random.split(key, len(leaves))
+    drawn = [0.3 * jax.random.normal(keys[i], leaf.shape) for i, leaf in enumerate(leaves)]
+    apply = jax.jit(functools.partial(net.apply, tree.unflatten(drawn), X + 1.0, t))
+    whole = apply(given())
+    assert whole.shape == X.shape
+    for condition, null in NULLS.items():
+        missing = apply(given(**{condition: jnp.full_like(given()[condition], null)}))
+        assert np.abs(missing - whole).max() > 1e-3

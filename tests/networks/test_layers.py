@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from sde_diffusion.networks.blocks import AttnBlock, Combine, ResnetBlock
+from sde_diffusion.networks.conditions import ClassEmbedding
 from sde_diffusion.networks.embeddings import (
-    ClassEmbedding,
     GaussianFourierProjection,
     positional_embedding,
 )

@@ -9,8 +9,8 @@ import pytest
 from scipy.integrate import quad
 
 import sde_diffusion as sd
-from sde_diffusion import objectives, prediction
-from sde_diffusion.objectives import time_density
+from sde_diffusion import objectives, prediction, training
+from sde_diffusion.objectives import time_density, weighting
 from sde_diffusion.sdes import KINDS
 
 SDES = {name: kind() for name, kind in KINDS.items()} | {
@@ -18,7 +18,9 @@ SDES = {name: kind() for name, kind in KINDS.items()} | {
     "tabulated": sd.sdes.tabulated("squared_cosine", num_scales=8),  # integrated piece by piece
 }
 DATA = sd.analytic.Gaussian.of(jnp.array([0.7, -0.4]), jnp.array([0.8, 0.1]))
-WEIGHTINGS = {name: make() for name, make in objectives.WEIGHTINGS.items()}
+WEIGHTINGS = {name: make() for name, make in objectives.WEIGHTINGS.items()} | {
+    view: weighting.constant(view) for view in ("velocity", "v")
+}
 NUM = 100_000
 
 
@@ -26,13 +28,26 @@ def x0():
     return DATA.sample(jax.random.key(1), NUM)
 
 
-def minimum(sde, weighting):
+def on_eps(weight, sde, t):
+    """The weight on the squared error of eps that a weighting of another view amounts to."""
+    alpha, sigma = sde.alpha(t), sde.sigma(t)
+    ratio = {  # of the view's error to that of eps
+        "eps": 1.0,
+        "x0": sigma / alpha,
+        "score": 1.0 / sigma,
+        "v": (alpha**2 + sigma**2) / alpha,
+        "velocity": 0.5 * sde.diffusion(t) ** 2 / sigma,
+    }[weight.on]
+    return weight.weight(sde, t) * ratio**2
+
+
+def minimum(sde, weight):
     """The average over uniform t of w(t) E ||eps - E[eps | x_t]||^2 / D, by quadrature."""
     low, high = float(sde.t_min), float(sde.t_max)
 
     def integrand(log_t):
         t = jnp.exp(log_t)
-        return float(weighting(sde, t) * DATA.loss(sde, t) * t)
+        return float(on_eps(weight, sde, t) * DATA.loss(sde, t) * t)
 
     with jax.enable_x64(True):
         start = max(low, 1e-6 * high)  # no loss that counts is before
@@ -40,10 +55,10 @@ def minimum(sde, weighting):
         return quad(integrand, *ends, limit=200, epsrel=1e-5)[0] / (high - low)
 
 
-@pytest.mark.parametrize("weighting", ["paper", "edm", "min_snr", "sigmoid"])
+@pytest.mark.parametrize("kind", ["constant", "edm", "min_snr", "sigmoid", "velocity", "v"])
 @pytest.mark.parametrize("name", ["vp", "subvp", "cosine", "flow"])
-def test_the_exact_model_reaches_the_minimum(name, weighting):
-    sde, weight = SDES[name], WEIGHTINGS[weighting]
+def test_the_exact_model_reaches_the_minimum(name, kind):
+    sde, weight = SDES[name], WEIGHTINGS[kind]
     values = objectives.denoising_loss(
         jax.random.key(0),
         DATA.model(sde),
@@ -63,11 +78,11 @@ def test_importance_sampling_leaves_the_likelihood_objective_as_it_is(name):
         jax.random.key(0),
         DATA.model(sde),
         x0(),
-        weighting=objectives.likelihood,
+        weighting=weighting.likelihood(),
         times=time_density.importance(),
     )
     error = 4.0 * float(np.std(values)) / np.sqrt(NUM) + 1e-3
-    assert float(np.mean(values)) == pytest.approx(minimum(sde, objectives.likelihood), abs=error)
+    assert float(np.mean(values)) == pytest.approx(minimum(sde, weighting.likelihood()), abs=error)
 
 
 def test_any_other_model_is_worse():
@@ -105,21 +120,92 @@ def test_weights_are_those_of_the_papers():
     sde, t = sd.VP(), jnp.array([0.1, 0.5, 0.9])
     alpha, sigma = sde.alpha(t), sde.sigma(t)
     snr, s = (alpha / sigma) ** 2, sigma / alpha
+
+    def weight(of):
+        return on_eps(of, sde, t)
+
     on_x0 = snr  # ||eps error||^2 = SNR ||x0 error||^2
     edm = (s**2 + 0.25) / (0.5 * s) ** 2
-    np.testing.assert_allclose(objectives.edm(0.5)(sde, t) * on_x0, edm, rtol=1e-5)
+    np.testing.assert_allclose(weight(weighting.edm(0.5)) * on_x0, edm, rtol=1e-5)
     np.testing.assert_allclose(
-        objectives.min_snr(5.0)(sde, t) * on_x0, np.minimum(snr, 5.0), rtol=1e-5
+        weight(weighting.min_snr(5.0)) * on_x0, np.minimum(snr, 5.0), rtol=1e-5
     )
     on_score = sigma**2  # ||eps error||^2 = sigma^2 ||score error||^2
     np.testing.assert_allclose(
-        objectives.likelihood(sde, t) * on_score, sde.diffusion(t) ** 2, rtol=1e-5
+        weight(weighting.likelihood()) * on_score, sde.diffusion(t) ** 2, rtol=1e-5
     )
-    np.testing.assert_allclose(objectives.paper(sde, t) * on_score, sigma**2, rtol=1e-5)
+    np.testing.assert_allclose(weight(weighting.constant("eps")) * on_score, sigma**2, rtol=1e-5)
     rate = jax.vmap(jax.grad(lambda t: -2.0 * sde.log_snr(t)))(t)
     np.testing.assert_allclose(
-        objectives.sigmoid(1.0)(sde, t), rate / (1 + np.exp(np.log(snr) - 1.0)), rtol=1e-4
+        weight(weighting.sigmoid(1.0)), rate / (1 + np.exp(np.log(snr) - 1.0)), rtol=1e-4
     )
+
+
+def test_the_error_of_a_velocity_counts_in_full_where_alpha_is_0():
+    sde = sd.Flow()
+    exact = DATA.model(sde)
+    wrong = sd.from_velocity(sde, lambda x, t: exact(x, t).velocity + jnp.array([0.3, -0.4]))
+
+    def excess(view):
+        """The loss at t = 1 beyond that of the exact model, by the same noise."""
+        options = {"times": lambda sde, u: (jnp.ones_like(u), u**0)}
+        options["weighting"] = weighting.constant(view)
+        loss = partial(objectives.denoising_loss, jax.random.key(0), x0=x0(), **options)
+        return float(np.mean(loss(wrong)) - np.mean(loss(exact)))
+
+    assert excess("velocity") == pytest.approx((0.3**2 + 0.4**2) / 2, rel=0.02)
+    assert excess("eps") == 0.0
+
+
+@pytest.mark.parametrize("name", objectives.WEIGHTINGS)
+def test_weightings_on_x0_v_and_velocity_are_finite_where_alpha_is_0(name):
+    given = objectives.WEIGHTINGS[name]()
+    weight = given.weight(sd.Flow(), jnp.array([1.0]))
+    assert np.isfinite(weight).all() or given.on == "eps"
+
+
+def test_an_unknown_view_is_named():
+    with pytest.raises(ValueError, match="'velocty'; did you mean 'velocity'"):
+        weighting.constant("velocty")
+
+
+def trained_velocity_error(view):
+    """The root mean square error of the velocity at t = 1, after training by the loss on a view.
+
+    The model is linear in x, with coefficients that are polynomials of cos(pi t).
+    """
+    sde = sd.Flow()
+
+    def model(params, key=None):
+        def velocity(x, t):
+            cosines = jnp.cos(jnp.pi * t[:, None] * jnp.arange(8))
+            linear = jnp.einsum("bk,kij,bi->bj", cosines, params["slope"], x)
+            return linear + cosines @ params["shift"]
+
+        return sd.from_velocity(sde, velocity)
+
+    rate = training.make_schedule("cosine", lr=1e-2, total_steps=1000)
+    recipe = training.Recipe(
+        lambda key: {"slope": jnp.zeros((8, 2, 2)), "shift": jnp.zeros((8, 2))},
+        objectives.denoising_objective(
+            model,
+            lambda key, batch, frozen: (batch, None),
+            partial(objectives.denoising_loss, weighting=weighting.constant(view)),
+        ),
+        training.make_optimizer(learning_rate=rate),
+        ema_rates=(),
+    )
+    batches = DATA.sample(jax.random.key(1), 1000 * 256).reshape(1000, 256, 2)
+    state = training.init_state(recipe, jax.random.key(0))
+    state, _ = training.make_step(recipe)(state, jax.random.key(2), batches)
+    x, t = sde.prior_sample(jax.random.key(3), (10_000, 2)), jnp.ones(10_000)
+    error = model(state.params)(x, t).velocity - DATA.model(sde)(x, t).velocity
+    return float(jnp.sqrt(jnp.mean(error**2)))
+
+
+def test_flow_matching_learns_the_velocity_where_sampling_begins():
+    assert trained_velocity_error("velocity") < 0.05
+    assert trained_velocity_error("eps") > 0.5
 
 
 def test_reductions():
@@ -176,7 +262,9 @@ def test_ddpm_noises_by_the_product_of_its_own_betas():
 def test_ddpm_is_near_its_limit_in_continuous_time():
     sde = sd.VP()
     values = objectives.ddpm_loss(jax.random.key(0), DATA.model(sde), x0())
-    assert float(np.mean(values)) == pytest.approx(minimum(sde, objectives.paper), rel=0.02)
+    assert float(np.mean(values)) == pytest.approx(
+        minimum(sde, weighting.constant("eps")), rel=0.02
+    )
 
 
 class TestTimes:
