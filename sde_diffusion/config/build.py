@@ -89,21 +89,15 @@ def parameterization(config: ConfigDict) -> parameterizations.Parameterization:
 
 
 def source(config: ConfigDict) -> data.Source:
-    """The data; ValueError if its classes are not those that the network is conditioned on."""
+    """The data; with config.data.tokens its texts are tokenized as well."""
     loaded = data.load(config.data.source.name, **_fields(config.data.source))
-    wanted = config.network.get("num_classes")
-    classes = loaded.features.num_classes
-    if wanted is not None and wanted != classes:
-        raise ValueError(
-            f"config.network.num_classes is {wanted}, but data source {loaded.name!r} has "
-            f"{classes or 'no'} classes"
-        )
-    return loaded
+    length = config.data.tokens
+    return loaded if length is None else data.tokenized(loaded, length)
 
 
 def record_names(config: ConfigDict, features: data.Features) -> list[str]:
     """What training takes of a record: the event, and what the network is conditioned on."""
-    return [features.event_name, *(["label"] if is_conditional(config) else [])]
+    return [features.event_name, *conditions.fields(config)]
 
 
 def scaling(config: ConfigDict, features: data.Features) -> data.Scaling:
@@ -140,17 +134,17 @@ def objective(config: ConfigDict, features: data.Features) -> objectives.Objecti
         apply: Callable[..., Any] = partial(net.apply, train=True, rngs={"dropout": key_dropout})
         return from_network(process, apply, {"params": params}, parameters)
 
-    return objectives.denoising_objective(trained, _samples(config, features), loss(config))
+    return objectives.denoising_objective(trained, samples(config, features), loss(config))
 
 
-def _samples(
+def samples(
     config: ConfigDict, features: data.Features
 ) -> Callable[[Array, Batch, Any], tuple[Array, Any]]:
     """(key, batch, frozen) -> (x0, cond): flipped, dequantized, scaled, conditions dropped."""
     scale = scaling(config, features)
     read, drop = conditions.of_records(config, features), conditions.drop(config)
 
-    def samples(key: Array, batch: Batch, frozen: Any) -> tuple[Array, Any]:
+    def of_batch(key: Array, batch: Batch, frozen: Any) -> tuple[Array, Any]:
         del frozen
         x, named = batch[features.event_name], read(batch)
         keys = noise.sample_keys(key, len(x))
@@ -162,7 +156,7 @@ def _samples(
             x = data.dequantize(noise.fold_in(keys, 1), x, scale.low, scale.high)
         return scale.scale(x), conditions.cond(drop(keys, named))
 
-    return samples
+    return of_batch
 
 
 def weighting(config: ConfigDict) -> objectives.Weighting:

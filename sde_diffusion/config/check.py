@@ -9,7 +9,12 @@ from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed
 from sde_diffusion.config import build, conditions
-from sde_diffusion.training import check_compiler_options, read_compiler_options
+from sde_diffusion.training import (
+    TrainState,
+    abstract_state,
+    check_compiler_options,
+    read_compiler_options,
+)
 
 log = logging.getLogger(__name__)
 
@@ -232,17 +237,14 @@ def _check_devices(config: ConfigDict) -> None:
 
 def _trace_objective(config: ConfigDict, features: data.Features) -> None:
     recipe = build.recipe(config, features)
-    params = jax.eval_shape(recipe.init_params, jax.random.key(0))
     size = config.training.batch_size // config.optim.accumulate
     batch = {
-        name: jax.ShapeDtypeStruct((size, *feature.shape), feature.dtype)
-        for name, feature in features.items()
-        if feature.dtype != "str"
+        name: jax.ShapeDtypeStruct((size, *features[name].shape), features[name].dtype)
+        for name in build.record_names(config, features)
     }
-    jax.eval_shape(
-        lambda params, batch: recipe.objective(
-            params, jax.random.key(0), batch, frozen=recipe.frozen, ema=(), step=jnp.int32(0)
-        ),
-        params,
-        batch,
-    )
+
+    def loss(state: TrainState, key: jax.Array, batch: data.Batch) -> jax.Array:
+        options = {"frozen": recipe.frozen, "ema": state.ema, "step": state.step}
+        return recipe.objective(state.params, key, batch, **options)[0]
+
+    jax.eval_shape(loss, abstract_state(recipe), jax.random.key(0), batch)

@@ -123,6 +123,7 @@ def default() -> ConfigDict:
                 "range": (-1.0, 1.0),  # what the data's own range is mapped to
                 "flip": False,
                 "dequantize": False,
+                "tokens": None,  # how many bytes of its `text` a record has as `tokens`
             },
             # What the network is told, for each of the conditions that it has a field for.
             "conditions": {name: _condition(name) for name in ("label", "tokens", "image")},

@@ -9,7 +9,8 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from sde_diffusion.config import build, load
-from sde_diffusion.data import Scaling
+from sde_diffusion.config.check import problems
+from sde_diffusion.data import Feature, Features
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = json.loads((ROOT / "tests/reference/score_sde/param_shapes.json").read_text())
@@ -41,9 +42,10 @@ def test_the_parameters_are_those_of_the_reference(name):
 
 @published
 def test_everything_else_builds(name):
-    config = config_of(name)
-    build.optimizer(config)
-    build.loss_fn(config, Scaling(0, 255, *config.data.range))
+    config, size = config_of(name), image_size(name)
+    features = Features({"image": Feature((size, size, 3), "uint8", 0, 255)})
+    assert list(problems(config, features)) == []
+    build.recipe(config, features), build.run(config)
     build.solver(config)
     assert len(build.grid(config)) == config.sampling.steps + 1
 
