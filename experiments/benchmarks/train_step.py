@@ -68,7 +68,8 @@ def prepare(config: ConfigDict, source: data.Source) -> Step:
     )
     source = data.select(source, build.record_names(config, source.features))
     drawn = data.batches(source, config.training.batch_size, config.seed)
-    batches = jax.tree.map(lambda *leaves: np.stack(leaves), *[next(drawn) for _ in range(steps)])
+    taken = [training.for_devices(next(drawn)) for _ in range(steps)]
+    batches = jax.tree.map(lambda *leaves: np.stack(leaves), *taken)
     batches = distributed.place_batches(mesh, batches)
     start = time.perf_counter()
     compiled = step.lower(state, step_key, batches).compile()

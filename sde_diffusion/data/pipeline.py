@@ -29,9 +29,10 @@ def batches(
 
     Returns:
         An iterator over dicts with an array [B / hosts, ...] for each of the source's features,
-        such as {"image": [B / hosts, H, W, C], "label": [B / hosts]}. It reads ahead in a
-        thread. `get_state()` is a small dict of plain numbers; after `set_state` with it, the
-        next batch is the one that would have been next.
+        such as {"image": [B / hosts, H, W, C], "label": [B / hosts]}, and the numbers of the
+        records in the source as "index" [B / hosts]. It reads ahead in a thread. `get_state()`
+        is a small dict of plain numbers; after `set_state` with it, the next batch is the one that
+        would have been next.
 
     Raises:
         ValueError: fewer rows than B, B not a multiple of `hosts`, or a number out of range.
@@ -56,7 +57,7 @@ def batches(
         epoch, row = np.divmod(np.arange(start, start + share), num)
         # B <= N: a share spans at most two epochs.
         picked = np.where(epoch == epoch[0], order(epoch[0])[row], order(epoch[-1])[row])
-        return take(source, picked)
+        return {**take(source, picked), "index": picked}
 
     return iter(_threaded(grain.MapDataset.range(2**40).map(rows)))
 

@@ -16,7 +16,7 @@ from sde_diffusion.training.compiler_options import (
 from sde_diffusion.training.disk import write_whole
 from sde_diffusion.training.finite import NonFiniteLoss
 from sde_diffusion.training.history import plot_loss
-from sde_diffusion.training.loop import Every, Outcome, train
+from sde_diffusion.training.loop import Every, Outcome, for_devices, train
 from sde_diffusion.training.optim import make_optimizer, make_schedule
 from sde_diffusion.training.parameters import Parameters, restore_params
 from sde_diffusion.training.recipe import Recipe, Run, StepOptions
@@ -38,6 +38,7 @@ __all__ = [
     "abstract_state",
     "check_compiler_options",
     "enable_compilation_cache",
+    "for_devices",
     "init_state",
     "make_optimizer",
     "make_schedule",

@@ -185,13 +185,13 @@ def _calls(
         drawn = list(itertools.islice(data, end - step))
         if len(drawn) < end - step:
             raise ValueError(f"data: it ended at step {step + len(drawn)} of {total_steps}")
-        batches = jax.tree.map(lambda *leaves: np.stack(leaves), *map(_for_devices, drawn))
+        batches = jax.tree.map(lambda *leaves: np.stack(leaves), *map(for_devices, drawn))
         placed = distributed.place_batches(mesh, batches)
         yield Call(placed, end, data.get_state(), drawn)
         step = end
 
 
-def _for_devices(batch: Any) -> Any:
+def for_devices(batch: Any) -> Any:
     """The batch without what stays on the host: texts, and the numbers of the records."""
     if not isinstance(batch, dict):
         return batch

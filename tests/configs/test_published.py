@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from sde_diffusion.config import build, load
-from sde_diffusion.config.check import problems
+from sde_diffusion.config.check import problems, warnings
 from sde_diffusion.data import Feature, Features
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +45,7 @@ def test_everything_else_builds(name):
     config, size = config_of(name), image_size(name)
     features = Features({"image": Feature((size, size, 3), "uint8", 0, 255)})
     assert list(problems(config, features)) == []
+    assert list(warnings(config, features)) == []
     build.recipe(config, features), build.run(config)
     build.solver(config)
     assert len(build.grid(config)) == config.sampling.steps + 1

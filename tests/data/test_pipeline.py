@@ -90,7 +90,8 @@ def test_the_state_of_one_host_goes_on_with_another_number_of_hosts():
 def test_images_keep_their_bytes_and_need_no_labels():
     x = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3), dtype=np.uint8)
     batch = next(batches(from_arrays("images", {"image": x}), 5, 0))
-    assert batch.keys() == {"image"}
+    assert batch.keys() == {"image", "index"}
+    np.testing.assert_array_equal(batch["image"], x[batch["index"]])
     assert batch["image"].dtype == np.uint8
     assert sorted(image.tobytes() for image in batch["image"]) == sorted(i.tobytes() for i in x)
 
