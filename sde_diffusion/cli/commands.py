@@ -14,6 +14,7 @@ from sde_diffusion import data, distributed, notation, training
 from sde_diffusion.cli import bits_per_dim, draw, run
 from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
+from sde_diffusion.config.check import check
 from sde_diffusion.training import TrainState
 
 # Numbers of real data that `evaluate` compares with: 1 GiB of float64.
@@ -25,14 +26,10 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     workdir = run.folder(args.workdir)
     config = configs.load(args.config, overrides)
     # All that can be wrong with the config is found out before the folder is touched.
-    # (First what takes no time, for the data may take some.)
-    mesh = build.mesh(config)
-    distributed.check_batch_size(mesh, config.training.batch_size)
     source = build.source(config)
     features = source.features
-    recipe, planned = build.recipe(config, features), build.run(config)
-    build.solver(config), build.grid(config)
-    training.check_compiler_options(recipe.options.compiler_options, mesh.devices.flat[0])
+    check(config, features)
+    mesh, recipe, planned = build.mesh(config), build.recipe(config, features), build.run(config)
     batches = data.batches(
         data.select(source, build.record_names(config, features)),
         config.training.batch_size,

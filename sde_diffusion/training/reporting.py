@@ -102,8 +102,9 @@ class Report:
     def add(self, step: int, metrics: Mapping[str, np.ndarray]) -> None:
         """Takes the metrics [K] of the steps that end with `step`."""
         steps = len(metrics["loss"])
+        names = sorted(metrics, key=lambda name: (name != "loss", name != "grad_norm"))
         for i, this in enumerate(range(step - steps + 1, step + 1)):
-            self.window.append({name: float(values[i]) for name, values in metrics.items()})
+            self.window.append({name: float(metrics[name][i]) for name in names})
             if this % self.run.log_every == 0 or this == self.run.steps:
                 self._record(this)
         self.bar.update(steps)
