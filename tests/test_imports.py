@@ -34,7 +34,7 @@ ALLOWED = {
     "comparison": MATHS | {"analytic", "fitting", "metrics", "compilation_cache", "comparison"},
     "networks": {"selection", "networks"},
     "data": {"selection", "sdes", "data"},
-    "metrics": {"metrics"},
+    "metrics": MATHS | {"metrics"},
     "distributed": {"selection", "model", "distributed"},
     "training": {
         "selection",

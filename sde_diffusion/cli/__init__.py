@@ -17,8 +17,8 @@ BUG, BAD_INPUT, NON_FINITE, NO_ANSWER = 1, 2, 3, 4
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code tells how it ended.
 
-    0: done; 2: bad input; 3: a loss that is not finite; 4: another host, or a bucket, did not
-    answer, so that the same command may do another time.
+    0: done; 2: bad input; 3: a loss or samples that are not finite; 4: another host, or a bucket,
+    did not answer, so that the same command may do another time.
 
     Set SDE_DIFFUSION_TRACEBACK=1 to see where an error was raised.
     """
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # After the arguments are known to be right: this loads jax.
         from sde_diffusion import distributed
 
-        module = importlib.import_module(f"sde_diffusion.cli.{args.module}")
+        module = importlib.import_module(f"sde_diffusion.cli.{args.command}")
         with distributed.joined(
             args.coordinator,
             args.num_processes,
@@ -58,7 +58,7 @@ def _say_warnings() -> None:
 def _describe(error: BaseException) -> tuple[int, str]:
     """The exit code, and the line that says what is wrong."""
     line = f"sde-diffusion: error: {' '.join(str(error).split())}"
-    if type(error).__name__ == "NonFiniteLoss":  # its module loads jax
+    if isinstance(error, FloatingPointError):  # NonFiniteLoss, NonFiniteSamples
         return NON_FINITE, line
     if isinstance(error, TimeoutError | ConnectionError):
         return NO_ANSWER, line
@@ -71,9 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Diffusion models as stochastic differential equations.",
         allow_abbrev=False,
     )
-    parser.set_defaults(
-        module="commands", coordinator=None, num_processes=None, process_id=None, join_timeout=300
-    )
+    parser.set_defaults(coordinator=None, num_processes=None, process_id=None, join_timeout=300)
     commands = parser.add_subparsers(dest="command", required=True)
 
     train = commands.add_parser("train", allow_abbrev=False, help="train the network of a config")
@@ -84,16 +82,19 @@ def _parser() -> argparse.ArgumentParser:
     sample = commands.add_parser("sample", allow_abbrev=False, help="draw samples")
     sample.add_argument("--num", type=int, default=100)
     sample.add_argument("--seed", type=int, default=0)
-    sample.add_argument("--class", dest="label", type=int, help="one class; all in turn if absent")
-    sample.add_argument("--out", required=True, help="a .png picture or an .npz with x (and y)")
+    sample.add_argument(
+        "--class", dest="label", help="the name or number of one class; all if absent"
+    )
+    sample.add_argument("--out", required=True, help="a .png picture, or an .npz of arrays")
 
     evaluate = commands.add_parser("evaluate", allow_abbrev=False, help="compare with the data")
     for command in (sample, evaluate):
         command.add_argument("--workdir", required=True, help="the folder of a trained run")
+        _add_which(command)
         command.add_argument(
             "--solver", help="a solver, such as ddim(eta=1), or a fitted one's .json"
         )
-        command.add_argument("--grid", help="a time grid's name, instead of the config's")
+        command.add_argument("--grid", help="a time grid, such as karras(rho=3)")
         command.add_argument("--steps", type=int, help="steps of the solver")
     for command in (train, sample, evaluate):
         hosts = command.add_argument_group(
@@ -113,12 +114,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_which(command: Any) -> None:
+    command.add_argument("--step", help="the step of a checkpoint, or best; the newest if absent")
+    command.add_argument(
+        "--ema", help="the number of an average of the parameters, or none; the first if absent"
+    )
+
+
 def _add_compare(commands: Any) -> None:
     compare = commands.add_parser("compare", allow_abbrev=False, help="compare solvers")
-    compare.set_defaults(module="compare")
     compare.add_argument("--problem", help="an exact problem: mixture2d, mixture64d, ...")
     compare.add_argument("--sde", help="the exact problem's SDE (vp)")
     compare.add_argument("--workdir", help="a trained run, in place of an exact problem")
+    _add_which(compare)
     compare.add_argument(
         "--solvers", default="all", help='names, as in "heun,ddim(eta=0.5),solver.json", or all'
     )
@@ -137,10 +145,10 @@ def _add_compare(commands: Any) -> None:
 
 def _add_fit(commands: Any) -> None:
     fit = commands.add_parser("fit", allow_abbrev=False, help="fit a solver to a model")
-    fit.set_defaults(module="fit")
     given = fit.add_mutually_exclusive_group(required=True)
     given.add_argument("--workdir", help="a trained run, whose network is fitted to")
     given.add_argument("--problem", help="an exact problem: mixture2d, mixture64d, ...")
+    _add_which(fit)
     fit.add_argument("--sde", help="the exact problem's SDE (vp)")
     fit.add_argument("--nfe", type=int, required=True, help="evaluations that a sample takes")
     fit.add_argument("--solver", help="fit only the times of this solver, and no coefficients")
@@ -154,7 +162,6 @@ def _add_plan(commands: Any) -> None:
     plan = commands.add_parser(
         "plan", allow_abbrev=False, help="tell what a config costs on devices that are not here"
     )
-    plan.set_defaults(module="plan")
     plan.add_argument("--config", required=True, help="a Python file with get_config()")
     plan.add_argument(
         "--topology",

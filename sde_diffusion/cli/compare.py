@@ -1,22 +1,16 @@
 """The command compare: solvers on an exact problem, or on a trained network."""
 
-import dataclasses
 from argparse import Namespace
 from collections.abc import Iterable, Sequence
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-from etils import epath
 from tqdm import tqdm
 
-from sde_diffusion import analytic, comparison, notation, sdes, selection
-from sde_diffusion.cli import draw, run
+from sde_diffusion import comparison, notation, sdes, selection
+from sde_diffusion.cli import run
+from sde_diffusion.cli.trained import trained_problem
 from sde_diffusion.comparison import problems
 from sde_diffusion.comparison.candidates import Candidate
 from sde_diffusion.comparison.table import table
-from sde_diffusion.config import build
-from sde_diffusion.data import Source, take
 
 
 def compare(args: Namespace, overrides: dict[str, str]) -> None:
@@ -35,7 +29,7 @@ def compare(args: Namespace, overrides: dict[str, str]) -> None:
     else:
         if args.sde is not None:
             raise ValueError("--sde goes with --problem: a trained network has its own")
-        problem = trained_problem(run.folder(args.workdir), overrides)
+        problem = trained_problem(run.folder(args.workdir), overrides, step=args.step, ema=args.ema)
 
     def progress(todo: Sequence[Candidate]) -> Iterable[Candidate]:
         bar = tqdm(todo, unit="row")
@@ -58,41 +52,6 @@ def compare(args: Namespace, overrides: dict[str, str]) -> None:
     shown = [name for name in comparison.METRICS if name in rows[0]]
     print(table(rows, shown))
     print(f"{len(rows)} rows: {args.out}/report.html, results.csv, results.json, pictures")
-
-
-def trained_problem(workdir: epath.Path, overrides: dict[str, str]) -> problems.Problem:
-    """The network of a run against the data that it was trained on, in the model's own range."""
-    config = run.read_config(workdir, overrides)
-    source = build.source(config)
-    features = source.features
-    params, step = run.restore_params(workdir, config, features)
-    scaling = build.scaling(config, features)
-    conditional = build.is_conditional(config)
-
-    def data(key: jax.Array, num: int) -> jax.Array:
-        rows = jax.random.choice(key, len(source), (num,), replace=num > len(source))
-        # Read in the order of the file, which may be large, and given in that of the draw.
-        places, back = np.unique(np.asarray(rows), return_inverse=True)
-        return scaling.scale(jnp.asarray(take(source, places)[features.event_name][back]))
-
-    def conditions(rows: np.ndarray) -> jax.Array:
-        y = draw.usual_labels(features, int(rows.max()) + 1)[rows]
-        return jnp.asarray(y, jnp.int32)
-
-    return problems.Problem(
-        f"{workdir} at step {step}",
-        dataclasses.replace(build.model(config, params), sde=build.sampling_sde(config)),
-        features.event.shape,
-        data,
-        _exact(source, scaling.slope),
-        conditions if conditional else None,
-        len(source),
-    )
-
-
-def _exact(source: Source, slope: float) -> analytic.GaussianMixture | None:
-    """The distribution that the data was drawn from, where it is known."""
-    return problems.mixture2d() if source.name == "mixture2d" and slope == 1.0 else None
 
 
 def _numbers(flag: str, text: str) -> list[int]:

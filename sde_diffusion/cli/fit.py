@@ -5,13 +5,12 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-import jax
 from tqdm import tqdm
 
-from sde_diffusion import fitting, notation, samplers, sdes, selection
+from sde_diffusion import fitting, noise, notation, samplers, sdes, selection
 from sde_diffusion.analytic import Empirical
 from sde_diffusion.cli import run
-from sde_diffusion.cli.compare import trained_problem
+from sde_diffusion.cli.trained import trained_problem
 from sde_diffusion.comparison import problems
 
 # A network, and a sum over all rows of some data, cost more than other exact models: fewer starts,
@@ -58,7 +57,7 @@ def fit(args: Namespace, overrides: dict[str, str]) -> None:
             bar.update(min(round(seconds, 1), args.seconds) - bar.n)
 
         fitted = fitting.fit(
-            jax.random.key(args.seed),
+            noise.key(args.seed),
             problem.model,
             nfe=args.nfe,
             solver=solver,
@@ -66,6 +65,11 @@ def fit(args: Namespace, overrides: dict[str, str]) -> None:
             conditions=problem.conditions,
             progress=progress,
             **sizes(problem, args.num),
+        )
+    if not (math.isfinite(fitted.error) and math.isfinite(fitted.start_error)):
+        raise FloatingPointError(
+            f"the model's samples in {args.nfe} evaluations have an error of {fitted.start_error} "
+            f"by {fitted.start} and of {fitted.error} fitted: nothing is written"
         )
     fitting.save(out, fitted, problem.sde, problem.name)
     print(
@@ -87,7 +91,7 @@ def _problem(args: Namespace, overrides: dict[str, str]) -> problems.Problem:
     if args.workdir is not None:
         if args.sde is not None:
             raise ValueError("--sde goes with --problem: a trained network has its own")
-        return trained_problem(run.folder(args.workdir), overrides)
+        return trained_problem(run.folder(args.workdir), overrides, step=args.step, ema=args.ema)
     if overrides:
         raise ValueError(f"--config.{next(iter(overrides))} needs --workdir")
     sde = selection.choose("sde", args.sde or "vp", sdes.KINDS)()

@@ -1,26 +1,28 @@
-"""A run's folder: the config that it belongs to, and the network that was trained in it."""
+"""A run's folder: what it holds, and the network that was trained in it."""
 
 import importlib.util
+import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from sde_diffusion import distributed, training
+from sde_diffusion import data, distributed, training
 from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
-from sde_diffusion.data import Features
+from sde_diffusion.training.parameters import Step
 
-CONFIG = "config.json"
-OF_DEVICES = ("mesh.", "training.compiler_options")
-# What a run writes; --overwrite removes these and nothing else.
-OWN = (
-    *("checkpoints", "samples", "tensorboard", "metrics.jsonl", "loss.png", "samples.png"),
-    *("evaluation.json", CONFIG),
-)
+CONFIG, DATA = "config.json", "data.json"
+
+
+class Described(NamedTuple):
+    """What a run's folder says of its data: the number of records, and what each holds."""
+
+    records: int
+    features: data.Features
 
 
 def enable_cache() -> None:
@@ -33,59 +35,18 @@ def enable_cache() -> None:
         training.enable_compilation_cache(Path(root) / "sde_diffusion" / "xla")
 
 
-def folder(workdir: str) -> epath.Path:
+def folder(workdir: str, flag: str = "--workdir") -> epath.Path:
     """The folder of a run, here or at gs://; ValueError for another kind of address."""
     scheme, address, _ = workdir.partition("://")
     if address and scheme != "gs":
         # orbax would take the address for a path that is not absolute.
         raise ValueError(
-            f"--workdir {workdir}: of buckets only gs:// can be written to; mount this one "
+            f"{flag} {workdir}: of buckets only gs:// can be written to; mount this one "
             "(mountpoint-s3, for example) and name its folder"
         )
     if address and importlib.util.find_spec("gcsfs") is None:
-        raise ImportError(
-            f"--workdir {workdir}: gs:// needs gcsfs: pip install 'sde-diffusion[gcs]'"
-        )
+        raise ImportError(f"{flag} {workdir}: gs:// needs gcsfs: pip install 'sde-diffusion[gcs]'")
     return epath.Path(workdir)
-
-
-def claim(workdir: epath.Path, config: ConfigDict, *, overwrite: bool) -> None:
-    """Make the folder that of this config; ValueError if it is another one's.
-
-    With `overwrite` what another run left there is removed. Of several processes the first one does
-    it, and the others wait.
-    """
-    if distributed.is_first_process():
-        _claim(workdir, config, overwrite)
-    distributed.wait_for_all("the folder is claimed")
-
-
-def _claim(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
-    path = workdir / CONFIG
-    if path.exists() and overwrite:
-        for name in OWN:
-            target = workdir / name
-            if target.is_dir():
-                target.rmtree()
-            else:
-                target.unlink(missing_ok=True)
-    if path.exists():
-        # On whichever devices it goes on, and however compiled for them, it is the same run.
-        theirs = configs.from_json(path.read_text())
-        differ = [
-            line for line in configs.differences(config, theirs) if not line.startswith(OF_DEVICES)
-        ]
-        if differ:
-            raise ValueError(
-                f"workdir {workdir} belongs to another config ({'; '.join(differ)}): choose "
-                "another folder, or start anew with --overwrite"
-            )
-        return
-    if (workdir / "checkpoints").exists():
-        raise ValueError(
-            f"workdir {workdir} has checkpoints but no {CONFIG}: choose another folder"
-        )
-    training.write_whole(path, configs.to_json(config))
 
 
 def read_config(workdir: epath.Path, overrides: dict[str, str]) -> ConfigDict:
@@ -101,8 +62,48 @@ def read_config(workdir: epath.Path, overrides: dict[str, str]) -> ConfigDict:
     return configs.override(config.lock(), overrides)
 
 
-def restore_params(workdir: epath.Path, config: ConfigDict, features: Features) -> tuple[Any, int]:
-    """(parameters that sample, step) of the newest checkpoint."""
+def read_data(workdir: epath.Path) -> Described:
+    """What the run was trained on, without the data.
+
+    Raises FileNotFoundError where an earlier version has left no description, and ValueError for a
+    file that is none.
+    """
+    path = workdir / DATA
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"workdir {workdir} has no {DATA}, which describes the data: an earlier version "
+            "trained it; the same command train, once more, adds the file"
+        )
+    try:
+        told = json.loads(path.read_text())
+        features = data.Features.from_json(json.dumps(told["features"]))
+        return Described(int(told["records"]), features)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not describe data ({error})") from error
+
+
+def to_json(described: Described) -> str:
+    """The text of the file that `read_data` reads."""
+    features = json.loads(described.features.to_json())
+    told = {"records": described.records, "features": features}
+    return json.dumps(told, indent=2, allow_nan=False) + "\n"
+
+
+def restore_params(
+    workdir: epath.Path,
+    config: ConfigDict,
+    features: data.Features,
+    *,
+    step: str | None = None,
+    ema: str | None = None,
+) -> training.Parameters:
+    """The parameters that sample, of the newest checkpoint unless `step` says another one.
+
+    Args:
+        step: the number of a step, or "best".
+        ema: the number of an average, or "none" for the parameters themselves; by default the first
+            average where there is one.
+    """
     init = build.init_params(config, features.event.shape)
     shapes = jax.eval_shape(init, jax.random.key(0))
     abstract = jax.tree.map(
@@ -110,7 +111,31 @@ def restore_params(workdir: epath.Path, config: ConfigDict, features: Features) 
         shapes,
         distributed.state_shardings(build.mesh(config), shapes),
     )
-    return training.restore_params(workdir, abstract, ema=0 if config.optim.ema_rates else None)
+    which = _which_average(ema, config)
+    return training.restore_params(workdir, abstract, ema=which, step=which_step(step))
+
+
+def which_step(text: str | None) -> Step:
+    """What --step says: a number, "best", or None for the newest checkpoint."""
+    if text is None:
+        return None
+    if text == "best":
+        return "best"
+    if not text.isdecimal():
+        raise ValueError(f"--step takes the number of a step, or best; got {text!r}")
+    return int(text)
+
+
+def _which_average(text: str | None, config: ConfigDict) -> int | None:
+    rates = config.optim.ema_rates
+    if text is None:
+        return 0 if rates else None
+    if text == "none":
+        return None
+    if not text.isdecimal() or int(text) >= len(rates):
+        known = ", ".join(f"{k} (rate {rate:g})" for k, rate in enumerate(rates))
+        raise ValueError(f"--ema takes none{', ' if rates else ''}{known}; got {text!r}")
+    return int(text)
 
 
 def sampling_params(state: training.TrainState) -> Any:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sde_diffusion import noise
 from sde_diffusion.comparison import measure, problems, store
 from sde_diffusion.comparison.candidates import Candidate, Grid, candidates
 from sde_diffusion.comparison.problems import Problem
@@ -199,7 +200,7 @@ def _measures(problem: Problem, names: Sequence[str]) -> dict[str, Any]:
 def _truth(problem: Problem, measures: dict[str, Any], num: int, seed: int, batch: int) -> _Truth:
     from sde_diffusion.metrics import distances
 
-    key = jax.random.key(seed)
+    key = noise.key(seed)
     # Keys for the data. The key itself decides the noise of the samples.
     draws = jax.random.split(jax.random.fold_in(key, 1), 1 + FLOORS)
     data = problem.data(draws[0], num)
@@ -278,7 +279,7 @@ def _row(
 ) -> Row:
     from sde_diffusion.metrics import distances
 
-    made = measure.run(problem, candidate, jax.random.key(seed), num, batch)
+    made = measure.run(problem, candidate, noise.key(seed), num, batch)
     finite = _finite(made.x)
     solver = candidate.solver
     row: Row = {
@@ -313,7 +314,7 @@ def _row(
         if name in measures:
             row |= _measured(name, measures[name], made.x, truth.data, seed)
     if "kl_pushforward" in metrics and not (solver.stochastic or solver.adaptive):
-        ratio, sign = measure.log_ratio(problem, candidate, jax.random.key(seed), num, batch)
+        ratio, sign = measure.log_ratio(problem, candidate, noise.key(seed), num, batch)
         row |= _measured("kl_pushforward", _mean, ratio[:, None], ratio[:, None], seed)
         row["kl_pushforward_folded"] = float(min(np.mean(sign < 0), np.mean(sign > 0)))
     return row

@@ -14,6 +14,7 @@ A group with a `name` also holds the fields of what is named; `choice` gives it 
 import ast
 import inspect
 import json
+import math
 import re
 import runpy
 from collections.abc import Callable, Mapping
@@ -138,6 +139,12 @@ def default() -> ConfigDict:
                 "keep": 3,  # newest checkpoints
                 "keep_every": None,  # steps; these checkpoints stay for good
                 "keep_best": None,  # checkpoints, by the mean loss since the one before
+            },
+            "init_from": {  # parameters that a run begins with, in place of random ones
+                "path": "",  # a run's folder, a .safetensors or a .msgpack file
+                "names": "*",  # which of the network's, as in "down_*,!down_0/*"
+                "step": None,  # of a run: the number of a checkpoint, or "best"; None for the last
+                "ema": 0,  # of a run: the number of an average; None for the parameters themselves
             },
             "sampling": {
                 "solver": choice("sampling.solver", "dpmpp_2m"),
@@ -273,8 +280,14 @@ def differences(ours: ConfigDict, theirs: ConfigDict) -> list[str]:
 
 
 def to_json(config: ConfigDict) -> str:
-    """The config as indented JSON; tuples become lists, which from_json turns back."""
-    return json.dumps(config.to_dict(), indent=2) + "\n"
+    """The config as indented JSON; tuples become lists, which from_json turns back.
+
+    Raises ValueError for a number that JSON has not.
+    """
+    for field, value in flatten(config).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"config.{field} is {value}, which is no finite number")
+    return json.dumps(config.to_dict(), indent=2, allow_nan=False) + "\n"
 
 
 def from_json(text: str) -> ConfigDict:

@@ -33,7 +33,10 @@ def save(path: str | Path, fit: Fit, sde: SDE, fitted_on: str) -> None:
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = (f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in record.items())
+    lines = (
+        f"  {json.dumps(key)}: {json.dumps(value, allow_nan=False)}"
+        for key, value in record.items()
+    )
     path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sde_diffusion import selection
@@ -89,7 +90,9 @@ def start(state: TrainState, stored: Stored, take: tuple[str, ...]) -> TrainStat
     }
     found = at_home | stored.read(abstract)
     params = jax.tree.unflatten(jax.tree.structure(state.params), [found[k] for k in at_home])
-    return state._replace(params=params, ema=(params,) * len(state.ema))
+    # Copies, since the training step donates every buffer of the state, each of them once.
+    ema = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
+    return state._replace(params=params, ema=ema)
 
 
 def named(params: Any) -> dict[str, Any]:

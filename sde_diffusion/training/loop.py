@@ -70,6 +70,7 @@ def train(
     *,
     every: Sequence[Every] = (),
     mesh: Mesh | None = None,
+    start: Callable[[TrainState], TrainState] | None = None,
     progress: bool = True,
 ) -> Outcome:
     """Train to `run.steps` updates, from the newest checkpoint in `workdir` if there is one.
@@ -81,6 +82,9 @@ def train(
     device alone; `data` gives this process's share of each batch. With several processes all of
     them call this, on a `workdir` that all see. The first one writes the records, and a SIGTERM or
     Ctrl-C that reaches any of them makes all save the same step and return.
+
+    `start(state)` gives the state of step 0 that a run begins with, from the random one; see
+    `init_from`. A run that resumes does not call it.
 
     Raises NonFiniteLoss, after which the last checkpoint is the last good one; OSError when the
     disk is full; CheckpointMismatch when `workdir` holds a run of another model or with other
@@ -118,6 +122,7 @@ def train(
         else:
             rule = partial(distributed.state_shardings, mesh)
             state = init_state(recipe, init_key, shardings=rule)
+            state = state if start is None else start(state)
             step = 0
         if step >= run.steps:
             _say(progress, f"already at step {step} of {run.steps}: nothing to train")

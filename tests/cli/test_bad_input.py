@@ -49,7 +49,7 @@ class TestConfig:
             ("loss.name=score", ("loss.name", "denoising")),
             ("loss.draw=random", ("loss.draw", "stratified")),
             ("loss.reduction=sum", ("loss.reduction", "half_sum")),
-            ("training.steps=0", ("total_steps", "0")),
+            ("training.steps=0", ("steps: 0", "at least 1")),
             ("training.compiler_options=xla_fast", ("compiler_options", "name=value")),
             ("training.compiler_options=xla_fast=1", ("compiler_options", "'xla_fast'", "cpu")),
             ("training.batch_size=5000", ("digits", "1797", "5000")),
@@ -59,6 +59,13 @@ class TestConfig:
             ("sampling.t_min=late", ("config.sampling.t_min", "0.001", "'late'")),
             ("network.num_classes=7", ("num_classes", "7", "10")),
             ("sde.beta_min=-1.0", ("beta_min=-1.0",)),
+            ("optim.accumulate=3", ("accumulate: 3", "batch of 32")),
+            ("training.keep=0", ("keep: 0", "at least 1")),
+            ("seed=18446744073709551616", ("seed", "2^64 - 1")),
+            ("seed=-1", ("seed", "-1")),
+            ("optim.clip_norm=1e999", ("config.optim.clip_norm is inf",)),
+            ("init_from.path=nowhere", ("nowhere", "no checkpoint")),
+            ("init_from.path=nowhere.safetensors", ("nowhere.safetensors", "no such file")),
         ],
     )
     def test_an_unknown_value_lists_the_choices(self, call, tiny, tmp_path, override, words):
@@ -66,6 +73,13 @@ class TestConfig:
             "train", "--config", tiny, "--workdir", tmp_path / "w", f"--config.{override}"
         )
         assert_one_line(result, *words)
+        assert not (tmp_path / "w").exists()
+
+    def test_a_flip_of_what_has_no_width_does_not_claim_the_folder(self, call, tiny, tmp_path):
+        train = ("train", "--config", tiny, "--workdir", tmp_path / "w")
+        points = ("--config.data.source.name=mixture2d", "--config.network.num_classes=25")
+        result = call(*train, *points, "--config.data.flip=true")
+        assert_one_line(result, "images [B, H, W, C] to be flipped", "(32, 2)")
         assert not (tmp_path / "w").exists()
 
     def test_a_missing_file(self, call, tmp_path):
@@ -141,6 +155,10 @@ class TestSample:
     def test_a_solver_that_is_not_one(self, call, trained, solver, said):
         assert_one_line(self.sample(call, trained, "--solver", solver), said)
 
+    def test_a_grid_that_is_not_one(self, call, trained):
+        assert_one_line(self.sample(call, trained, "--grid", "karras(rh=3)"), "sampling.grid.rho")
+        assert_one_line(self.sample(call, trained, "--grid", "karras(3"), "a grid is written as")
+
     def test_no_steps(self, call, trained):
         assert_one_line(self.sample(call, trained, "--steps", "0"), "--steps", "at least 1, got 0")
 
@@ -148,7 +166,26 @@ class TestSample:
         assert_one_line(self.sample(call, trained, "--num", "0"), "--num")
 
     def test_a_class_that_does_not_exist(self, call, trained):
-        assert_one_line(self.sample(call, trained, "--class", "10"), "--class", "0 to 9", "10")
+        assert_one_line(self.sample(call, trained, "--class", "10"), "--class", "8, 9", "'10'")
+
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            (("--step", "5"), ("no checkpoint of step 5", "4, 8")),
+            (("--step", "last"), ("--step", "best", "'last'")),
+            (("--ema", "1"), ("--ema", "none, 0 (rate 0.9)", "'1'")),
+            (("--seed", "-1"), ("seed", "-1")),
+        ],
+    )
+    def test_a_checkpoint_or_an_average_that_is_not_there(self, call, trained, options, words):
+        assert_one_line(self.sample(call, trained, *options), *words)
+
+    def test_a_run_of_a_version_that_did_not_describe_its_data(self, call, trained, tmp_path):
+        shutil.copytree(trained, tmp_path / "run")
+        (tmp_path / "run" / "data.json").unlink()
+        assert_one_line(self.sample(call, tmp_path / "run"), "data.json", "train, once more")
+        (tmp_path / "run" / "data.json").write_text("[]")
+        assert_one_line(self.sample(call, tmp_path / "run"), "does not describe data")
 
     def test_an_output_of_another_kind(self, call, trained):
         assert_one_line(self.sample(call, trained, out="x.jpg"), ".png or .npz", "x.jpg")

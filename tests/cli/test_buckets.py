@@ -11,7 +11,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from tensorboardX import record_writer
 
-from sde_diffusion.cli import main, run
+from sde_diffusion.cli import claim, main, run
 from sde_diffusion.cli.run import enable_cache  # itself: the tests' own has another in its place
 from sde_diffusion.config import schema as configs
 from sde_diffusion.training.reporting import read_metrics
@@ -106,8 +106,10 @@ def test_another_config_is_refused_and_with_overwrite_takes_the_place(bucket, ca
     code, _, err = call("train", "--config", tiny, "--workdir", other, "--config.optim.lr=0.01")
     assert code == 2
     assert "belongs to another config (optim.lr: 0.01 instead of 0.001)" in err
-    run.claim(run.folder(other), configs.load(tiny, {"optim.lr": "0.01"}), overwrite=True)
-    assert names(bucket, other) == {"config.json"}
+    config = configs.load(tiny, {"optim.lr": "0.01"})
+    described = run.read_data(run.folder(RUN))
+    claim.claim(run.folder(other), config, described, overwrite=True)
+    assert names(bucket, other) == {"config.json", "data.json"}
     assert run.read_config(run.folder(other), {}).optim.lr == 0.01
 
 

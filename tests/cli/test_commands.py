@@ -1,24 +1,27 @@
 """train, sample and evaluate, as a user calls them."""
 
 import json
-import shutil
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from sde_diffusion import EDM, from_x0
-from sde_diffusion.analytic import Gaussian
-from sde_diffusion.cli import bits_per_dim, draw, run
+from sde_diffusion.cli import classes, draw, picture, run
 from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
-from sde_diffusion.data import Feature, Features, from_arrays, load
+from sde_diffusion.data import Feature, Features, load
 
 
 def test_a_runs_folder_holds_all_about_it(trained):
     held = {path.name for path in trained.iterdir()}
-    assert {"config.json", "metrics.jsonl", "checkpoints", "samples", "loss.png"} <= held
+    assert {
+        "config.json",
+        "data.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "samples",
+        "loss.png",
+    } <= held
     assert [p.name for p in sorted((trained / "samples").iterdir())] == [
         "step_0000004.png",
         "step_0000008.png",
@@ -42,7 +45,7 @@ def test_sample_draws_a_grid_with_a_column_for_each_class(trained, call, tmp_pat
     assert code == 0
     assert "20 samples of step 8 by dpmpp_2m, 4 evaluations each" in printed
     width, height = Image.open(out).size
-    assert (width - draw.GAP) // (width // 10) == 10  # ten columns,
+    assert (width - picture.GAP) // (width // 10) == 10  # ten columns,
     assert height == pytest.approx(width / 5, abs=3)  # two rows
 
 
@@ -108,54 +111,34 @@ def test_a_solver_may_be_written_with_its_fields(trained, call, tmp_path):
     assert np.any(short != sampled(trained, call, out, "--num", 3, "--solver", "ddim")["image"])
 
 
-def test_evaluate_prints_and_writes_its_report(trained, call, tmp_path):
-    workdir = shutil.copytree(trained, tmp_path / "run")
-    code, printed, _ = call("evaluate", "--workdir", workdir)
-    assert code == 0
-    report = json.loads((workdir / "evaluation.json").read_text())
-    for name in ("agreement", "frechet", "frechet_halves", "precision", "recall", "bits_per_dim"):
-        assert name in printed
-        assert np.isfinite(report[name])
-    assert "training data, uniformly dequantized" in report["bits_per_dim_of"]
-    assert report["evaluations"] == 4
-
-
-def test_bits_per_dim_are_those_of_a_gaussian_in_closed_form(trained, monkeypatch):
-    # With the model of data N(0, s^2 I) the density of x at t_min is that of N(0, s^2 + t_min^2).
-    config, std = run.read_config(trained, {"sde.name": "edm", "sde.t_min": "0.02"}), 0.7
-    source = build.source(config)
-    exact = Gaussian.of(jnp.zeros(64), jnp.array(std**2))
-
-    def predict(x, t, labels):
-        return exact.denoise(EDM(), x.reshape(len(x), 64), t).reshape(x.shape)
-
-    monkeypatch.setattr(build, "model", lambda *_: from_x0(build.sde(config), predict))
-    told = bits_per_dim.bits_per_dim(config, None, source, 500, seed=0)
-    # A bin of the 17 is 2 / 17 wide in [-1, 1], and a value's noise fills it.
-    variance = std**2 + 0.02**2
-    x = (np.asarray(source.arrays["image"], float) + 0.5) * 2 / 17 - 1
-    squares = np.mean(x**2) + (2 / 17) ** 2 / 12
-    nats = 0.5 * np.log(2 * np.pi * variance) + 0.5 * squares / variance - np.log(2 / 17)
-    assert told["bits_per_dim"] == pytest.approx(nats / np.log(2), abs=0.02)
+def test_a_grid_may_be_written_with_its_fields(trained, call, tmp_path):
+    out = tmp_path / "samples.npz"
+    made = [
+        sampled(trained, call, out, "--num", 3, "--grid", grid)["image"]
+        for grid in ("karras(rho=3)", "karras(rho=7)", "karras")
+    ]
+    assert np.any(made[0] != made[1])
+    np.testing.assert_array_equal(made[1], made[2])
 
 
 def test_the_classes_are_told_by_number_name_and_count():
     label = Feature((), "int32", classes=("cat", "dog", "owl"), counts=(380, 7, 0))
     features = Features({"image": Feature((8, 8, 1), "uint8", 0, 16), "label": label})
-    assert draw.class_table(features) == "0 cat (380), 1 dog (7), 2 owl (0)"
-    assert draw.class_table(features, most=1) == "0 cat (380), ..."
+    assert classes.class_table(features) == "0 cat (380), 1 dog (7), 2 owl (0)"
+    assert classes.class_table(features, most=1) == "0 cat (380), ..."
 
 
-def test_points_are_drawn_beside_the_data(tmp_path):
-    source = from_arrays("points", {"x": np.zeros((10, 2), np.float32)}, low=-1, high=1)
-    draw.picture(tmp_path / "points.png", np.ones((5, 2)), source)
-    assert Image.open(tmp_path / "points.png").size[0] > 100
+def test_points_are_drawn_beside_real_ones_where_there_are_some(tmp_path):
+    event = Feature((2,), "float32", -1.0, 1.0)
+    picture.save(tmp_path / "alone.png", np.ones((5, 2)), event)
+    picture.save(tmp_path / "beside.png", np.ones((5, 2)), event, real=np.zeros((10, 2)))
+    alone, beside = (Image.open(tmp_path / f"{name}.png") for name in ("alone", "beside"))
+    assert beside.size[0] == 2 * alone.size[0] > 100
 
 
 def test_drawing_again_with_other_labels_does_not_retrace(trained, monkeypatch):
     config = run.read_config(trained, {})
-    source = build.source(config)
-    features = source.features
+    features = run.read_data(trained).features
     params, _ = run.restore_params(trained, config, features)
     net, traces = build.network(config), []
     original = type(net).__call__
@@ -165,9 +148,9 @@ def test_drawing_again_with_other_labels_does_not_retrace(trained, monkeypatch):
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(type(net), "__call__", counted)
-    draw.draw(config, params, features, 17, seed=0, y=draw.labels(features, 17))
+    draw.draw(config, params, features, 17, seed=0, y=classes.labels(features, 17))
     first = len(traces)
-    draw.draw(config, params, features, 17, seed=1, y=draw.labels(features, 17, 3))
+    draw.draw(config, params, features, 17, seed=1, y=classes.labels(features, 17, 3))
     assert len(traces) == first
 
 

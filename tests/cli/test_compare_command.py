@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sde_diffusion.cli import run
-from sde_diffusion.cli.compare import trained_problem
+from sde_diffusion.cli.trained import trained_problem
 from sde_diffusion.config import build
 
 

@@ -56,6 +56,9 @@ def test_all_of_a_run_is_taken_and_is_where_the_averages_start(run, fresh, ema):
     for tree in (begun.params, *begun.ema):
         assert equal(tree, wanted)
     assert equal(begun.opt_state, fresh.opt_state)
+    # as a step that donates the state needs
+    buffers = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves((begun.params, begun.ema))]
+    assert len(set(buffers)) == len(buffers)
     assert begun.step == 0
 
 

@@ -1,0 +1,136 @@
+"""The command evaluate: samples of a trained network beside the data."""
+
+import json
+import time
+from argparse import Namespace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from sde_diffusion import data, distributed, metrics, noise
+from sde_diffusion.cli import classes, draw, run
+from sde_diffusion.cli.options import sampling_options
+from sde_diffusion.cli.say import say
+from sde_diffusion.comparison.measure import fine_grid
+from sde_diffusion.config import build
+
+# Numbers of real data that samples are compared with: 1 GiB of float64.
+MOST_NUMBERS = 2**27
+# Of the likelihood's solver.
+STEPS = 20
+
+
+def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
+    """Compare samples of a trained network with the data, and write evaluation.json."""
+    workdir = run.folder(args.workdir)
+    config = run.read_config(workdir, sampling_options(args) | overrides)
+    source = build.source(config)
+    features = source.features
+    build.solver(config), build.grid(config), build.mesh(config)
+    num, seed = config.eval.num, noise.check_seed(config.eval.seed)
+    if num < 1:
+        raise ValueError(f"config.eval.num must be at least 1, got {num}")
+    conditional = build.is_conditional(config)
+    y = classes.usual_labels(features, num) if conditional else None
+    used = data.select(source, build.record_names(config, features))
+    real = real_data(used, config.eval.data, seed)
+    events, label = real[features.event_name], real["label"] if conditional else None
+    missing = metrics.missing(events, label, num)
+    for name, reason in missing.items():
+        say(f"{name} is left out: {reason}")
+    run.enable_cache()
+    params, step = run.restore_params(workdir, config, features, step=args.step, ema=args.ema)
+
+    first = min(num, config.sampling.batch_size)
+    draw.draw(config, params, features, first, seed=seed, y=y)  # compiles
+    began = time.perf_counter()
+    x, nfe = draw.draw(config, params, features, num, seed=seed, y=y, progress=True)
+    seconds = time.perf_counter() - began
+    hidden = not distributed.is_first_process()
+    stages = 2 + len(metrics.METRICS.keys() - missing.keys())
+    with tqdm(total=stages, desc="comparing with the data", disable=hidden) as bar:
+
+        def progress(stage: str) -> None:
+            bar.set_postfix_str(stage)
+            bar.update()
+
+        progress("bits per dimension")
+        bits = bits_of(config, params, real, features, seed)
+        if not distributed.is_first_process():
+            return
+        low, high = features.event.range
+        made = metrics.evaluate(
+            x, events, y=y, labels=label, low=low, high=high, seed=seed, progress=progress
+        )
+    report = {
+        "step": step,
+        "samples": num,
+        "data": len(events),
+        "solver": config.sampling.solver.name,
+        "evaluations": nfe,
+        "sampling_seconds": seconds,
+        **made.figures,
+        **bits.figures,
+        "left_out": made.left_out | bits.left_out,
+    }
+    if bits.figures:
+        count = min(config.eval.bits, len(events))
+        report["bits_per_dim_of"] = f"{count} training data, uniformly dequantized"
+    (workdir / "evaluation.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    print_table(report)
+
+
+def real_data(source: data.Source, most: int, seed: int) -> data.Batch:
+    """At most `most` records, and no more than fit in memory, drawn at random."""
+    if most < 1:
+        raise ValueError(f"config.eval.data must be at least 1, got {most}")
+    size = int(np.prod(source.features.event.shape))
+    num, rows = min(len(source), most, max(1, MOST_NUMBERS // size)), np.arange(len(source))
+    if num < len(rows):
+        rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:num])
+    return data.take(source, rows)
+
+
+def bits_of(
+    config: ConfigDict, params: Any, real: data.Batch, features: data.Features, seed: int
+) -> metrics.Report:
+    """Bits/dim of config.eval.bits of the real data, which the run was trained on.
+
+    They are dequantized with uniform noise, so that the figure bounds the bits/dim of the whole
+    numbers themselves from above.
+    """
+    event = features.event
+    if event.dtype != "uint8":
+        reason = f"the data are of {event.dtype}, not whole numbers"
+        return metrics.Report({}, {"bits_per_dim": reason})
+    rows = np.random.default_rng(seed).permutation(len(real[features.event_name]))
+    rows = rows[: config.eval.bits]
+    key_noise, key_probes = jax.random.split(noise.key(seed))
+    keys = noise.sample_keys(key_noise, len(rows))
+    x = data.dequantize(keys, jnp.asarray(real[features.event_name][rows]), *event.range)
+    model = build.model(config, params)
+    (lowest, highest), (low, high) = event.range, config.data.range
+    mean, error = metrics.bits_per_dim(
+        key_probes,
+        model,
+        build.scaling(config, features).scale(x),
+        cond=jnp.asarray(real["label"][rows], jnp.int32) if build.is_conditional(config) else None,
+        grid=fine_grid(model.sde, STEPS),
+        levels=int(highest - lowest) + 1,
+        scale=high - low,
+    )
+    figures = {"bits_per_dim": mean, "bits_per_dim_standard_error": error}
+    return metrics.finite(figures, {})
+
+
+def print_table(report: dict[str, Any]) -> None:
+    left_out = report.pop("left_out")
+    width = max(map(len, [*report, *left_out]))
+    for name, value in report.items():
+        print(f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")
+    for name, reason in left_out.items():
+        print(f"{name:<{width}}  left out: {reason}")

@@ -1,0 +1,77 @@
+"""Pictures of samples: a grid of images, or points in the plane."""
+
+import io
+
+import numpy as np
+from etils import epath
+
+from sde_diffusion.data import Feature, Features
+
+GAP = 2  # pixels between the images of a picture
+
+
+def require_picture(path: epath.Path, features: Features) -> None:
+    """ValueError, before anything is drawn, if such samples have no picture."""
+    if not has_picture(features):
+        raise ValueError(
+            f"--out {path}: samples of shape {features.event.shape} have no picture, which images "
+            "[H, W, 1 or 3] and points [2] have; use .npz"
+        )
+
+
+def has_picture(features: Features) -> bool:
+    event = features.event.shape
+    return event == (2,) or (len(event) == 3 and event[-1] in (1, 3))
+
+
+def save(
+    path: epath.Path,
+    x: np.ndarray,
+    event: Feature,
+    columns: int | None = None,
+    real: np.ndarray | None = None,
+) -> None:
+    """Images x [N, H, W, C] as a grid, or points x [N, 2] beside real ones if given, as a PNG.
+
+    The samples' range is that of `event`; a grid has as many rows as columns unless given.
+    """
+    if x.ndim == 2:
+        png = _scatter(x, real)
+    else:
+        png = _grid(x, event, columns or int(np.ceil(np.sqrt(len(x)))))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png)
+
+
+def _grid(x: np.ndarray, event: Feature, columns: int) -> bytes:
+    from PIL import Image
+
+    low, high = event.range
+    unit = (x - low) / (high - low)
+    pixels = np.round(255 * np.clip(unit, 0, 1)).astype(np.uint8)
+    zoom = max(1, 32 // x.shape[1])  # small images at a size that a person can read
+    pixels = pixels.repeat(zoom, axis=1).repeat(zoom, axis=2)
+    rows = -(-len(pixels) // columns)
+    _, height, width, channels = pixels.shape
+    tall, wide = height + GAP, width + GAP
+    canvas = np.full((rows * tall + GAP, columns * wide + GAP, channels), 255, np.uint8)
+    for i, image in enumerate(pixels):
+        top, left = GAP + i // columns * tall, GAP + i % columns * wide
+        canvas[top : top + height, left : left + width] = image
+    png = io.BytesIO()
+    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(png, format="PNG")
+    return png.getvalue()
+
+
+def _scatter(x: np.ndarray, real: np.ndarray | None) -> bytes:
+    from matplotlib.figure import Figure
+
+    shown = {"samples": x} if real is None else {"data": real, "samples": x}
+    figure = Figure(figsize=(4 * len(shown), 4), layout="constrained")
+    axes = figure.subplots(1, len(shown), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (title, points) in zip(axes, shown.items(), strict=True):
+        axis.scatter(points[:, 0], points[:, 1], s=2, alpha=0.5, linewidths=0)
+        axis.set(title=title, aspect="equal")
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=120)
+    return png.getvalue()

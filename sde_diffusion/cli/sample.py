@@ -1,0 +1,60 @@
+"""The command sample: samples of a trained network, into a picture or an array file."""
+
+import io
+import time
+from argparse import Namespace
+
+import numpy as np
+from etils import epath
+
+from sde_diffusion import distributed
+from sde_diffusion.cli import classes, draw, picture, run
+from sde_diffusion.cli.options import sampling_options
+from sde_diffusion.cli.say import say
+from sde_diffusion.config import build
+
+
+def sample(args: Namespace, overrides: dict[str, str]) -> None:
+    """Draw samples from a trained network into a picture or an array file; reads no data set."""
+    out = epath.Path(args.out)
+    if out.suffix not in (".png", ".npz"):
+        raise ValueError(f"--out must end in .png or .npz, got {out}")
+    if args.num < 1:
+        raise ValueError(f"--num must be at least 1, got {args.num}")
+    workdir = run.folder(args.workdir)
+    config = run.read_config(workdir, sampling_options(args) | overrides)
+    features = run.read_data(workdir).features
+    if out.suffix == ".png":
+        picture.require_picture(out, features)
+    y, columns = None, None
+    if build.is_conditional(config):
+        wanted = None if args.label is None else classes.class_number(features, args.label)
+        y = classes.labels(features, args.num, wanted)
+        columns = len(classes.classes_with_data(features)) if wanted is None else None
+    elif args.label is not None:
+        raise ValueError(f"--class: the network in {workdir} is not conditioned on a class")
+    build.solver(config), build.grid(config), build.mesh(config)
+    run.enable_cache()
+    params, step = run.restore_params(workdir, config, features, step=args.step, ema=args.ema)
+
+    began = time.perf_counter()
+    x, nfe = draw.draw(config, params, features, args.num, seed=args.seed, y=y, progress=True)
+    seconds = time.perf_counter() - began
+    if distributed.is_first_process():
+        if out.suffix == ".png":
+            picture.save(out, x, features.event, columns)
+        else:
+            # Under the names of the data's records, so that the source "npz" reads the file.
+            label = {} if y is None else {"label": y}
+            _save_arrays(out, {features.event_name: x} | label)
+    say(
+        f"{args.num} samples of step {step} by {config.sampling.solver.name}, {nfe} evaluations "
+        f"each, in {seconds:.1f} s (compilation included): {out}"
+    )
+
+
+def _save_arrays(path: epath.Path, arrays: dict[str, np.ndarray]) -> None:
+    file = io.BytesIO()
+    np.savez(file, **arrays)  # type: ignore[arg-type]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(file.getvalue())

@@ -1,0 +1,123 @@
+"""The command train: train the network of a config in a folder, or resume the run in it."""
+
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import jax
+import numpy as np
+from etils import epath
+from ml_collections import ConfigDict
+
+from sde_diffusion import data, distributed, training
+from sde_diffusion.cli import claim, classes, draw, picture, run, start
+from sde_diffusion.cli.say import say, warn
+from sde_diffusion.config import build
+from sde_diffusion.config import schema as configs
+from sde_diffusion.training import TrainState, init_from
+from sde_diffusion.training.step import split_batch
+
+
+def train(args: Namespace, overrides: dict[str, str]) -> None:
+    """Train the network of a config in a folder, or resume the run in it."""
+    workdir = run.folder(args.workdir)
+    config = configs.load(args.config, overrides)
+
+    # ---- All that can be wrong is found before the folder is touched: what takes no time first.
+    mesh = build.mesh(config)
+    distributed.check_batch_size(mesh, config.training.batch_size)
+    planned = build.run(config)
+    source = build.source(config)
+    features = source.features
+    recipe = build.recipe(config, features)
+    training.check_compiler_options(recipe.options.compiler_options, mesh.devices.flat[0])
+    batches = data.batches(
+        data.select(source, build.record_names(config, features)),
+        config.training.batch_size,
+        config.seed,
+        host=jax.process_index(),
+        hosts=jax.process_count(),
+    )
+    used = {name: features[name] for name in build.record_names(config, features)}
+    check_step(recipe, used, config.training.batch_size)
+    params = jax.eval_shape(recipe.init_params, jax.random.key(0))
+    draw.check(config, params, features)
+    resumes = bool(claim.steps_of(workdir)) and not args.overwrite
+    stored = None if resumes else start.stored(config)
+    taken = None if stored is None else init_from.plan(stored, params, config.init_from.names)
+
+    # ---- The folder.
+    described = run.Described(len(source), features)
+    for line in claim.claim(workdir, config, described, overwrite=args.overwrite):
+        say(line)
+    run.enable_cache()
+    size = sum(leaf.size for leaf in jax.tree.leaves(params))
+    say(
+        f"{config.network.name} of {size:,} parameters on {len(source):,} samples of "
+        f"{source.name} {features.event.shape}; {jax.device_count()} {jax.default_backend()} device"
+    )
+    if build.is_conditional(config):
+        say(f"classes: {classes.class_table(features)}")
+    begin = None
+    if stored is not None and taken is not None:
+        start.tell(workdir, stored, taken)
+        begin = partial(init_from.start, stored=stored, take=taken.take)
+
+    # ---- The run.
+    every = []
+    if picture.has_picture(features):
+        pictures = pictures_of(config, workdir, source)
+        every.append(training.Every(config.training.sample_every, pictures))
+    outcome = training.train(recipe, planned, batches, workdir, every=every, mesh=mesh, start=begin)
+    if distributed.is_first_process():
+        training.plot_loss(workdir)
+    done = int(outcome.state.step)
+    if outcome.preempted:
+        say(f"stopped at step {done} of {config.training.steps}; the same command goes on")
+    else:
+        say(f"trained to step {done}: {workdir}")
+
+
+def check_step(
+    recipe: training.Recipe, features: Mapping[str, data.Feature], batch_size: int
+) -> None:
+    """ValueError if such records do not fit the objective, found without computing anything."""
+    batch = {
+        name: jax.ShapeDtypeStruct((batch_size, *feature.shape), feature.dtype)
+        for name, feature in features.items()
+        if feature.dtype != "str"
+    }
+    jax.eval_shape(partial(split_batch, parts=recipe.options.accumulate), batch)
+
+    def loss(state: TrainState, key: jax.Array, batch: data.Batch) -> jax.Array:
+        options = {"frozen": recipe.frozen, "ema": state.ema, "step": state.step}
+        return recipe.objective(state.params, key, batch, **options)[0]
+
+    jax.eval_shape(loss, training.abstract_state(recipe), jax.random.key(0), batch)
+
+
+def pictures_of(
+    config: ConfigDict, workdir: epath.Path, source: data.Source
+) -> Callable[[TrainState, int], None]:
+    """What draws a picture of samples into the run's folder, and its loss."""
+    features = source.features
+    images = len(features.event.shape) == 3
+    num, columns, y, real = 100 if images else 2000, 10, None, None
+    if build.is_conditional(config):
+        y = classes.labels(features, num)
+        columns = len(classes.classes_with_data(features))
+    if not images:
+        real = data.take(source, np.arange(min(num, len(source))))[features.event_name]
+
+    def pictures(state: TrainState, step: int) -> None:
+        try:
+            x, _ = draw.draw(config, run.sampling_params(state), features, num, seed=0, y=y)
+        except draw.NonFiniteSamples as error:
+            warn(f"no picture at step {step}: {error}")
+            return
+        if distributed.is_first_process():
+            path = workdir / "samples" / f"step_{step:07d}.png"
+            picture.save(path, x, features.event, columns, real)
+            training.plot_loss(workdir)
+
+    return pictures

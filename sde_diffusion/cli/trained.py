@@ -1,0 +1,58 @@
+"""The network of a run as a problem that solvers are compared on, or fitted to."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from sde_diffusion import analytic
+from sde_diffusion.cli import classes, run
+from sde_diffusion.comparison import problems
+from sde_diffusion.config import build
+from sde_diffusion.data import Source, take
+
+
+def trained_problem(
+    workdir: epath.Path,
+    overrides: dict[str, str],
+    *,
+    step: str | None = None,
+    ema: str | None = None,
+) -> problems.Problem:
+    """The network of a run against the data that it was trained on, in the model's own range.
+
+    Samples are conditioned on classes in the proportions of the data.
+    """
+    config = run.read_config(workdir, overrides)
+    source = build.source(config)
+    features = source.features
+    params, done = run.restore_params(workdir, config, features, step=step, ema=ema)
+    scaling = build.scaling(config, features)
+    conditional = build.is_conditional(config)
+
+    def draw_data(key: jax.Array, num: int) -> jax.Array:
+        rows = jax.random.choice(key, len(source), (num,), replace=num > len(source))
+        # Read in the order of the file, which may be large, and given in that of the draw.
+        places, back = np.unique(np.asarray(rows), return_inverse=True)
+        return scaling.scale(jnp.asarray(take(source, places)[features.event_name][back]))
+
+    def conditions(rows: np.ndarray) -> jax.Array:
+        y = classes.usual_labels(features, int(rows.max()) + 1)[rows]
+        return jnp.asarray(y, jnp.int32)
+
+    return problems.Problem(
+        f"{workdir} at step {done}{f', ema {ema}' if ema else ''}",
+        dataclasses.replace(build.model(config, params), sde=build.sampling_sde(config)),
+        features.event.shape,
+        draw_data,
+        _exact(source, scaling.slope),
+        conditions if conditional else None,
+        len(source),
+    )
+
+
+def _exact(source: Source, slope: float) -> analytic.GaussianMixture | None:
+    """The distribution that the data was drawn from, where it is known."""
+    return problems.mixture2d() if source.name == "mixture2d" and slope == 1.0 else None
