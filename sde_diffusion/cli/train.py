@@ -1,7 +1,7 @@
 """The command train: train the network of a config in a folder, or resume the run in it."""
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -14,8 +14,8 @@ from sde_diffusion.cli import claim, classes, draw, picture, run, start
 from sde_diffusion.cli.say import say, warn
 from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
+from sde_diffusion.config.check import check
 from sde_diffusion.training import TrainState, init_from
-from sde_diffusion.training.step import split_batch
 
 
 def train(args: Namespace, overrides: dict[str, str]) -> None:
@@ -23,14 +23,11 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     workdir = run.folder(args.workdir)
     config = configs.load(args.config, overrides)
 
-    # ---- All that can be wrong is found before the folder is touched: what takes no time first.
-    mesh = build.mesh(config)
-    distributed.check_batch_size(mesh, config.training.batch_size)
-    planned = build.run(config)
+    # ---- All that can be wrong is found before the folder is touched.
     source = build.source(config)
     features = source.features
-    recipe = build.recipe(config, features)
-    training.check_compiler_options(recipe.options.compiler_options, mesh.devices.flat[0])
+    check(config, features)
+    mesh, recipe, planned = build.mesh(config), build.recipe(config, features), build.run(config)
     batches = data.batches(
         data.select(source, build.record_names(config, features)),
         config.training.batch_size,
@@ -38,8 +35,6 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    used = {name: features[name] for name in build.record_names(config, features)}
-    check_step(recipe, used, config.training.batch_size)
     params = jax.eval_shape(recipe.init_params, jax.random.key(0))
     draw.check(config, params, features)
     resumes = bool(claim.steps_of(workdir)) and not args.overwrite
@@ -76,24 +71,6 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
         say(f"stopped at step {done} of {config.training.steps}; the same command goes on")
     else:
         say(f"trained to step {done}: {workdir}")
-
-
-def check_step(
-    recipe: training.Recipe, features: Mapping[str, data.Feature], batch_size: int
-) -> None:
-    """ValueError if such records do not fit the objective, found without computing anything."""
-    batch = {
-        name: jax.ShapeDtypeStruct((batch_size, *feature.shape), feature.dtype)
-        for name, feature in features.items()
-        if feature.dtype != "str"
-    }
-    jax.eval_shape(partial(split_batch, parts=recipe.options.accumulate), batch)
-
-    def loss(state: TrainState, key: jax.Array, batch: data.Batch) -> jax.Array:
-        options = {"frozen": recipe.frozen, "ema": state.ema, "step": state.step}
-        return recipe.objective(state.params, key, batch, **options)[0]
-
-    jax.eval_shape(loss, training.abstract_state(recipe), jax.random.key(0), batch)
 
 
 def pictures_of(
