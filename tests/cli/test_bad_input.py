@@ -59,7 +59,7 @@ class TestConfig:
             ("sampling.t_min=late", ("config.sampling.t_min", "0.001", "'late'")),
             ("network.num_classes=7", ("num_classes", "7", "10")),
             ("sde.beta_min=-1.0", ("beta_min=-1.0",)),
-            ("optim.accumulate=3", ("accumulate: 3", "batch of 32")),
+            ("optim.accumulate=3", ("optim.accumulate is 3", "batch_size 32")),
             ("training.keep=0", ("keep: 0", "at least 1")),
             ("seed=18446744073709551616", ("seed", "2^64 - 1")),
             ("seed=-1", ("seed", "-1")),
@@ -79,7 +79,7 @@ class TestConfig:
         train = ("train", "--config", tiny, "--workdir", tmp_path / "w")
         points = ("--config.data.source.name=mixture2d", "--config.network.num_classes=25")
         result = call(*train, *points, "--config.data.flip=true")
-        assert_one_line(result, "images [B, H, W, C] to be flipped", "(32, 2)")
+        assert_one_line(result, "config.data.flip is for images [H, W, C]", "(2,)")
         assert not (tmp_path / "w").exists()
 
     def test_a_missing_file(self, call, tmp_path):
