@@ -51,6 +51,51 @@ def make_step(recipe: Recipe, shardings: Shardings | None = None) -> StepFn:
     Raises ValueError, when the step is first called, for an objective whose loss is not [B], or
     whose metrics are not scalars, or are named like what every record has.
     """
+    loss_and_grads = _loss_and_grads(recipe, shardings)
+
+    def update(
+        stacking: Stacking | None, key: jax.Array, frozen: Any, state: TrainState, batch: Any
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        key = jax.random.fold_in(key, state.step)
+        unstacked = state
+        if stacking is not None:
+            unstacked = state._replace(
+                params=stacking.unstack(state.params),
+                ema=tuple(stacking.unstack(average) for average in state.ema),
+            )
+        (loss, metrics), grads = loss_and_grads(unstacked, key, batch, frozen)
+        if stacking is not None:
+            grads = stacking.stack(grads)
+        updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        ema = tuple(
+            update_ema(average, params, rate_at(rate, state.step))
+            for rate, average in zip(recipe.ema_rates, state.ema, strict=True)
+        )
+        reported = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+        return TrainState(state.step + 1, params, opt_state, ema), reported
+
+    def step(
+        state: TrainState, key: jax.Array, batches: Any, frozen: Any = None
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        if not isinstance(recipe.optimizer, Elementwise):
+            return lax.scan(partial(update, None, key, frozen), state, batches)
+        stacking = Stacking(jax.eval_shape(lambda: state.params))
+        stacked, metrics = lax.scan(
+            partial(update, stacking, key, frozen), stacking.stack_within(state), batches
+        )
+        return stacking.unstack_within(stacked), metrics
+
+    # The batches are not donated: no output has their shape, so nothing could reuse their buffers.
+    compiler_options = dict(recipe.options.compiler_options)
+    compiled = partial(jax.jit, donate_argnums=0, compiler_options=compiler_options)
+    if shardings is None:
+        return compiled(step)
+    return compiled(step, out_shardings=(shardings.state, shardings.state.step))
+
+
+def _loss_and_grads(recipe: Recipe, shardings: Shardings | None) -> Callable[..., Any]:
+    """(state, key, batch, frozen) -> ((mean loss, metrics), its gradient in the parameters)."""
     options = recipe.options
     if shardings is not None:
         # The number of the step is a scalar, whole on every device.
@@ -88,44 +133,7 @@ def make_step(recipe: Recipe, shardings: Shardings | None = None) -> StepFn:
         loss, grads = jax.tree.map(lambda leaf: leaf / options.accumulate, total)
         return (loss, jax.tree.map(partial(jnp.mean, axis=0), metrics)), grads
 
-    def update(
-        stacking: Stacking | None, key: jax.Array, frozen: Any, state: TrainState, batch: Any
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        key = jax.random.fold_in(key, state.step)
-        unstacked = state
-        if stacking is not None:
-            unstacked = state._replace(
-                params=stacking.unstack(state.params),
-                ema=tuple(stacking.unstack(average) for average in state.ema),
-            )
-        (loss, metrics), grads = loss_and_grads(unstacked, key, batch, frozen)
-        if stacking is not None:
-            grads = stacking.stack(grads)
-        updates, opt_state = recipe.optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = tuple(
-            update_ema(average, params, rate_at(rate, state.step))
-            for rate, average in zip(recipe.ema_rates, state.ema, strict=True)
-        )
-        reported = {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
-        return TrainState(state.step + 1, params, opt_state, ema), reported
-
-    def step(
-        state: TrainState, key: jax.Array, batches: Any, frozen: Any = None
-    ) -> tuple[TrainState, dict[str, jax.Array]]:
-        if not isinstance(recipe.optimizer, Elementwise):
-            return lax.scan(partial(update, None, key, frozen), state, batches)
-        stacking = Stacking(jax.eval_shape(lambda: state.params))
-        stacked, metrics = lax.scan(
-            partial(update, stacking, key, frozen), stacking.stack_within(state), batches
-        )
-        return stacking.unstack_within(stacked), metrics
-
-    # The batches are not donated: no output has their shape, so nothing could reuse their buffers.
-    compiled = partial(jax.jit, donate_argnums=0, compiler_options=dict(options.compiler_options))
-    if shardings is None:
-        return compiled(step)
-    return compiled(step, out_shardings=(shardings.state, shardings.state.step))
+    return loss_and_grads
 
 
 class StepOnMesh(NamedTuple):

@@ -1,5 +1,6 @@
 """Training is the same run on one device, on eight, and with its state split over them."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -43,6 +44,32 @@ def test_losses_gradients_and_parameters_are_those_of_one_device(alone, data, fs
         alone,
         jax.device_get(step(*arguments)),
     )
+
+
+def test_a_frozen_tree_is_split_like_the_parameters_and_used_whole():
+    def towards(params, key, batch, *, frozen, ema, step):
+        distance = jnp.sum((params["inner"] - frozen["teacher"]) ** 2)
+        return distance + 0 * batch["x"][:, 0], {"distance": distance}
+
+    teacher = jax.random.normal(jax.random.key(2), (24, WIDTH))
+    recipe = dataclasses.replace(RECIPE, objective=towards, frozen={"teacher": teacher})
+
+    def trained(mesh):
+        rule = partial(distributed.state_shardings, mesh)
+        step, _, abstract = training.step_on_mesh(mesh, recipe)
+        frozen = jax.device_put(recipe.frozen, jax.tree.map(lambda leaf: leaf.sharding, abstract))
+        assert frozen["teacher"].sharding == rule(frozen)["teacher"]
+        state = training.init_state(recipe, jax.random.key(0), shardings=rule)
+        batches = distributed.place_batches(mesh, {"x": POINTS})
+        state, metrics = step(state, jax.random.key(1), batches, frozen)
+        assert not frozen["teacher"].is_deleted()
+        return jax.device_get((state.params, metrics["distance"]))
+
+    split, alone = (
+        trained(distributed.make_mesh(fsdp=8)),
+        trained(distributed.make_mesh(devices=jax.devices()[:1])),
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6), split, alone)
 
 
 def test_a_state_keeps_its_shardings_so_that_a_second_call_compiles_nothing():
