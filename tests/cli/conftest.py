@@ -39,10 +39,15 @@ def _no_warnings_to_a_closed_stream():
     logger.handlers, logger.propagate = [], True
 
 
+@pytest.fixture(scope="session")
+def tiny_text():
+    return textwrap.dedent(TINY)
+
+
 @pytest.fixture
-def tiny(tmp_path):
+def tiny(tmp_path, tiny_text):
     path = tmp_path / "tiny.py"
-    path.write_text(textwrap.dedent(TINY))
+    path.write_text(tiny_text)
     return path
 
 
@@ -60,11 +65,11 @@ def call(capfd):
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, tiny_text):
     """The folder of a finished tiny run; not to be changed."""
     folder = tmp_path_factory.mktemp("trained")
     config = folder / "tiny.py"
-    config.write_text(textwrap.dedent(TINY))
+    config.write_text(tiny_text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "enable_cache", lambda: None)
         assert main(["train", "--config", str(config), "--workdir", str(folder / "run")]) == 0

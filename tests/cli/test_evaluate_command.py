@@ -2,12 +2,10 @@
 
 import json
 import shutil
-import textwrap
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import TINY
 from PIL import Image
 
 from sde_diffusion import EDM, data, from_x0
@@ -17,13 +15,13 @@ from sde_diffusion.config import build
 
 
 @pytest.fixture(scope="module")
-def two_classes(tmp_path_factory):
+def two_classes(tmp_path_factory, tiny_text):
     """The folder of a tiny run on images of class 0, and one in ten of class 2; none of class 1."""
     folder = tmp_path_factory.mktemp("two_classes")
     label = np.where(np.arange(60) % 10 == 0, 2, 0)
     x = np.random.default_rng(0).integers(0, 100, (60, 8, 8, 1)) + 50 * label[:, None, None, None]
     np.savez(folder / "data.npz", image=x.astype(np.uint8), label=label)
-    text = textwrap.dedent(TINY).replace("num_classes=10", "num_classes=3")
+    text = tiny_text.replace("num_classes=10", "num_classes=3")
     source = f'choice("data.source", "npz", path="{folder / "data.npz"}")'
     text = text.replace('choice("data.source", "digits")', source)
     (folder / "tiny.py").write_text(text.replace("sample_every=4", "sample_every=100"))
