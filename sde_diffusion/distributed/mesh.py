@@ -16,7 +16,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-DATA, FSDP = AXES = ("data", "fsdp")
+from sde_diffusion.layerwise import FSDP
+
+DATA = "data"
+AXES = (DATA, FSDP)
 # Parts of the state where the mesh may choose. Its share is then small beside the activations, and
 # the widths of networks are multiples of it.
 PARTS = 16

@@ -1,18 +1,19 @@
 """What lies where on the mesh.
 
 - A batch: its samples are spread over all the devices.
-- Parameters, and what has their shapes (gradients, the optimizer's moments, averages): leaf by leaf
-  over `fsdp`, along the largest dimension that it divides, the last one only where it divides no
-  other; whole on every device where it divides none, or where the leaf is too small for the split
-  to pay for its messages.
+- Parameters, and what has their shapes (gradients, the optimizer's moments, averages): each leaf is
+  split over `fsdp` by `layerwise.split`.
 
 This is ZeRO-3 (Rajbhandari et al. 2020) by the compiler's means: parameters are gathered where they
 are used, gradients are summed, and each device keeps and updates its own part. Until then a
 gradient is whole on every device, as libtpu 0.0.52 has it also where a sum into the parts is asked.
+
+Scanned layers are gathered one at a time, by the network itself (see `layerwise`). Everything else,
+such as the whole of a U-Net, is gathered at once: where it fits, fewer and larger messages are
+faster.
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,12 +22,9 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sde_diffusion import layerwise
 from sde_diffusion.distributed.mesh import AXES, FSDP, check_batch_size
 from sde_diffusion.model import Model
-
-# Elements. Of the leaves of NCSN++ for CIFAR-10 two thirds are smaller, biases and norms, and hold
-# 0.2 % of its elements.
-MIN_SIZE = 2**12
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -40,53 +38,40 @@ def shard_samples(mesh: Mesh) -> NamedSharding:
 
 
 def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """The sharding of every leaf of a tree of arrays or of their shapes, by the rule above."""
-    parts = mesh.shape[FSDP]
-    return jax.tree.map(lambda leaf: NamedSharding(mesh, _spec(leaf.shape, parts)), state)
+    """The sharding of every leaf of a tree of arrays or of their shapes while a run trains."""
+
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        scanned = layerwise.is_scanned(path)
+        return NamedSharding(mesh, layerwise.split(leaf.shape, mesh.shape[FSDP], scanned=scanned))
+
+    return jax.tree_util.tree_map_with_path(sharding, state)
 
 
-def _spec(shape: tuple[int, ...], parts: int) -> P:
-    divisible = [axis for axis, dimension in enumerate(shape) if dimension % parts == 0]
-    if parts == 1 or math.prod(shape) < MIN_SIZE or not divisible:
-        return P()
-    # The last one lies densest in memory, where parts of it do not fill a TPU's tiles and gathering
-    # them is a transposition.
-    before_last = [axis for axis in divisible if axis < len(shape) - 1]
-    largest = max(before_last or divisible, key=lambda axis: (shape[axis], axis))
-    return P(*[None] * largest, FSDP)
+def sampling_shardings(mesh: Mesh, params: Any) -> Any:
+    """The sharding of every parameter while a model samples.
+
+    Scanned layers are split as in training, and gathered one at a time in every evaluation. All
+    other parameters are whole on every device.
+    """
+
+    def sharding(path: tuple[Any, ...], split: NamedSharding) -> NamedSharding:
+        return split if layerwise.is_scanned(path) else replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(sharding, state_shardings(mesh, params))
 
 
 def gather(params: Any, shardings: Any, whole: NamedSharding, *, dtype: str = "float32") -> Any:
     """Inside jit: the parameters on `whole`, their gradients on `shardings`.
 
-    Without it the compiler may as well move the activations, which grow with the batch, to the
-    parameters. What is split is rounded to `dtype` on its way, and its gradient is not.
+    See `layerwise.gather`. Scanned layers stay as they are: the network gathers one at a time.
     """
 
-    def whole_leaf(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
-        sent = leaf if sharding == whole else leaf.astype(dtype)
-        # The barrier keeps the compiler from taking the message apart, to mix its pieces with those
-        # of the product that follows: on a TPU such programs took twice the cycles.
-        sent = lax.optimization_barrier(lax.with_sharding_constraint(sent, whole))
-        return sent.astype(leaf.dtype)
+    def gathered(path: tuple[Any, ...], leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
+        if layerwise.is_scanned(path):
+            return leaf
+        return layerwise.gather(leaf, whole=whole, parts=sharding, dtype=dtype)
 
-    @jax.custom_vjp
-    def gathered(params: Any) -> Any:
-        return jax.tree.map(whole_leaf, params, shardings)
-
-    def backward(_: None, grads: Any) -> tuple[Any]:
-        # First the sum over the devices, then each one's part of it, for the same reason; and that
-        # at once, not where it is used, so that the sum's memory is free again.
-        summed = lax.with_sharding_constraint(grads, whole)
-        parts = lax.with_sharding_constraint(summed, shardings)
-
-        def at_once(leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
-            return leaf if sharding == whole else lax.optimization_barrier(leaf)
-
-        return (jax.tree.map(at_once, parts, shardings),)
-
-    gathered.defvjp(lambda params: (gathered(params), None), backward)
-    return gathered(params)
+    return jax.tree_util.tree_map_with_path(gathered, params, shardings)
 
 
 def spread(model: Model, mesh: Mesh) -> Model:

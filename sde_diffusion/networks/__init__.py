@@ -10,13 +10,19 @@ from typing import Any
 from flax import linen as nn
 
 from sde_diffusion.networks.ddpm import DDPM
+from sde_diffusion.networks.dit import DiT
 from sde_diffusion.networks.mlp import MLP
 from sde_diffusion.networks.ncsnpp import NCSNpp
 from sde_diffusion.selection import choose, require_known
 
-NETWORKS: dict[str, type[nn.Module]] = {"ddpm": DDPM, "ncsnpp": NCSNpp, "mlp": MLP}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "ddpm": DDPM,
+    "ncsnpp": NCSNpp,
+    "mlp": MLP,
+    "dit": DiT,
+}
 
-__all__ = ["DDPM", "MLP", "NETWORKS", "NCSNpp", "build"]
+__all__ = ["DDPM", "MLP", "NETWORKS", "DiT", "NCSNpp", "build"]
 
 
 def build(name: str, /, **fields: Any) -> nn.Module:

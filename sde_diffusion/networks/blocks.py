@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from sde_diffusion.networks.attention import attention
 from sde_diffusion.networks.dropout import dropout
 from sde_diffusion.networks.layers import NIN, Array, Conv, add_skip, dense
 from sde_diffusion.networks.normalization import group_norm
@@ -60,7 +60,7 @@ class AttnBlock(nn.Module):
         h = group_norm(x, self.min_group_size)
         h = h.reshape(batch, height * width, 1, channels)
         query, key, value = NIN(channels)(h), NIN(channels)(h), NIN(channels)(h)
-        h = jax.nn.dot_product_attention(query, key, value)
+        h = attention(query, key, value)
         h = NIN(channels, self.init_scale)(h).reshape(x.shape)
         return add_skip(x, h, self.skip_rescale)
 

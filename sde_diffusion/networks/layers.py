@@ -10,12 +10,16 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from sde_diffusion.networks.conv import conv2d, upsample_conv2d
+from sde_diffusion.networks.product import product
 
 Array = jax.Array
+
+AFFINE = "affine"
+"""The name of the results of `affine`, for rematerialization."""
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": nn.swish,
@@ -82,25 +86,23 @@ class Dense(nn.Module):
     """x kernel + bias, [..., C] -> [..., features]."""
 
     features: int
-    init_scale: float = 1.0
+    kernel_init: nn.initializers.Initializer = default_init()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", default_init(self.init_scale), shape)
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return affine(x, kernel, bias)
 
 
 def dense(x: Array, features: int, init_scale: float = 1.0) -> Array:
     """A Dense layer of the module that calls this."""
-    return Dense(features, init_scale)(x)
+    return Dense(features, default_init(init_scale))(x)
 
 
 def affine(x: Array, w: Array, bias: Array) -> Array:
-    """x w + bias, [..., C] -> [..., features]; products of x's dtype, summed in float32."""
-    y = jnp.matmul(x, w.astype(x.dtype), preferred_element_type=w.dtype)
-    return (y + bias).astype(x.dtype)
+    """x w + bias, [..., C] -> [..., features], in the dtype of x; sums are in float32."""
+    return checkpoint_name((product(x, w) + bias).astype(x.dtype), AFFINE)
 
 
 def add_bias(y: Array, bias: Array) -> Array:

@@ -23,7 +23,7 @@ from sde_diffusion.networks.resampling import (
 )
 from sde_diffusion.selection import require_known
 
-PRODUCTS = {"conv2d", "conv_general_dilated", "dot_general"}
+PRODUCTS = {"conv2d", "conv_general_dilated", "dot_general", "product"}
 REMAT: dict[str, Callable[[Any], Any]] = {
     "pointwise": partial(nn.remat, policy=lambda primitive, *_, **__: primitive.name in PRODUCTS),
     "blocks": nn.remat,

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from sde_diffusion.distributed.sharding import MIN_SIZE
+from sde_diffusion.layerwise import MIN_SIZE
 
 
 class Stacking(NamedTuple):

@@ -1,6 +1,7 @@
 """The training step: gradient, update and moving averages, several times in one compiled call."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
-from sde_diffusion import distributed
+from sde_diffusion import distributed, layerwise
 from sde_diffusion.objectives.objective import Metrics
 from sde_diffusion.training.compiler_options import check_compiler_options
 from sde_diffusion.training.ema import rate_at, update_ema
@@ -97,9 +98,11 @@ def make_step(recipe: Recipe, shardings: Shardings | None = None) -> StepFn:
 def _loss_and_grads(recipe: Recipe, shardings: Shardings | None) -> Callable[..., Any]:
     """(state, key, batch, frozen) -> ((mean loss, metrics), its gradient in the parameters)."""
     options = recipe.options
+    on_mesh: Callable[[], AbstractContextManager[None]] = nullcontext
     if shardings is not None:
-        # The number of the step is a scalar, whole on every device.
-        gather = partial(distributed.gather, whole=shardings.state.step, dtype=options.gather_dtype)
+        whole = shardings.state.step  # a scalar
+        gather = partial(distributed.gather, whole=whole, dtype=options.gather_dtype)
+        on_mesh = partial(layerwise.over, whole.mesh)
 
     def loss_and_grads(
         state: TrainState, key: jax.Array, batch: Any, frozen: Any
@@ -112,9 +115,10 @@ def _loss_and_grads(recipe: Recipe, shardings: Shardings | None) -> Callable[...
         def mean_loss(params: Any, key: jax.Array, part: Any) -> tuple[jax.Array, Metrics]:
             if shardings is not None:
                 params = gather(params, shardings.state.params)
-            loss, metrics = recipe.objective(
-                params, key, part, frozen=frozen, ema=ema, step=state.step
-            )
+            with on_mesh():
+                loss, metrics = recipe.objective(
+                    params, key, part, frozen=frozen, ema=ema, step=state.step
+                )
             _check_objective(loss, metrics)
             return jnp.mean(loss), dict(metrics)
 

@@ -1,0 +1,112 @@
+"""Attention, the one function for all networks, by the implementation that suits the device.
+
+    attention(q, k, v) = softmax(q k^T / sqrt(H)) v      for each head of H features
+
+The logits are [T, S] for each sample and head. "xla" holds all of them. "chunked" holds those of a
+part of the queries at a time, in the backward pass too, so its memory grows with S alone. "cudnn"
+is the fused kernel of a GPU, which holds none; it has no forward-mode derivative, so a network
+whose likelihood is computed needs another.
+
+Vaswani et al. 2017, sec. 3.2.1; Rabe & Staats 2021, "Self-attention does not need O(n^2) memory".
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+
+from sde_diffusion.selection import choose
+
+Array = jax.Array
+
+ATTENTION = "attention"
+"""The name of its results, for rematerialization."""
+
+# "auto" takes chunks on a CPU from 4,096 queries and keys on, and a chunk has this many logits,
+# 64 MiB in float32.
+LONG = 4096**2
+LOGITS = 2**24
+
+
+def attention(
+    query: Array, key: Array, value: Array, mask: Array | None = None, implementation: str = "auto"
+) -> Array:
+    """The values [B, S, N, H], mixed for each query: [B, T, N, H], in the dtype of the query.
+
+    Args:
+        query: [B, T, N, H] for N heads.
+        key: [B, S, N, H].
+        value: [B, S, N, H].
+        mask: bool, broadcast to [B, N, T, S]: which keys a query sees, at least one.
+        implementation: a key of IMPLEMENTATIONS, or "auto" for the one that suits the device.
+
+    The softmax is computed in float32. Raises ValueError for an unknown implementation.
+    """
+    if implementation == "auto":
+        implementation = suitable(query, key, mask)
+    run = choose("attention implementation", implementation, IMPLEMENTATIONS)
+    return checkpoint_name(run(query, key, value, mask), ATTENTION)
+
+
+def suitable(query: Array, key: Array, mask: Array | None) -> str:
+    """The implementation that "auto" stands for on the devices that the program is compiled for."""
+    platform = _platform()
+    if platform in ("gpu", "cuda") and _fits_cudnn(query, key, mask):
+        return "cudnn"
+    if platform == "cpu" and query.shape[1] * key.shape[1] >= LONG:
+        return "chunked"
+    return "xla"
+
+
+def _platform() -> str:
+    """The platform of the ambient mesh, whose devices need not be here, or of this process."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
+def _fits_cudnn(query: Array, key: Array, mask: Array | None) -> bool:
+    lengths = (query.shape[1], key.shape[1])
+    return (
+        query.dtype in (jnp.bfloat16, jnp.float16)
+        and query.shape[-1] % 8 == 0
+        and query.shape[-1] <= 128
+        and (mask is None or all(length % 2 == 0 for length in lengths))
+    )
+
+
+def _xla(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
+
+
+def _cudnn(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+
+
+def _chunked(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+    batch, length, heads, _ = query.shape
+    most = max(1, LOGITS // (batch * heads * key.shape[1]))
+    chunks = -(-length // most)
+    size = -(-length // chunks)  # so that the chunks are equally long, but for some padding
+
+    @jax.checkpoint
+    def attend(_: None, chunk: tuple[Array, Array | None]) -> tuple[None, Array]:
+        queries, seen = chunk
+        return None, _xla(queries, key, value, mask if seen is None else seen)
+
+    by_query = None if mask is None or mask.shape[2] == 1 else _split(mask, 2, chunks, size)
+    parts = _split(query, 1, chunks, size), by_query
+    _, attended = lax.scan(attend, None, parts)
+    return jnp.moveaxis(attended, 0, 1).reshape(batch, chunks * size, heads, -1)[:, :length]
+
+
+def _split(x: Array, axis: int, chunks: int, size: int) -> Array:
+    """[chunks, ..., size, ...] of x [..., length, ...]; the padding repeats the last entry."""
+    padding = [(0, 0)] * x.ndim
+    padding[axis] = (0, chunks * size - x.shape[axis])
+    padded = jnp.pad(x, padding, mode="edge")
+    return jnp.moveaxis(
+        padded.reshape(*x.shape[:axis], chunks, size, *x.shape[axis + 1 :]), axis, 0
+    )
+
+
+IMPLEMENTATIONS = {"xla": _xla, "chunked": _chunked, "cudnn": _cudnn}

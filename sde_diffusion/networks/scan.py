@@ -1,0 +1,74 @@
+"""Layers of one shape, run by a scan: compiled once, however many they are.
+
+Their parameters are arrays [L, ...], of which a device gathers one layer at a time where they are
+split over a mesh; see `layerwise`. What the forward pass keeps for the backward pass is chosen by
+`remat`:
+
+- "none": the results of all operations except those that cost next to nothing, such as conversions;
+- "pointwise": what affine maps and attention give; all else is computed again;
+- "blocks": the input of each layer.
+
+In none of them is a gathered layer kept.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from sde_diffusion.layerwise import gather_layer
+from sde_diffusion.networks.attention import ATTENTION
+from sde_diffusion.networks.layers import AFFINE
+
+# What stands between a parameter and the product that it is used in. A policy that kept the result
+# of one of these would keep the parameters of every layer.
+FREE = {
+    *("linear_call", "sharding_constraint", "optimization_barrier", "convert_element_type"),
+    *("reshape", "transpose", "squeeze", "slice", "broadcast_in_dim"),
+}
+
+
+def _all_but_free(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name not in FREE
+
+
+REMAT: dict[str, Callable[..., bool]] = {
+    "none": _all_but_free,
+    "pointwise": jax.checkpoint_policies.save_only_these_names(AFFINE, ATTENTION),
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def scanned(
+    layer: type[nn.Module], depth: int, *, remat: str, dtype: Any, initializing: bool
+) -> type[nn.Module]:
+    """The class of `depth` layers, run one after another.
+
+    A module of it has the fields of `layer`. Where that maps (h, *others) to (h, None), so does
+    this, with the same `others` for every layer. Give it a name that begins with `SCANNED`.
+
+    Args:
+        layer: the class of one layer.
+        depth: L, how many there are.
+        remat: a key of REMAT.
+        dtype: that of the computation, in which parameters that are split over a mesh travel.
+        initializing: whether the parameters are being made, as the parent's `is_initializing` says.
+    """
+    gathered = nn.map_variables(
+        layer,
+        "params",
+        trans_in_fn=lambda params: gather_layer(params, dtype),
+        init=initializing,
+        mutable=initializing,
+    )
+    # The two passes are loops of their own, between which nothing can be shared by mistake.
+    kept = nn.remat(gathered, policy=REMAT[remat], prevent_cse=False)
+    of_all: type[nn.Module] = nn.scan(
+        kept,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        length=depth,
+        in_axes=nn.broadcast,
+    )
+    return of_all

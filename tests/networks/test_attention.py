@@ -1,0 +1,123 @@
+"""Every implementation of attention is softmax(q k^T / sqrt(H)) v, here in float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sde_diffusion.distributed import make_mesh
+from sde_diffusion.layerwise import over
+from sde_diffusion.networks import attention as module
+from sde_diffusion.networks.attention import attention, suitable
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
+rng = np.random.default_rng(0)
+B, T, S, N, H = 2, 13, 7, 3, 8
+QUERY, KEY, VALUE = (
+    rng.standard_normal((B, length, N, H)).astype(np.float32) for length in (T, S, S)
+)
+# Which keys a query sees; every query sees the first.
+SEEN = (rng.random((B, N, T, S)) < 0.5) | (np.arange(S) == 0)
+MASKS = {
+    "none": None,
+    "of keys": SEEN[:, :1, :1],
+    "of queries and keys": SEEN[:1, :1],
+    "of all": SEEN,
+}
+# On this machine; cuDNN's needs a GPU.
+HERE = [name for name in module.IMPLEMENTATIONS if name != "cudnn"]
+
+
+def exact(query, key, value, mask):
+    query, key, value = (array.astype(np.float64) for array in (query, key, value))
+    logits = np.einsum("btnh,bsnh->bnts", query, key) / np.sqrt(H)
+    if mask is not None:
+        logits = np.where(mask, logits, -np.inf)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    return np.einsum("bnts,bsnh->btnh", weights / weights.sum(-1, keepdims=True), value)
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(module, "LOGITS", 4 * B * N * S)  # four queries at a time
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.parametrize("implementation", ["auto", *HERE])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_attention_is_the_softmax_of_the_products_over_the_keys_that_are_seen(mask, implementation):
+    got = jax.jit(attention, static_argnums=4)(QUERY, KEY, VALUE, mask, implementation)
+    np.testing.assert_allclose(got, exact(QUERY, KEY, VALUE, mask), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_chunks_have_the_gradients_of_the_whole():
+    def gradients(implementation):
+        def total(*args):
+            return jnp.sum(jnp.sin(attention(*args, SEEN, implementation)))
+
+        return jax.jit(jax.grad(total, argnums=(0, 1, 2)))(QUERY, KEY, VALUE)
+
+    for ours, theirs in zip(gradients("chunked"), gradients("xla"), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("implementation", HERE)
+def test_bfloat16_stays_bfloat16_with_a_softmax_in_float32(implementation):
+    narrow = [array.astype(jnp.bfloat16) for array in map(jnp.asarray, (QUERY, KEY, VALUE))]
+    got = jax.jit(attention, static_argnums=4)(*narrow, None, implementation)
+    assert got.dtype == jnp.bfloat16
+    expected = exact(*(np.asarray(array, np.float64) for array in narrow), None)
+    np.testing.assert_allclose(np.asarray(got, np.float64), expected, atol=0.01)
+
+
+def memory(length, implementation):
+    """Bytes of temporaries of attention and its gradients, one head of 8 features."""
+    shape = jax.ShapeDtypeStruct((1, length, 1, 8), jnp.float32)
+
+    def total(query, key, value):
+        return jnp.sum(attention(query, key, value, None, implementation))
+
+    compiled = jax.jit(jax.grad(total, argnums=(0, 1, 2))).lower(shape, shape, shape).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+def test_on_a_cpu_long_attention_takes_the_memory_of_a_chunk():
+    logits = 4 * 8192**2
+    assert memory(8192, "xla") > 2 * logits
+    assert memory(8192, "auto") < logits + 2**24  # four chunks of a quarter of the logits
+
+
+@pytest.mark.parametrize(
+    ("platform", "length", "dtype", "features", "expected"),
+    [
+        ("cpu", 1024, "bfloat16", 64, "xla"),
+        ("cpu", 4096, "float32", 64, "chunked"),
+        ("tpu", 4096, "bfloat16", 64, "xla"),
+        ("gpu", 256, "bfloat16", 72, "cudnn"),
+        ("gpu", 256, "float32", 72, "xla"),  # what cuDNN does not compute
+        ("gpu", 256, "bfloat16", 36, "xla"),
+        ("gpu", 256, "bfloat16", 256, "xla"),
+    ],
+)
+def test_auto_suits_the_platform_the_length_and_the_types(
+    monkeypatch, platform, length, dtype, features, expected
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    x = jax.ShapeDtypeStruct((1, length, 1, features), dtype)
+    assert suitable(x, x, None) == expected
+
+
+def test_a_program_for_devices_that_are_not_here_has_the_implementation_that_suits_them(
+    monkeypatch,
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    x = jax.ShapeDtypeStruct((1, 4096, 1, 64), "float32")
+    with over(make_mesh()):  # a mesh of CPU devices
+        assert suitable(x, x, None) == "chunked"
+
+
+def test_an_unknown_implementation_is_named():
+    with pytest.raises(ValueError, match="implementation 'cudn'; did you mean 'cudnn'"):
+        attention(QUERY, KEY, VALUE, None, "cudn")
