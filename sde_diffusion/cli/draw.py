@@ -35,7 +35,7 @@ def draw(
     Raises NonFiniteSamples that says how many are not finite, and from which step on.
     """
     mesh = build.mesh(config)
-    params = jax.device_put(params, distributed.replicated(mesh))
+    params = jax.device_put(params, distributed.sampling_shardings(mesh, params))
     scaling = build.scaling(config, features)
     # As many on each device.
     size = -(-min(num, config.sampling.batch_size) // mesh.size) * mesh.size

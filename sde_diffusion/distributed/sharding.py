@@ -78,7 +78,8 @@ def spread(model: Model, mesh: Mesh) -> Model:
     """The model, with samples x [B, *event] and their conditions spread over the devices.
 
     So is then all that a solver or a likelihood computes between its calls. B must be a multiple of
-    the number of devices.
+    the number of devices. Scanned layers of the model are gathered one at a time, in every call, if
+    its parameters are placed by `sampling_shardings`.
     """
     return Model(model.sde, _spread_over(shard_samples(mesh)), model)
 
@@ -88,7 +89,8 @@ def _spread_over(by_sample: NamedSharding) -> Callable[..., Any]:
     def call(model: Model, sde: Any, x: jax.Array, t: jax.Array, cond: Any) -> Any:
         if len(x) > 1:  # a single sample, inside a map over the samples, is nowhere in particular
             x, cond = lax.with_sharding_constraint((x, cond), by_sample)
-        return model(x, t, cond)
+        with layerwise.over(by_sample.mesh):
+            return model(x, t, cond)
 
     return call
 

@@ -47,9 +47,10 @@ def lower_sampler_step(
 ) -> jax.stages.Lowered:
     """One step of `solver` on samples of `shape` [B, *event]; nothing is allocated.
 
-    `model(params)` is the model with these parameters, called with labels [B] or None. Parameters
-    are whole on every device and samples spread over all, as `sde-diffusion sample` has them. An
-    adaptive solver's step is a loop of unknown length, of which one round counts.
+    `model(params)` is the model with these parameters, called with labels [B] or None. Samples are
+    spread over all devices and parameters placed by `distributed.sampling_shardings`, as
+    `sde-diffusion sample` has them. An adaptive solver's step is a loop of unknown length, of which
+    one round counts.
 
     Raises ValueError when B does not divide over the devices.
     """
@@ -63,7 +64,9 @@ def lower_sampler_step(
         return solver.step(keys, Counted(spread), solver.init(x, times), t, s, y).x
 
     placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), params
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+        params,
+        distributed.sampling_shardings(mesh, params),
     )
     x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=by_sample)
     y = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=by_sample) if labels else None

@@ -115,10 +115,9 @@ def _loss_and_grads(recipe: Recipe, shardings: Shardings | None) -> Callable[...
         def mean_loss(params: Any, key: jax.Array, part: Any) -> tuple[jax.Array, Metrics]:
             if shardings is not None:
                 params = gather(params, shardings.state.params)
-            with on_mesh():
-                loss, metrics = recipe.objective(
-                    params, key, part, frozen=frozen, ema=ema, step=state.step
-                )
+            loss, metrics = recipe.objective(
+                params, key, part, frozen=frozen, ema=ema, step=state.step
+            )
             _check_objective(loss, metrics)
             return jnp.mean(loss), dict(metrics)
 
@@ -137,7 +136,12 @@ def _loss_and_grads(recipe: Recipe, shardings: Shardings | None) -> Callable[...
         loss, grads = jax.tree.map(lambda leaf: leaf / options.accumulate, total)
         return (loss, jax.tree.map(partial(jnp.mean, axis=0), metrics)), grads
 
-    return loss_and_grads
+    # The mesh is ambient in the backward pass too, where scanned layers are gathered again.
+    def on_its_mesh(*arguments: Any) -> Any:
+        with on_mesh():
+            return loss_and_grads(*arguments)
+
+    return on_its_mesh
 
 
 class StepOnMesh(NamedTuple):
