@@ -18,7 +18,7 @@ from typing import Any
 import jax
 from jax import lax
 from jax.custom_derivatives import linear_call
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 
 Array = jax.Array
@@ -81,7 +81,7 @@ def gather(leaf: Array, *, whole: Any, parts: Any, dtype: Any) -> Array:
     return gathered
 
 
-def over(mesh: Mesh) -> AbstractContextManager[None]:
+def over(mesh: Mesh | AbstractMesh) -> AbstractContextManager[None]:
     """Within this context, scanned layers are gathered over the axis `fsdp` of the mesh.
 
     It is JAX's ambient mesh, so it is part of what a compiled program is cached by.
