@@ -80,6 +80,8 @@ def ids(solver):
 @pytest.mark.parametrize("name", SDES)
 @pytest.mark.parametrize("solver", IN_TIME, ids=ids)
 def test_global_order_in_time(solver, name):
+    if name == "tabulated" and solver.order > 2:
+        pytest.skip("the spline of a table has two derivatives")
     assert orders.global_order(solver, SDES[name]) == pytest.approx(solver.order, abs=0.2)
 
 

@@ -66,7 +66,7 @@ def test_sampling_from_zero_terminal_snr_follows_the_flow(solver):
     exact = sd.analytic.Gaussian.of(jnp.array([mean]), jnp.array(variance)).model(sde)
     model = sd.from_v(sde, lambda x, t: exact(x, t).v)
     z, grid = jnp.linspace(-2.0, 2.0, 9)[:, None], sd.grids.trailing(sde, 49)
-    made = sd.sample(jax.random.key(0), model, sde, z.shape, solver=solver, grid=grid, x_init=z).x
+    made = sd.sample(jax.random.key(0), model, z.shape, solver=solver, grid=grid, x_init=z).x
     # The flow keeps z = (x_t - alpha mean) / std_t, and at its end x_t is denoised.
     alpha, sigma = sde.alpha(grid[-1]), sde.sigma(grid[-1])
     std = alpha * variance / jnp.sqrt(alpha**2 * variance + sigma**2)
@@ -99,6 +99,15 @@ def at_many_times(sde):
     t = jnp.linspace(0.0, sde.num_scales - 1, 40 * (sde.num_scales - 1) + 1)
     at = [t, knots - 1e-11, knots + 1e-11]
     return [(sde.alpha(t), sde.alpha_dot(t)) for t in at]
+
+
+def test_published_schedules_are_splines_of_two_derivatives():
+    for sde, _ in CHAINS.values():
+        with jax.enable_x64(True):
+            knots = jnp.arange(1.0, 999.0)
+            curvature = jax.vmap(jax.grad(sde.alpha_dot))
+            before, after = curvature(knots - 1e-9), curvature(knots + 1e-9)
+            np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-10)
 
 
 @given(st.lists(st.floats(1e-4, 0.9), min_size=6, max_size=6), st.booleans())
