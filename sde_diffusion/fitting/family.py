@@ -107,7 +107,7 @@ def as_multistep(solver: Solver, sde: SDE, times: Array, *, denoise_last: bool =
         return Prediction("x0", unit[len(called)][None], x, called[-1][1], sde)
 
     model = Model(sde, unit_vectors)
-    state = solver.init(unit[:1], times)
+    state = solver.init(unit[:1], times, denoise_last)
     for t, s in itertools.pairwise(times):
         state = solver.step(jax.random.key(0)[None], Counted(model), state, t, s)
     end, end_sigma = (unit[-1:], 0.0) if denoise_last else (state.x, sde.sigma(times[-1]))

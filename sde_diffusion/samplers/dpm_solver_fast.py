@@ -41,7 +41,7 @@ class DPMSolverFast(Exponential):
     view = "eps"
     order = 2
 
-    def init(self, x: Array, grid: Array | None = None) -> FastState:
+    def init(self, x: Array, grid: Array | None = None, denoise_last: bool = True) -> FastState:
         if grid is None:
             raise ValueError("DPMSolverFast needs the grid: its last steps differ from the others")
         return FastState(x, jnp.zeros_like(x), jnp.zeros_like(x), grid)

@@ -44,7 +44,7 @@ class Fitted(Solver):
     order = 0
     denoises = True
 
-    def init(self, x: Array, grid: Array | None = None) -> FittedState:
+    def init(self, x: Array, grid: Array | None = None, denoise_last: bool = True) -> FittedState:
         return FittedState(x, jnp.zeros((len(self.a), *x.shape), x.dtype), jnp.zeros((), jnp.int32))
 
     def step(

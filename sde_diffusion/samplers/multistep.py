@@ -12,9 +12,8 @@ values at this time and at the times before, by Newton's formula:
 
 The step is therefore that of exponential Euler plus scale h times phi_2 d1,
 (phi_2 + 2 q phi_3) d2 and (phi_2 + 2 (q + r) phi_3 + 6 q r phi_4) d3. The first steps have fewer
-values and a lower order, as in the papers. If the grid has few steps, the last one, which ends at
-grid[-1], uses d1 only: its extrapolation is the worst, and a single step of order 2 does not lower
-the order of a method of order 3.
+values and a lower order, as in the papers. The last of few steps have a lower order too, because
+their extrapolation is the worst: see `Ending`.
 """
 
 import dataclasses
@@ -32,36 +31,68 @@ from sde_diffusion.samplers.exponential import (
 from sde_diffusion.samplers.solver import Counted
 from sde_diffusion.sdes import Array
 
-# DPM-Solver++ lowers the order of the last step below this number of times.
+# DPM-Solver++ lowers the order of the last steps below this number of evaluations.
 FEW = 15
+# A last step this many times as long as the one before it is one of order 1 in UniPC, of however
+# many steps: on a grid that gets finer evenly, none is.
+LONG = 2.0
+
+
+class Ending(NamedTuple):
+    """Where the order of the last steps falls, by the times at which they end.
+
+    The steps to the times `linear` [2] have d1 alone. The step to the time `single` has no
+    difference, which leaves exponential Euler, if it is `longer` times as long in lambda as the one
+    before it. So the orders end with 2 before an evaluation that denoises, which is a step of
+    order 1 to the data, and with 2 and 1 where there is none. -inf stands for no time.
+    """
+
+    linear: Array
+    single: Array
+    longer: Array
+
+    @classmethod
+    def of(cls, grid: Array | None, denoise_last: bool, longer: float = -jnp.inf) -> "Ending":
+        """Of the steps along a grid; a grid of None has no step of lower order."""
+        none = jnp.asarray(-jnp.inf)
+        if grid is None:
+            return cls(jnp.stack([none, none]), none, none)
+        before = none if denoise_last else grid[-2]
+        single = none if denoise_last else grid[-1]
+        return cls(jnp.stack([before, grid[-1]]), jnp.asarray(single), jnp.asarray(longer))
 
 
 class Past(NamedTuple):
     """The values of the view at earlier times, latest first, and 1 / h of the steps since each.
 
     A rate of 0 stands for a step that does not exist, and gives its value no weight. In encoding, h
-    is negative. `end` is the time at which the last step ends.
+    is negative. `ending` tells where the order falls.
     """
 
     values: tuple[Array, ...]
     rates: tuple[Array, ...]
-    end: Array
+    ending: Ending
 
     @classmethod
-    def none(cls, x: Array, size: int, grid: Array | None) -> "Past":
-        end = jnp.asarray(-jnp.inf if grid is None else grid[-1])
-        return cls((jnp.zeros_like(x),) * size, (jnp.zeros((), x.dtype),) * size, end)
+    def none(cls, x: Array, size: int, ending: Ending) -> "Past":
+        return cls((jnp.zeros_like(x),) * size, (jnp.zeros((), x.dtype),) * size, ending)
 
     def push(self, value: Array, rate: Array) -> "Past":
         size = len(self.values)
-        return Past((value, *self.values)[:size], (rate, *self.rates)[:size], self.end)
+        return Past((value, *self.values)[:size], (rate, *self.rates)[:size], self.ending)
 
     def linear(self, s: Array) -> Array:
-        """Whether the step to s uses d1 only: the second step and the last."""
-        return (self.rates[1] == 0.0) | (s == self.end)
+        """Whether the step to s uses d1 only: the second step, and the last ones of `ending`."""
+        return (self.rates[1] == 0.0) | jnp.any(s == self.ending.linear)
 
     def differences(self, value: Array, h: Array, s: Array) -> tuple[Array, ...]:
         """(d1, d2, d3) of Newton's formula for a step to s, as many as there are values."""
+        if not self.values:
+            return ()
+        single = (s == self.ending.single) & (h * self.rates[0] > self.ending.longer)
+        return tuple(jnp.where(single, 0.0, d) for d in self._differences(value, h, s))
+
+    def _differences(self, value: Array, h: Array, s: Array) -> tuple[Array, ...]:
         values = (value, *self.values)
         slopes = [
             h * rate * (later - earlier)
@@ -103,6 +134,11 @@ class Past(NamedTuple):
         return (1.0, 1.0 + span.h * self.rates[0])[: len(self.values)] if self.values else ()
 
 
+def few(grid: Array | None, denoise_last: bool) -> bool:
+    """Whether the steps along a grid take few evaluations."""
+    return grid is not None and len(grid) - 1 + denoise_last < FEW
+
+
 class MultistepState(NamedTuple):
     """The sample and the values before it."""
 
@@ -117,9 +153,13 @@ class Multistep(Exponential):
         """The number of values that are kept from earlier steps."""
         return self.order - 1
 
-    def init(self, x: Array, grid: Array | None = None) -> MultistepState:
-        few = grid is not None and len(grid) < FEW
-        return MultistepState(x, Past.none(x, self.kept, grid if few else None))
+    def init(
+        self, x: Array, grid: Array | None = None, denoise_last: bool = True
+    ) -> MultistepState:
+        # In eps, a last step of order 1 is worse than one of order 2, however long it is.
+        lowered = grid if few(grid, denoise_last) else None
+        ending = Ending.of(lowered, denoise_last or self.view == "eps")
+        return MultistepState(x, Past.none(x, self.kept, ending))
 
     def weights(self, past: Past, span: Span, s: Array) -> tuple[Array, ...]:
         return past.weights(span)

@@ -79,6 +79,7 @@ class ParaDiGMS(Wrapping):
         grid: Array,
         cond: Any = None,
         *,
+        denoise_last: bool = True,
         trajectory: bool = False,
         remat: bool = False,
     ) -> Samples:
@@ -103,7 +104,7 @@ class ParaDiGMS(Wrapping):
         over_window = jax.vmap(jax.vmap(advance), in_axes=(0, 0, 0, None))
 
         # The leaf that starts as the sample is the sample: it moves by the sum of the changes.
-        summed = jax.tree.map(lambda leaf: leaf is x, self.init(x, grid))
+        summed = jax.tree.map(lambda leaf: leaf is x, self.init(x, grid, denoise_last))
 
         def replace(is_sample: bool, old: Array, stepped: Array) -> Array:
             if is_sample:
@@ -136,7 +137,7 @@ class ParaDiGMS(Wrapping):
             )
 
         # Solvers step batches: here, one batch of size 1 for each sample.
-        states = jax.vmap(lambda each: self.init(each[None], grid))(x)
+        states = jax.vmap(lambda each: self.init(each[None], grid, denoise_last))(x)
         window = _Window(
             jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (width + 1, *leaf.shape)), states),
             jnp.zeros(batch, int),

@@ -109,7 +109,16 @@ def _sample(
     _note_compilation(model, solver, cond, shape, len(grid))
     if x_init is None:
         x_init = draw_start(keys, model.sde, grid, shape)
-    made = solver.solve(keys, model, x_init, grid, cond, trajectory=trajectory, remat=remat)
+    made = solver.solve(
+        keys,
+        model,
+        x_init,
+        grid,
+        cond,
+        denoise_last=denoise_last,
+        trajectory=trajectory,
+        remat=remat,
+    )
     if denoise_last and not solver.denoises:
         last = model(made.x, grid[-1], cond)
         made = made._replace(x=last.x0.astype(x_init.dtype), nfe=made.nfe + last.evaluations)

@@ -96,10 +96,11 @@ class Solver:
         """Whether a step draws noise."""
         return False
 
-    def init(self, x: Array, grid: Array | None = None) -> Any:
+    def init(self, x: Array, grid: Array | None = None, denoise_last: bool = True) -> Any:
         """The state that the first step receives; anything with the sample as `.x`.
 
-        `grid` holds the times to come, for a solver whose last step differs from the others.
+        `grid` holds the times to come, and `denoise_last` tells whether an evaluation denoises
+        after them, for a solver whose last steps differ from the others.
         """
         return State(x)
 
@@ -125,6 +126,7 @@ class Solver:
         grid: Array,
         cond: Any = None,
         *,
+        denoise_last: bool = True,
         trajectory: bool = False,
         remat: bool = False,
     ) -> Samples:
@@ -135,7 +137,7 @@ class Solver:
         are at least float32.
         """
         grid = grid.astype(time_dtype(x))
-        start = self.init(x, grid)
+        start = self.init(x, grid, denoise_last)
 
         def step(state: Any, inputs: tuple[Array, Array, Array]) -> tuple[Any, Any]:
             i, t, s = inputs
@@ -212,8 +214,8 @@ class Wrapping(Solver):
     adaptive = _of_solver("adaptive")
     stochastic = _of_solver("stochastic")
 
-    def init(self, x: Array, grid: Array | None = None) -> Any:
-        return self.solver.init(x, grid)
+    def init(self, x: Array, grid: Array | None = None, denoise_last: bool = True) -> Any:
+        return self.solver.init(x, grid, denoise_last)
 
     def step(
         self, key: Keys, model: Counted, state: Any, t: Array, s: Array, cond: Any = None

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from sde_diffusion.noise import Keys
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers.exponential import Exponential, Span, phi
-from sde_diffusion.samplers.multistep import Past
+from sde_diffusion.samplers.multistep import LONG, Ending, Past, few
 from sde_diffusion.samplers.solver import Counted
 from sde_diffusion.sdes import Array
 from sde_diffusion.selection import unknown
@@ -38,7 +38,9 @@ class MultistepPC(Exponential):
     x0 is evaluated at the predicted sample and not again after the correction. The last sample is
     not corrected. The first steps have fewer values and a lower p. The last step has a p of at most
     2, as in the papers' code, for any number of steps. Its error of h^3 remains in the result, so
-    the order is min(p + corrector, 3).
+    the order is min(p + corrector, 3). If no evaluation denoises after the last step, the last two
+    steps have a p of at most 2 and 1, as in the papers' code; of 15 or more evaluations, the last
+    step has a p of 1 only if it is more than twice as long as the one before it.
     """
 
     view = "x0"
@@ -57,8 +59,9 @@ class MultistepPC(Exponential):
     def order(self) -> int:  # type: ignore[override]
         return min(self.p + self.corrector, 3)
 
-    def init(self, x: Array, grid: Array | None = None) -> UniPCState:
-        past = Past.none(x, self.p - 1, grid)
+    def init(self, x: Array, grid: Array | None = None, denoise_last: bool = True) -> UniPCState:
+        longer = -jnp.inf if few(grid, denoise_last) else LONG
+        past = Past.none(x, self.p - 1, Ending.of(grid, denoise_last, longer))
         return UniPCState(x, past, x, jnp.zeros((), x.dtype), jnp.zeros_like(x))
 
     def step(
@@ -81,20 +84,20 @@ class MultistepPC(Exponential):
             single = True if self.p == 2 else past.linear(s)
             simpler = jnp.where(single, half - weights[0], 0.0)
             predicted = base + span.scale * simpler * differences[0]
-        weight = span.scale * self._corrector_weight(past, span, half)
+        weight = span.scale * self._corrector_weight(past, span, half, s)
         return UniPCState(predicted, past.push(x0, span.rate), base, weight, expected)
 
     def moved(self, state: UniPCState, x: Array) -> UniPCState:
         # The correction starts from the moved sample.
         return state._replace(x=x, base=state.base + x - state.x)
 
-    def _corrector_weight(self, past: Past, span: Span, half: Array) -> Array:
+    def _corrector_weight(self, past: Past, span: Span, half: Array, s: Array) -> Array:
         """h times the integral of the polynomial that is 1 at the end and 0 at the times known."""
         if self.p == 1:
             return half
         q = span.h * past.rates[0]
-        # 1 / (r0 + r1) with the paper's r; 0 if that time does not exist
-        q2 = q * past.share if self.p == 3 else 0.0
+        # 1 / (r0 + r1) with the paper's r; 0 if that time does not exist or is not used
+        q2 = jnp.where(past.linear(s), 0.0, q * past.share) if self.p == 3 else 0.0
         integral = phi(2, span.z) + 2.0 * (q + q2) * phi(3, span.z)
         integral = integral + 6.0 * q * q2 * phi(4, span.z)
         return jnp.where(q == 0.0, half, span.h * integral / ((1.0 + q) * (1.0 + q2)))

@@ -22,9 +22,9 @@ def test_they_are_those_of_sample():
 
     @dataclasses.dataclass(frozen=True)
     class Looking(sd.samplers.Euler):
-        def init(self, x, grid=None):
+        def init(self, x, grid=None, denoise_last=True):
             seen.append(x)
-            return super().init(x, grid)
+            return super().init(x, grid, denoise_last)
 
     model = sd.from_x0(SDE, lambda x, t: jnp.zeros_like(x))
     with jax.disable_jit():

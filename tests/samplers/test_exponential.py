@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import sde_diffusion as sd
 from sde_diffusion import noise, samplers
+from sde_diffusion.samplers import Counted
 from sde_diffusion.samplers.exponential import phi
 from sde_diffusion.sdes import expand
 
@@ -37,7 +38,7 @@ def run(solver, model, steps):
     state, made = solver.init(jnp.asarray(X)), []
     keys = noise.sample_keys(jax.random.key(0), len(X))
     for t, s in itertools.pairwise(jnp.array(TIMES[: steps + 1])):
-        state = solver.step(keys, samplers.Counted(model), state, t, s)
+        state = solver.step(keys, Counted(model), state, t, s)
         made.append(np.asarray(state.x))
     return made
 
@@ -170,6 +171,20 @@ def test_dpm_solver_pp_3m_is_that_of_its_authors_code():
     np.testing.assert_allclose(made[2], expected, rtol=2e-4)
 
 
+def step(solver, state, t, s):
+    """One step with an x0 that does not depend on x, so that all methods have the same past."""
+    model = sd.from_x0(SDE, lambda x, t: jnp.sin(5.0 * expand(t, x)) + 0.0 * x)
+    return solver.step(noise.sample_keys(jax.random.key(0), len(X)), Counted(model), state, t, s)
+
+
+def walk(solver, times, grid, denoise_last=True):
+    """The states along the times, of a solver that takes them for the steps of `grid`."""
+    states = [solver.init(jnp.asarray(X), grid, denoise_last)]
+    for t, s in itertools.pairwise(times):
+        states.append(step(solver, states[-1], t, s))
+    return states
+
+
 @pytest.mark.parametrize(
     ("third", "second"),
     [
@@ -181,24 +196,41 @@ def test_dpm_solver_pp_3m_is_that_of_its_authors_code():
     ids=lambda solver: type(solver).__name__,
 )
 def test_the_last_of_few_steps_is_of_order_2(third, second):
-    # An x0 that does not depend on x, so that both methods have the same past.
-    model = sd.from_x0(SDE, lambda x, t: jnp.sin(5.0 * expand(t, x)) + 0.0 * x)
     times = jnp.array(TIMES)
-
-    def step(solver, state, t, s):
-        keys = noise.sample_keys(jax.random.key(0), len(X))
-        return solver.step(keys, samplers.Counted(model), state, t, s)
-
-    def walk(solver, grid):
-        states = [solver.init(jnp.asarray(X), grid)]
-        for t, s in itertools.pairwise(times):
-            states.append(step(solver, states[-1], t, s))
-        return states
-
-    made, endless, of_order_2 = walk(third, times), walk(third, None), walk(second, None)
-    expected = step(second, of_order_2[-2]._replace(x=made[-2].x), times[-2], times[-1])
+    made, endless = walk(third, times, times), walk(third, times, None)
+    start = walk(second, times, None)[-2]._replace(x=made[-2].x)
+    expected = step(second, start, *times[-2:])
     np.testing.assert_allclose(made[-1].x, expected.x, rtol=1e-4)
     assert not np.allclose(made[-1].x, endless[-1].x, rtol=1e-3)
+
+
+FEW_AND_MANY = [jnp.array(TIMES), jnp.concatenate([jnp.linspace(1.0, 0.91, 11), jnp.array(TIMES)])]
+
+
+@pytest.mark.parametrize("times", FEW_AND_MANY, ids=["few", "many"])
+@pytest.mark.parametrize(
+    ("third", "second", "second_of_many"),
+    [
+        (samplers.DPMSolverPP3M(), samplers.DPMSolverPP2M(), False),
+        (samplers.UniPC(p=3, corrector=False), samplers.UniPC(p=2, corrector=False), True),
+    ],
+    ids=["DPMSolverPP3M", "UniPC"],
+)
+def test_orders_end_with_2_and_1_where_nothing_denoises(third, second, second_of_many, times):
+    made, few = walk(third, times, times, denoise_last=False), len(times) - 1 < 15
+    start = walk(second, times[:-1], None)[-2]._replace(x=made[-3].x)
+    before = step(second, start, *times[-3:-1])
+    last = step(samplers.DDIM(), samplers.State(made[-2].x), *times[-2:])
+    assert np.allclose(made[-2].x, before.x, rtol=1e-4) == (few or second_of_many)
+    assert np.allclose(made[-1].x, last.x, rtol=1e-4) == few
+
+
+def test_a_long_last_step_of_unipc_is_of_order_1_of_however_many_steps():
+    times = jnp.concatenate([jnp.linspace(0.9, 0.3, 20), jnp.array([0.1])])
+    *_, before, last = walk(samplers.UniPC(), times, times, denoise_last=False)
+    corrected = before.base + before.weight * (jnp.sin(5.0 * times[-2]) - before.expected)
+    expected = step(samplers.DDIM(), samplers.State(corrected), *times[-2:])
+    np.testing.assert_allclose(last.x, expected.x, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -207,7 +239,7 @@ def test_the_last_of_few_steps_is_of_order_2(third, second):
 def test_ipndm_has_the_constants_of_its_paper_where_steps_are_equal(order, constants):
     # in x / alpha against sigma / alpha, which for EDM are x and t
     sde, times = sd.EDM(), [5.0, 4.0, 3.0, 2.0, 1.0]
-    solver, model = samplers.IPNDM(order=order), samplers.Counted(sd.from_eps(sde, eps_of))
+    solver, model = samplers.IPNDM(order=order), Counted(sd.from_eps(sde, eps_of))
     state, values = solver.init(jnp.asarray(X)), []
     for t, s in itertools.pairwise(jnp.array(times)):
         before, values = state.x, [eps_of(state.x, t), *values]
