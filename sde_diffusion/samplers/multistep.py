@@ -33,18 +33,21 @@ from sde_diffusion.sdes import Array
 
 # DPM-Solver++ lowers the order of the last steps below this number of evaluations.
 FEW = 15
-# A last step this many times as long as the one before it is one of order 1 in UniPC, of however
-# many steps: on a grid that gets finer evenly, none is.
+# UniPC also lowers the order of the last of many steps to 1 if it is more than this many times as
+# long as the step before it. No grid whose steps shrink evenly ends like that, so the measured order
+# of the method is the declared one.
 LONG = 2.0
 
 
 class Ending(NamedTuple):
-    """Where the order of the last steps falls, by the times at which they end.
+    """The steps at the end of a grid whose order is lowered, each named by the time it ends at.
 
-    The steps to the times `linear` [2] have d1 alone. The step to the time `single` has no
-    difference, which leaves exponential Euler, if it is `longer` times as long in lambda as the one
-    before it. So the orders end with 2 before an evaluation that denoises, which is a step of
-    order 1 to the data, and with 2 and 1 where there is none. -inf stands for no time.
+    A step to one of the times `linear` [2] uses d1 only. The step to the time `single` uses no
+    difference, which leaves exponential Euler, if it is more than `longer` times as long in lambda
+    as the step before it. A time of -inf stands for no step.
+
+    An evaluation that denoises after the last step is itself a step of order 1, to the data, so the
+    last step of the grid has order 2. Without one, the last two steps have orders 2 and 1.
     """
 
     linear: Array
@@ -53,7 +56,7 @@ class Ending(NamedTuple):
 
     @classmethod
     def of(cls, grid: Array | None, denoise_last: bool, longer: float = -jnp.inf) -> "Ending":
-        """Of the steps along a grid; a grid of None has no step of lower order."""
+        """The ending of a grid; without a grid no order is lowered."""
         none = jnp.asarray(-jnp.inf)
         if grid is None:
             return cls(jnp.stack([none, none]), none, none)
@@ -135,7 +138,7 @@ class Past(NamedTuple):
 
 
 def few(grid: Array | None, denoise_last: bool) -> bool:
-    """Whether the steps along a grid take few evaluations."""
+    """Whether the steps along a grid, and the denoising after them, are few evaluations."""
     return grid is not None and len(grid) - 1 + denoise_last < FEW
 
 
@@ -156,7 +159,7 @@ class Multistep(Exponential):
     def init(
         self, x: Array, grid: Array | None = None, denoise_last: bool = True
     ) -> MultistepState:
-        # In eps, a last step of order 1 is worse than one of order 2, however long it is.
+        # In eps, a last step of order 1 was measured to be worse than one of order 2, even if long.
         lowered = grid if few(grid, denoise_last) else None
         ending = Ending.of(lowered, denoise_last or self.view == "eps")
         return MultistepState(x, Past.none(x, self.kept, ending))
