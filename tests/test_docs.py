@@ -1,4 +1,4 @@
-"""The README and docs/: every Python example runs and prints what it says, and links lead somewhere.
+"""The README and docs/: every Python example runs and prints what it says; links lead somewhere.
 
 The blocks of a page run in order and share their names. A comment behind a print statement is what
 it prints, where "..." stands for anything. docs/data.md has its own test beside the sources.
@@ -37,9 +37,7 @@ def blocks(page):
 
 
 WITH_EXAMPLES = [
-    name
-    for page in PAGES
-    if blocks(name := str(page.relative_to(ROOT))) and name != "docs/data.md"
+    name for page in PAGES if blocks(name := str(page.relative_to(ROOT))) and name != "docs/data.md"
 ]
 
 

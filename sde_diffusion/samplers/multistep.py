@@ -34,8 +34,8 @@ from sde_diffusion.sdes import Array
 # DPM-Solver++ lowers the order of the last steps below this number of evaluations.
 FEW = 15
 # UniPC also lowers the order of the last of many steps to 1 if it is more than this many times as
-# long as the step before it. No grid whose steps shrink evenly ends like that, so the measured order
-# of the method is the declared one.
+# long as the step before it. No grid whose steps shrink evenly ends like that, so the measured
+# order of the method is the declared one.
 LONG = 2.0
 
 
