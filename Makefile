@@ -7,7 +7,7 @@ READY := .venv/.ready
 # planning, would otherwise look for a TPU and warn that there is none.
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test quick check clean
+.PHONY: demo test quick check docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -26,9 +26,8 @@ test: $(READY)
 
 # At most two minutes on two idle cores, for work in progress: the fast tests of what compiles little.
 # `make test` runs them all.
-QUICK := $(filter-out tests/test_readme.py,$(wildcard tests/test_*.py)) $(addprefix tests/,analytic \
-  config data metrics planning pretrained distributed/test_mesh.py cli/test_bad_input.py \
-  experiments/test_pods.py)
+QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,analytic config data docs/test_pages.py metrics \
+  planning pretrained distributed/test_mesh.py cli/test_bad_input.py experiments/test_pods.py)
 quick: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow' $(QUICK)
 
@@ -36,6 +35,12 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The pages and the API reference, in docs/_build. Warnings, such as links that lead nowhere, are errors.
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/python -m sphinx -W --keep-going -q -b html -c docs . docs/_build
+	@echo docs/_build/docs/index.html
 
 clean:
 	rm -rf .venv
