@@ -46,7 +46,7 @@ def missing(block):
 
 
 def run(block, names):
-    """Execute a block, and compare what its print statements print with the comments behind them."""
+    """Execute a block, and compare what its prints print with the comments behind them."""
     lines = block.splitlines()
     for statement in ast.parse(block).body:
         output = io.StringIO()
@@ -108,7 +108,5 @@ def test_a_second_call_with_other_parameters_compiles_nothing(example):
 
 def test_the_example_of_a_solver_is_the_librarys_own(example):
     names = example("docs/extending.md")
-    drawn = [
-        np.asarray(names["draw"](solver).x) for solver in (names["Euler"](), samplers.Euler())
-    ]
+    drawn = [np.asarray(names["draw"](solver).x) for solver in (names["Euler"](), samplers.Euler())]
     np.testing.assert_allclose(*drawn, rtol=1e-6)

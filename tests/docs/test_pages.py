@@ -1,4 +1,4 @@
-"""The README, docs/ and experiments/: links lead to files and headings, tables hold all there is."""
+"""The pages of README.md and docs/: links lead to files and headings, and names are told."""
 
 import re
 from pathlib import Path
