@@ -19,12 +19,14 @@ def process(app, what, name, obj, options, lines):
 
 
 def process_signature(app, what, name, obj, options, signature, returns):
-    """Sphinx's event "autodoc-process-signature": hide the fields that Flax adds."""
-    return re.sub(r", parent=<.*", ")", signature or ""), returns
+    """Sphinx's event "autodoc-process-signature": without the fields that Flax adds to a module."""
+    if signature:
+        return re.sub(r", parent=<.*", ")", signature), returns
+    return None
 
 
 def skip(app, what, name, obj, skipped, options):
-    """Sphinx's event "autodoc-skip-member": skip the fields of a NamedTuple."""
+    """Sphinx's event "autodoc-skip-member": True for the fields of a NamedTuple."""
     return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field") else None
 
 

@@ -1,4 +1,4 @@
-"""The pages of README.md and docs/: links lead to files and headings, and names are told."""
+"""The README, docs/ and experiments/: links lead somewhere, and tables hold all there is."""
 
 import re
 from pathlib import Path
