@@ -14,7 +14,6 @@ appended to the input. Where a sample has no condition, zeros take its place, or
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -30,20 +29,22 @@ PADDING = 0
 class ClassEmbedding(nn.Module):
     """A learned vector for a class label, int [B] -> [B, features].
 
-    A negative label gives zeros, or a learned vector of its own with `learned_null`.
+    A negative label gives zeros, or a learned vector of its own with `learned_null`. The vectors
+    are drawn from N(0, std^2 I).
     """
 
     num_classes: int
     features: int
     learned_null: bool = False
+    std: float = 1.0
 
     @nn.compact
     def __call__(self, labels: Array) -> Array:
         rows = self.num_classes + self.learned_null
-        table = self.param("embedding", nn.initializers.normal(1.0), (rows, self.features))
+        table = self.param("embedding", nn.initializers.normal(self.std), (rows, self.features))
         if self.learned_null:
             labels = jnp.where(labels < 0, self.num_classes, labels)
-        return jax.nn.one_hot(labels, rows) @ table
+        return table.at[labels].get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
 
 class TokenEmbedding(nn.Module):
@@ -135,16 +136,17 @@ class Conditions(NamedTuple):
                 )
         return named
 
-    def vector(self, cond: Any, batch: int, features: int) -> Array | None:
+    def vector(self, cond: Any, batch: int, features: int, std: float = 1.0) -> Array | None:
         """The label and the text as one vector [B, features], in layers of the calling module.
 
-        None for a network that takes neither, which has no such layers.
+        None for a network that takes neither, which has no such layers. Classes begin as draws
+        from N(0, std^2 I).
         """
         given = self.by_name(cond)
         parts = []
         if self.num_classes is not None:
             labels = given.get("label", jnp.full((batch,), -1))
-            embed = ClassEmbedding(self.num_classes, features, "label" in self.learned_null)
+            embed = ClassEmbedding(self.num_classes, features, "label" in self.learned_null, std)
             parts.append(embed(labels))
         if self.vocabulary is not None:
             tokens = given.get("tokens", jnp.full((batch, 1), PADDING))

@@ -20,6 +20,7 @@ from flax import linen as nn
 
 from sde_diffusion.layerwise import SCANNED
 from sde_diffusion.networks.attention import IMPLEMENTATIONS, attention
+from sde_diffusion.networks.conditions import Conditions
 from sde_diffusion.networks.layers import Array, Dense
 from sde_diffusion.networks.scan import REMAT, scanned
 from sde_diffusion.selection import require_known
@@ -37,13 +38,14 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "attention": ("auto", *IMPLEMENTATIONS),
 }
 LEVEL_FEATURES = 256  # of the time label
+INIT_STD = 0.02  # of the vectors of classes, and of the perceptron of the time label
 
 
 class DiT(nn.Module):
     """network(x, t, cond) of the shape of x [B, H, W, C], with H and W multiples of the patch size.
 
-    t [B] is the time label, from 0 to 1000. cond holds class labels, [B] or {"label": [B]}, a
-    negative one for no class; cond=None means that no sample has a class.
+    t [B] is the time label, from 0 to 1000. cond holds class labels [B], or a dict with `label`,
+    `tokens` and `image`: see `conditions`.
 
     The parameters are those of the reference, https://github.com/facebookresearch/DiT, with its
     layers stacked under "scanned_blocks".
@@ -53,7 +55,9 @@ class DiT(nn.Module):
     depth, features, num_heads: layers, width of the tokens, heads; None for those of the size.
     learn_sigma: whether the last layer has the outputs for a variance that the published networks
         have, beside those that are returned.
-    num_classes: None for a network without classes, and without parameters for them.
+    num_classes, vocabulary, image_channels, learned_null: the conditions that it takes, see
+        `conditions.Conditions`; without them it has no parameters for them. The published networks
+        have num_classes=1000 and learned_null=("label",).
     dtype: of the computation; parameters, normalizations, softmax and output are in float32.
     remat: what the backward pass computes again instead of keeping it; see `networks.scan`.
     attention: the implementation, see `networks.attention`.
@@ -68,6 +72,9 @@ class DiT(nn.Module):
     num_heads: int | None = None
     learn_sigma: bool = False
     num_classes: int | None = None
+    vocabulary: int | None = None
+    image_channels: int | None = None
+    learned_null: tuple[str, ...] = ()
     dtype: str = "float32"
     remat: str = "none"
     attention: str = "auto"
@@ -75,10 +82,14 @@ class DiT(nn.Module):
     def __post_init__(self) -> None:
         for field, known in CHOICES.items():
             require_known(field, getattr(self, field), known)
+        self.conditions().check()
         super().__post_init__()
 
+    def conditions(self) -> Conditions:
+        return Conditions(self.num_classes, self.vocabulary, self.image_channels, self.learned_null)
+
     @nn.compact
-    def __call__(self, x: Array, t: Array, cond: Any = None, train: bool = False) -> Array:
+    def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:
         depth, features, num_heads = (
             SIZES[self.size][field] if getattr(self, field) is None else getattr(self, field)
             for field in ("depth", "features", "num_heads")
@@ -87,12 +98,12 @@ class DiT(nn.Module):
         dtype = jnp.dtype(self.dtype)
         # A sum over the layers in the backward pass, hence float32.
         embedding = LevelEmbedding(features, name="level")(t, dtype).astype(jnp.float32)
-        if self.num_classes is not None:
-            embedding += ClassTable(self.num_classes, features, name="class")(cond, x.shape[0])
-        elif cond is not None:
-            raise ValueError("cond is given to a network without classes: set num_classes")
+        told = self.conditions().vector(cond, x.shape[0], features, INIT_STD)
+        embedding = embedding if told is None else embedding + told
+        beside = self.conditions().image(cond, x)
+        seen = x if beside is None else jnp.concatenate([x, beside], axis=-1)
 
-        tokens = patches(x.astype(dtype), self.patch_size)
+        tokens = patches(seen.astype(dtype), self.patch_size)
         places = positions(x.shape[1] // self.patch_size, x.shape[2] // self.patch_size, features)
         h = (Dense(features, name="patches")(tokens) + places).astype(dtype)
         blocks = scanned(
@@ -158,25 +169,9 @@ class LevelEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, t: Array, dtype: Any) -> Array:
-        init = nn.initializers.normal(0.02)
+        init = nn.initializers.normal(INIT_STD)
         h = Dense(self.features, init, name="first")(level_features(t).astype(dtype))
         return Dense(self.features, init, name="second")(nn.silu(h))
-
-
-class ClassTable(nn.Module):
-    """A learned vector for each class and one for no class, [B, features] in float32."""
-
-    num_classes: int
-    features: int
-
-    @nn.compact
-    def __call__(self, cond: Any, batch: int) -> Array:
-        shape = (self.num_classes + 1, self.features)
-        table = self.param("embedding", nn.initializers.normal(0.02), shape)
-        labels = cond["label"] if isinstance(cond, dict) else cond
-        if labels is None:
-            return jnp.broadcast_to(table[-1], (batch, self.features))
-        return table[jnp.where(labels < 0, self.num_classes, labels)]
 
 
 def level_features(t: Array) -> Array:
