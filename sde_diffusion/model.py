@@ -16,10 +16,17 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from sde_diffusion.parameterization import Parameterization, named
+from sde_diffusion.parameterization import (
+    LEAST_SIGNAL,
+    Parameterization,
+    named,
+    require_fits,
+    signal_at_the_end,
+)
 from sde_diffusion.prediction import Prediction
 from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, Time, expand
+from sde_diffusion.sdes.base import is_known
 
 Function = Callable[..., Array]
 
@@ -155,31 +162,24 @@ def from_network(
     label [B]), with cond as a fourth argument where there is a condition. In any other library a
     function of these arguments will do. `variables` are the model's `params`.
 
-    Raises ValueError for an unknown parameterization, and for one that gives eps or the score
-    where the SDE has alpha = 0 at t_max.
+    Raises ValueError for an unknown parameterization, and for one that does not fit the SDE: eps or
+    the score where alpha = 0 at t_max, or an infinite time label.
     """
     parameters = named(parameterization)
-    require_signal(sde, parameters.kind, type(parameters).__name__)
+    require_fits(parameters, sde)
     return Model(sde, Partial(_network, as_pytree(apply), parameters), variables)
 
 
-# Below this ratio of alpha to sigma, x - sigma eps has no digit of alpha x0 left in float32.
-LEAST_SIGNAL = 1e-6
-
-
-def require_signal(sde: SDE, kind: str, name: str) -> None:
+def _require_signal(sde: SDE, kind: str) -> None:
     """Raise ValueError where eps or the score is to tell x_0 although x at t_max is pure noise."""
-    if kind not in ("eps", "score"):
+    if kind not in ("eps", "score") or not is_known(*jax.tree.leaves(sde)):
         return
-    try:
-        signal = float(sde.alpha(sde.t_max) / sde.sigma(sde.t_max))
-    except jax.errors.ConcretizationTypeError:
-        return
+    signal = signal_at_the_end(sde)
     if not signal > LEAST_SIGNAL:
         raise ValueError(
-            f"{name} predicts {kind}, which says nothing about the data at t_max={sde.t_max:g} of "
+            f"from_{kind}: {kind} says nothing about the data at t_max={sde.t_max:g} of "
             f"{type(sde).__name__}, where alpha / sigma = {signal:.1e}: predict v, velocity or "
-            "x0, or choose a smaller t_max"
+            f"x0, or choose t_max below {sde.t_max:g}"
         )
 
 
@@ -189,7 +189,7 @@ class _Kind(str):
 
 
 def _from(kind: str, sde: SDE, fn: Function) -> Model:
-    require_signal(sde, kind, f"from_{kind}")
+    _require_signal(sde, kind)
     return Model(sde, Partial(_predict, as_pytree(fn), _Kind(kind)))
 
 

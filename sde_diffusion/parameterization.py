@@ -4,15 +4,20 @@
 
 as in Karras et al. 2022, eq. 7, with x the sample itself (alpha x0 + sigma eps, not x / alpha), so
 that every coefficient stays finite where alpha vanishes.
+
+Not every kind says something at every time: where alpha = 0, x is noise, so eps and the score are
+known without the data, and log(sigma / alpha) is infinite. `require_fits` refuses these.
 """
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.sdes.base import is_known
 from sde_diffusion.selection import build
 
 Coefficient = Array | float
@@ -134,3 +139,58 @@ def named(parameterization: str | Parameterization) -> Parameterization:
     if isinstance(parameterization, str):
         return build("parameterization", parameterization, PARAMETERIZATIONS, {})
     return parameterization
+
+
+# Below this ratio of alpha to sigma, x - sigma eps has no digit of alpha x0 left in float32.
+LEAST_SIGNAL = 1e-6
+
+
+def require_fits(parameterization: Parameterization, sde: SDE) -> None:
+    """Raise ValueError where the SDE has a time, t_min or t_max, that the parameterization cannot.
+
+    The message names both and the parameterizations that fit. The times are not checked where the
+    SDE's fields are traced.
+    """
+    reason = misfit(parameterization, sde)
+    if reason is None:
+        return
+    fitting = [repr(name) for name, kind in PARAMETERIZATIONS.items() if not misfit(kind(), sde)]
+    later = signal_at_the_end(sde) > LEAST_SIGNAL
+    fitting.append(f"t_min above {sde.t_min:g}" if later else f"t_max below {sde.t_max:g}")
+    raise ValueError(
+        f"parameterization {_name(parameterization)!r} does not fit {type(sde).__name__}, since "
+        f"{reason}: choose {' or '.join(fitting)}"
+    )
+
+
+def misfit(parameterization: Parameterization, sde: SDE) -> str | None:
+    """Why the parameterization does not fit the SDE from t_min to t_max; None where it fits."""
+    if not is_known(*jax.tree.leaves(sde)):
+        return None
+    kind, signal = parameterization.kind, signal_at_the_end(sde)
+    if kind in ("eps", "score") and not signal > LEAST_SIGNAL:
+        return (
+            f"it predicts {kind}, which says nothing about the data at t_max={sde.t_max:g}, where "
+            f"alpha / sigma = {signal:.1e}"
+        )
+    with jax.ensure_compile_time_eval():
+        if kind == "score" and not float(sde.sigma(sde.t_min)) > 0.0:
+            return f"it predicts the score, which is infinite at t_min={sde.t_min:g}: sigma = 0"
+        for end in ("t_min", "t_max"):
+            t = getattr(sde, end)
+            label = float(parameterization.label(sde, jnp.asarray(t, float)))
+            if not math.isfinite(label):
+                return f"its time label is {label} at {end}={t:g}"
+    return None
+
+
+def signal_at_the_end(sde: SDE) -> float:
+    """alpha / sigma at t_max, of an SDE whose fields are known numbers."""
+    with jax.ensure_compile_time_eval():
+        return float(sde.alpha(sde.t_max) / sde.sigma(sde.t_max))
+
+
+def _name(parameterization: Parameterization) -> str:
+    """What a config calls it; the name of the class for one that PARAMETERIZATIONS has not."""
+    names = {kind: name for name, kind in PARAMETERIZATIONS.items()}
+    return names.get(type(parameterization), type(parameterization).__name__)

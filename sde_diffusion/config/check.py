@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed
+from sde_diffusion import parameterization as parameterizations
 from sde_diffusion.config import build, conditions
 from sde_diffusion.training import (
     TrainState,
@@ -47,6 +48,7 @@ def problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
     """A line for each field that does not fit another one, or the data."""
     yield from _loss_problems(config)
     yield from _label_problems(config)
+    yield from _time_problems(config)
     yield from _network_problems(config, features)
     yield from _data_problems(config, features)
     yield from _condition_problems(config, features)
@@ -115,7 +117,12 @@ def _label_problems(config: ConfigDict) -> Iterator[str]:
             "level whose number the label is, which only config.parameterization.name 'smld' "
             f"counts, not {labels!r} ({LABELS.get(labels)}): set network.scale_by_sigma=False"
         )
-    if labels == "smld" and config.sde.name == "ve":
+    if labels == "smld" and config.sde.name != "ve":
+        yield (
+            "config.network.scale_by_sigma divides by the noise levels of config.sde.name 've', "
+            f"not of {config.sde.name!r}: set network.scale_by_sigma=False"
+        )
+    elif labels == "smld":
         levels = {
             "sigma_min": config.sde.sigma_min,
             "sigma_max": config.sde.sigma_max,
@@ -128,6 +135,17 @@ def _label_problems(config: ConfigDict) -> Iterator[str]:
                     f"config.network.{field} is {network[field]} and config.{group}.{field} "
                     f"{value}: scale_by_sigma needs the same noise levels"
                 )
+
+
+def _time_problems(config: ConfigDict) -> Iterator[str]:
+    parameters, process = build.parameterization(config), build.sde(config)
+    try:
+        parameterizations.require_fits(parameters, process)
+    except ValueError as error:
+        yield (
+            f"config.parameterization.name {config.parameterization.name!r} does not fit "
+            f"config.sde.name {config.sde.name!r}: {error}"
+        )
 
 
 def _network_problems(config: ConfigDict, features: data.Features) -> Iterator[str]:

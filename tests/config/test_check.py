@@ -162,3 +162,18 @@ def test_a_loss_that_teaches_nothing_at_the_last_time_is_said(caplog):
     caplog.clear()
     check(small(**flow, loss__weighting__on="velocity"), POINTS)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ncsn", "smld", "edm"])
+def test_a_parameterization_is_refused_where_the_sde_ends_in_pure_noise(name):
+    told = found(small(sde__name="flow", parameterization__name=name), POINTS)
+    assert f"parameterization.name '{name}' does not fit config.sde.name 'flow'" in told
+    assert "choose 'v' or 'flow' or t_max below 1" in told
+    fields = {"sde__t_max": 0.99, "sampling__grid__name": "uniform"}
+    check(small(sde__name="flow", parameterization__name=name, **fields), POINTS)
+
+
+def test_the_levels_of_noise_of_a_network_are_those_of_no_other_sde():
+    config = unet(scale_by_sigma=True)
+    config.parameterization = choice("parameterization", "smld")
+    assert "noise levels of config.sde.name 've', not of 'vp'" in found(config)
