@@ -85,6 +85,8 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--class", dest="label", help="the name or number of one class; all if absent"
     )
+    sample.add_argument("--prompt", help="a text, for a network that takes one")
+    sample.add_argument("--image", help="an image file, for a network that takes one beside x")
     sample.add_argument("--out", required=True, help="a .png picture, or an .npz of arrays")
 
     evaluate = commands.add_parser("evaluate", allow_abbrev=False, help="compare with the data")

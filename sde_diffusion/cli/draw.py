@@ -9,7 +9,8 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sde_diffusion import data, distributed, noise
-from sde_diffusion.config import build
+from sde_diffusion.cli.asked import Named
+from sde_diffusion.config import build, conditions
 from sde_diffusion.samplers import Samples, sample
 
 
@@ -24,13 +25,13 @@ def draw(
     num: int,
     *,
     seed: int,
-    y: np.ndarray | None,
+    cond: Named,
     progress: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """(x [num, *event] in the data's own range, evaluations a sample); y [num] or None.
+    """(x [num, *event] in the data's own range, evaluations a sample), for conditions [num, ...].
 
-    In batches of about config.sampling.batch_size, over all the devices; every process
-    draws, and has all the samples. Sample i depends on the seed, i and y[i] alone.
+    In batches of about config.sampling.batch_size, over all the devices; every process draws, and
+    has all the samples. Sample i depends on the seed, i and its own conditions alone.
 
     Raises NonFiniteSamples that says how many are not finite, and from which step on.
     """
@@ -42,13 +43,13 @@ def draw(
     hidden = not (progress and distributed.is_first_process())
     parts, nfe = [], 0
     for first in tqdm(range(0, num, size), desc="sampling", unit="batch", disable=hidden):
-        samples = batch(config, params, features, size, first, seed=seed, y=y)
+        samples = batch(config, params, features, size, first, seed=seed, cond=cond)
         parts.append(distributed.to_every_process(scaling.unscale(samples.x)))
         nfe = int(np.max(distributed.to_every_process(samples.nfe)))
     x = np.concatenate(parts)[:num]
     bad = np.flatnonzero(~np.isfinite(x).reshape(num, -1).all(axis=1))
     if len(bad):
-        where = _first_bad_step(config, params, features, int(bad[0]), seed=seed, y=y)
+        where = _first_bad_step(config, params, features, int(bad[0]), seed=seed, cond=cond)
         raise NonFiniteSamples(
             f"{len(bad)} of {num} samples are not finite, the first of them sample {bad[0]}{where}"
         )
@@ -64,8 +65,10 @@ def check(config: ConfigDict, params: Any, features: data.Features) -> None:
     """
     mesh = build.mesh(config)
     size = -(-min(100, config.sampling.batch_size) // mesh.size) * mesh.size
-    y = np.zeros(size, np.int32) if build.is_conditional(config) else None
-    jax.eval_shape(lambda params: batch(config, params, features, size, 0, seed=0, y=y), params)
+    cond = conditions.zeros(config, features)
+    jax.eval_shape(
+        lambda params: batch(config, params, features, size, 0, seed=0, cond=cond), params
+    )
 
 
 def batch(
@@ -76,23 +79,23 @@ def batch(
     first: int,
     *,
     seed: int,
-    y: np.ndarray | None,
+    cond: Named,
     trajectory: bool = False,
 ) -> Samples:
     """Samples first, first + 1, ... in the model's range, spread over all the devices."""
     model = distributed.spread(build.model(config, params), build.mesh(config))
-    cond = None
-    if y is not None:
-        # The last batch is filled up rather than compiled anew for its own size.
-        rows = np.minimum(np.arange(first, first + size), len(y) - 1)
-        cond = jnp.asarray(y[rows], jnp.int32)
+    # The last batch is filled up rather than compiled anew for its own size.
+    rows = np.arange(first, first + size)
+    named = {
+        name: jnp.asarray(each[np.minimum(rows, len(each) - 1)]) for name, each in cond.items()
+    }
     return sample(
         noise.key(seed),
         model,
         (size, *features.event.shape),
         solver=build.solver(config),
         grid=build.grid(config),
-        cond=cond,
+        cond=conditions.cond(named),
         denoise_last=config.sampling.denoise_last,
         first=first,
         trajectory=trajectory,
@@ -106,11 +109,11 @@ def _first_bad_step(
     index: int,
     *,
     seed: int,
-    y: np.ndarray | None,
+    cond: Named,
 ) -> str:
     """At which step of the solver sample `index` ceases to be finite, found by drawing it again."""
     size = build.mesh(config).size
-    samples = batch(config, params, features, size, index, seed=seed, y=y, trajectory=True)
+    samples = batch(config, params, features, size, index, seed=seed, cond=cond, trajectory=True)
     assert samples.trajectory is not None
     states = distributed.to_every_process(samples.trajectory)[:, 0]
     steps, bad = len(states) - 1, ~np.isfinite(states).reshape(len(states), -1).all(axis=1)

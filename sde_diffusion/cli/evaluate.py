@@ -12,11 +12,11 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sde_diffusion import data, distributed, metrics, noise
-from sde_diffusion.cli import classes, draw, run
+from sde_diffusion.cli import asked, draw, run
 from sde_diffusion.cli.options import sampling_options
 from sde_diffusion.cli.say import say
 from sde_diffusion.comparison.measure import fine_grid
-from sde_diffusion.config import build
+from sde_diffusion.config import build, conditions
 
 # Numbers of real data that samples are compared with: 1 GiB of float64.
 MOST_NUMBERS = 2**27
@@ -34,11 +34,11 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     num, seed = config.eval.num, noise.check_seed(config.eval.seed)
     if num < 1:
         raise ValueError(f"config.eval.num must be at least 1, got {num}")
-    conditional = build.is_conditional(config)
-    y = classes.usual_labels(features, num) if conditional else None
+    cond = asked.as_in_the_data(config, source, num, seed)
+    y = cond.get("label")
     used = data.select(source, build.record_names(config, features))
     real = real_data(used, config.eval.data, seed)
-    events, label = real[features.event_name], real["label"] if conditional else None
+    events, label = real[features.event_name], real.get("label")
     missing = metrics.missing(events, label, num)
     for name, reason in missing.items():
         say(f"{name} is left out: {reason}")
@@ -46,9 +46,9 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     params, step = run.restore_params(workdir, config, features, step=args.step, ema=args.ema)
 
     first = min(num, config.sampling.batch_size)
-    draw.draw(config, params, features, first, seed=seed, y=y)  # compiles
+    draw.draw(config, params, features, first, seed=seed, cond=cond)  # compiles
     began = time.perf_counter()
-    x, nfe = draw.draw(config, params, features, num, seed=seed, y=y, progress=True)
+    x, nfe = draw.draw(config, params, features, num, seed=seed, cond=cond, progress=True)
     seconds = time.perf_counter() - began
     hidden = not distributed.is_first_process()
     stages = 2 + len(metrics.METRICS.keys() - missing.keys())
@@ -108,17 +108,17 @@ def bits_of(
         reason = f"the data are of {event.dtype}, not whole numbers"
         return metrics.Report({}, {"bits_per_dim": reason})
     rows = np.random.default_rng(seed).permutation(len(real[features.event_name]))
-    rows = rows[: config.eval.bits]
+    chosen = {name: values[rows[: config.eval.bits]] for name, values in real.items()}
     key_noise, key_probes = jax.random.split(noise.key(seed))
-    keys = noise.sample_keys(key_noise, len(rows))
-    x = data.dequantize(keys, jnp.asarray(real[features.event_name][rows]), *event.range)
+    x = jnp.asarray(chosen[features.event_name])
+    x = data.dequantize(noise.sample_keys(key_noise, len(x)), x, *event.range)
     model = build.model(config, params)
     (lowest, highest), (low, high) = event.range, config.data.range
     mean, error = metrics.bits_per_dim(
         key_probes,
         model,
         build.scaling(config, features).scale(x),
-        cond=jnp.asarray(real["label"][rows], jnp.int32) if build.is_conditional(config) else None,
+        cond=conditions.cond(conditions.of_records(config, features)(chosen)),
         grid=fine_grid(model.sde, STEPS),
         levels=int(highest - lowest) + 1,
         scale=high - low,

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from sde_diffusion import data, planning
 from sde_diffusion.cli import plan_search, plan_table
-from sde_diffusion.config import build
+from sde_diffusion.config import build, conditions
 from sde_diffusion.config import schema as configs
 from sde_diffusion.planning import Topology
 
@@ -99,7 +99,10 @@ def plan_sampling(
             (size, *event),
             solver=solver,
             grid=grid,
-            labels=build.is_conditional(config),
+            cond=jax.tree.map(
+                lambda one: jax.ShapeDtypeStruct((size, *one.shape[1:]), one.dtype),
+                conditions.cond(conditions.zeros(config, features)),
+            ),
         )
         costs = _costs(lowered, topology)
     corrector = config.sampling.corrector.name
@@ -145,7 +148,7 @@ def features_of(config: ConfigDict, event: tuple[int, ...] | None = None) -> dat
 
     Raises ValueError where the data are not present and the shape of a sample is not known.
     """
-    name, classes = config.data.source.name, config.network.get("num_classes")
+    name = config.data.source.name
     event = event or EVENTS.get(name)
     if event is None:
         try:
@@ -155,10 +158,7 @@ def features_of(config: ConfigDict, event: tuple[int, ...] | None = None) -> dat
                 f"{error}; to plan without the data, give the shape of a sample: --event 64,64,3"
             ) from error
     features = {"image" if len(event) == 3 else "x": data.Feature(event, "uint8", 0, 255)}
-    if classes is not None:
-        names = tuple(str(k) for k in range(classes))
-        features["label"] = data.Feature((), "int32", classes=names)
-    return data.Features(features)
+    return data.Features(features | conditions.features(config, event))
 
 
 def _event(text: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed, training
-from sde_diffusion.cli import claim, classes, draw, picture, run, start
+from sde_diffusion.cli import asked, claim, classes, draw, picture, run, start
 from sde_diffusion.cli.say import say, warn
 from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
@@ -79,16 +79,16 @@ def pictures_of(
     """What draws a picture of samples into the run's folder, and its loss."""
     features = source.features
     images = len(features.event.shape) == 3
-    num, columns, y, real = 100 if images else 2000, 10, None, None
-    if build.is_conditional(config):
-        y = classes.labels(features, num)
+    num, columns, real = 100 if images else 2000, 10, None
+    cond = asked.in_turn(config, source, num)
+    if cond.keys() == {"label"}:
         columns = len(classes.classes_with_data(features))
     if not images:
         real = data.take(source, np.arange(min(num, len(source))))[features.event_name]
 
     def pictures(state: TrainState, step: int) -> None:
         try:
-            x, _ = draw.draw(config, run.sampling_params(state), features, num, seed=0, y=y)
+            x, _ = draw.draw(config, run.sampling_params(state), features, num, seed=0, cond=cond)
         except draw.NonFiniteSamples as error:
             warn(f"no picture at step {step}: {error}")
             return

@@ -1,6 +1,7 @@
 """The network of a run as a problem that solvers are compared on, or fitted to."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +9,9 @@ import numpy as np
 from etils import epath
 
 from sde_diffusion import analytic
-from sde_diffusion.cli import classes, run
+from sde_diffusion.cli import asked, run
 from sde_diffusion.comparison import problems
-from sde_diffusion.config import build
+from sde_diffusion.config import build, conditions
 from sde_diffusion.data import Source, take
 
 
@@ -23,14 +24,14 @@ def trained_problem(
 ) -> problems.Problem:
     """The network of a run against the data that it was trained on, in the model's own range.
 
-    Samples are conditioned on classes in the proportions of the data.
+    Samples are conditioned on classes in the proportions of the data, or else as records drawn at
+    random are.
     """
     config = run.read_config(workdir, overrides)
     source = build.source(config)
     features = source.features
     params, done = run.restore_params(workdir, config, features, step=step, ema=ema)
     scaling = build.scaling(config, features)
-    conditional = build.is_conditional(config)
 
     def draw_data(key: jax.Array, num: int) -> jax.Array:
         rows = jax.random.choice(key, len(source), (num,), replace=num > len(source))
@@ -38,9 +39,9 @@ def trained_problem(
         places, back = np.unique(np.asarray(rows), return_inverse=True)
         return scaling.scale(jnp.asarray(take(source, places)[features.event_name][back]))
 
-    def conditions(rows: np.ndarray) -> jax.Array:
-        y = classes.usual_labels(features, int(rows.max()) + 1)[rows]
-        return jnp.asarray(y, jnp.int32)
+    def cond_of(rows: np.ndarray) -> Any:
+        named = asked.as_in_the_data(config, source, int(rows.max()) + 1, 0)
+        return conditions.cond({name: jnp.asarray(each[rows]) for name, each in named.items()})
 
     return problems.Problem(
         f"{workdir} at step {done}{f', ema {ema}' if ema else ''}",
@@ -48,7 +49,7 @@ def trained_problem(
         features.event.shape,
         draw_data,
         _exact(source, scaling.slope),
-        conditions if conditional else None,
+        cond_of if conditions.names(config) else None,
         len(source),
     )
 

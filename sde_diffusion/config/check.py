@@ -190,10 +190,10 @@ def _condition_problems(config: ConfigDict, features: data.Features) -> Iterator
 
 
 def _taken_problems(config: ConfigDict, features: data.Features, name: str) -> Iterator[str]:
-    field = config.conditions[name].field
+    field = config.conditions[name].get("field", name)
     if field not in features:
         yield (
-            f"config.conditions.{name}.field is {field!r}, and a record has only "
+            f"config.network takes {name}, the entry {field!r} of a record, which has only "
             f"{', '.join(features)}"
         )
         return

@@ -81,9 +81,8 @@ def choice(group: str, name: str, **fields: Any) -> ConfigDict:
     return ConfigDict({"name": name, **values})
 
 
-def _condition(field: str) -> dict[str, Any]:
+def _condition() -> dict[str, Any]:
     return {
-        "field": field if field != "image" else "condition",  # of a record
         "drop": 0.0,  # how often it is left out in training, for guidance
         "null": None,  # the number that then fills its place; None for what means none
     }
@@ -127,7 +126,11 @@ def default() -> ConfigDict:
                 "tokens": None,  # how many bytes of its `text` a record has as `tokens`
             },
             # What the network is told, for each of the conditions that it has a field for.
-            "conditions": {name: _condition(name) for name in ("label", "tokens", "image")},
+            "conditions": {
+                "label": _condition(),
+                "tokens": {"field": "tokens", **_condition()},
+                "image": {"field": "condition", **_condition()},
+            },
             "training": {
                 "batch_size": 128,
                 "steps": 1_300_001,

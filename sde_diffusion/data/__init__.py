@@ -6,7 +6,7 @@ from sde_diffusion.data.pipeline import batches, one_pass
 from sde_diffusion.data.source import ArraySource, Batch, Record, Source, from_arrays, take
 from sde_diffusion.data.sources import SOURCES, load
 from sde_diffusion.data.sources.array_record import write_array_record
-from sde_diffusion.data.text import tokenized
+from sde_diffusion.data.text import byte_tokens, tokenized
 from sde_diffusion.data.transforms import Scaling, dequantize, random_flip
 from sde_diffusion.data.views import Mapped, select
 
@@ -22,6 +22,7 @@ __all__ = [
     "Scaling",
     "Source",
     "batches",
+    "byte_tokens",
     "dequantize",
     "event_name",
     "from_arrays",

@@ -43,14 +43,14 @@ def lower_sampler_step(
     *,
     solver: Solver,
     grid: Array | None,
-    labels: bool,
+    cond: Any,
 ) -> jax.stages.Lowered:
     """One step of `solver` on samples of `shape` [B, *event]; nothing is allocated.
 
-    `model(params)` is the model with these parameters, called with labels [B] or None. Samples are
-    spread over all devices and parameters placed by `distributed.sampling_shardings`, as
-    `sde-diffusion sample` has them. An adaptive solver's step is a loop of unknown length, of which
-    one round counts.
+    `model(params)` is the model with these parameters, and `cond` has the shapes [B, ...] of its
+    condition, or is None. Samples are spread over all devices and parameters placed by
+    `distributed.sampling_shardings`, as `sde-diffusion sample` has them. An adaptive solver's step
+    is a loop of unknown length, of which one round counts.
 
     Raises ValueError when B does not divide over the devices.
     """
@@ -58,10 +58,10 @@ def lower_sampler_step(
     whole, by_sample = distributed.replicated(mesh), distributed.shard_samples(mesh)
     times = jnp.asarray(solver.times) if grid is None else grid
 
-    def step(key: Array, params: Any, x: Array, y: Array | None, t: Array, s: Array) -> Any:
+    def step(key: Array, params: Any, x: Array, cond: Any, t: Array, s: Array) -> Any:
         spread = distributed.spread(model(params), mesh)
         keys = noise.fold_in(noise.sample_keys(key, shape[0]), 1)
-        return solver.step(keys, Counted(spread), solver.init(x, times), t, s, y).x
+        return solver.step(keys, Counted(spread), solver.init(x, times), t, s, cond).x
 
     placed = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -69,9 +69,11 @@ def lower_sampler_step(
         distributed.sampling_shardings(mesh, params),
     )
     x = jax.ShapeDtypeStruct(shape, jnp.float32, sharding=by_sample)
-    y = jax.ShapeDtypeStruct(shape[:1], jnp.int32, sharding=by_sample) if labels else None
+    cond = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=by_sample), cond
+    )
     time = jax.ShapeDtypeStruct((), jnp.float32, sharding=whole)
-    return jax.jit(step, out_shardings=by_sample).lower(_key(), placed, x, y, time, time)
+    return jax.jit(step, out_shardings=by_sample).lower(_key(), placed, x, cond, time, time)
 
 
 def _key() -> jax.ShapeDtypeStruct:

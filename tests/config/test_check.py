@@ -82,7 +82,7 @@ def test_a_config_that_fits_passes():
         ({"optim__accumulate": 3}, ("optim.accumulate is 3", "training.batch_size 16")),
         ({"data__flip": True}, ("data.flip", "(2,)")),
         ({"data__dequantize": True}, ("data.dequantize", "float32")),
-        ({"network__num_classes": 3}, ("conditions.label.field is 'label'", "only x")),
+        ({"network__num_classes": 3}, ("takes label", "'label' of a record", "only x")),
         ({"conditions__label__drop": 0.1}, ("conditions.label.drop", "takes no label")),
         ({"conditions__tokens__drop": 1.5}, ("conditions.tokens.drop", "[0, 1)", "1.5")),
     ],

@@ -101,7 +101,7 @@ def planned_sampler(solver, grid=None, mesh=None):
         (32, WIDTH),
         solver=solver,
         grid=grids.uniform(sde, 10) if grid is None else grid,
-        labels=False,
+        cond=None,
     )
     return compile_program(lowered, mesh.size)
 
