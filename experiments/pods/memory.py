@@ -80,7 +80,7 @@ def sampling_step(network: DiT, mesh: jax.sharding.Mesh) -> jax.stages.Lowered:
         (PER_DEVICE * mesh.size, *EVENT),
         solver=samplers.DDIM(),
         grid=sd.grids.uniform(SDE, 2, t_max=0.9),
-        labels=True,
+        cond=jax.ShapeDtypeStruct((PER_DEVICE * mesh.size,), jnp.int32),
     )
 
 

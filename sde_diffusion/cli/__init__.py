@@ -12,13 +12,14 @@ FIELDS = "--config.GROUP.FIELD=VALUE changes a field of the config."
 PRESET = "--config.preset=tpu sets the fields that make training fast on a slice of TPUs."
 
 BUG, BAD_INPUT, NON_FINITE, NO_ANSWER = 1, 2, 3, 4
+INTERRUPTED = 130  # as the shell has it for a process that SIGINT ends
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit code tells how it ended.
 
     0: done; 2: bad input; 3: a loss or samples that are not finite; 4: another host, or a bucket,
-    did not answer, so that the same command may do another time.
+    did not answer, so that the same command may do another time; 130: Ctrl-C.
 
     Set SDE_DIFFUSION_TRACEBACK=1 to see where an error was raised.
     """
@@ -44,6 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(line, file=sys.stderr)
         return code
+    except KeyboardInterrupt:
+        if os.environ.get("SDE_DIFFUSION_TRACEBACK"):
+            raise
+        print("sde-diffusion: interrupted", file=sys.stderr)
+        return INTERRUPTED
     return 0
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sde_diffusion import training
+from sde_diffusion.config import build
 
 
 def tree(folder):
@@ -231,6 +232,27 @@ class TestWorkdir:
         options = ("--overwrite", "--config.optim.lr=-1.0")
         assert_one_line(call("train", "--config", tiny, "--workdir", trained, *options), "lr")
         assert tree(trained) == before
+
+
+def test_a_record_that_is_not_finite_is_named(call, tiny, tmp_path):
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    x[17, 1] = np.nan
+    np.savez(tmp_path / "x.npz", x=x)
+    source = f'choice("data.source", "npz", path="{tmp_path / "x.npz"}", low=-3.0, high=3.0)'
+    text = tiny.read_text().replace('choice("data.source", "digits")', source)
+    tiny.write_text(text.replace(", num_classes=10", ""))
+    result = call("train", "--config", tiny, "--workdir", tmp_path / "w")
+    assert_one_line(result, "the loss is nan", "record 17 has 1 values of 'x'", code=3)
+
+
+def test_ctrl_c_is_one_line(call, tiny, tmp_path, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "source", interrupted)
+    code, _, err = call("train", "--config", tiny, "--workdir", tmp_path / "w")
+    assert code == 130
+    assert err.splitlines() == ["sde-diffusion: interrupted"]
 
 
 def test_a_full_disk(call, tiny, tmp_path, monkeypatch):
