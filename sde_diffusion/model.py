@@ -9,7 +9,6 @@ function holds are leaves, so a model with other values of them compiles nothing
     model(x, t, labels).x0            # fn(x, t, labels)
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -181,20 +180,6 @@ def _require_signal(sde: SDE, kind: str) -> None:
             f"from_{kind}: {kind} says nothing about the data at t_max={sde.t_max:g} of "
             f"{type(sde).__name__}, where alpha / sigma = {signal:.1e}: predict v, velocity or "
             f"x0, or choose t_max below {sde.t_max:g}"
-        )
-
-
-def require_label(sde: SDE, parameterization: Parameterization) -> None:
-    """Raise ValueError where the time label at t_max is not finite."""
-    try:
-        label = float(parameterization.label(sde, jnp.asarray(sde.t_max)))
-    except jax.errors.ConcretizationTypeError:
-        return
-    if not math.isfinite(label):
-        raise ValueError(
-            f"the time label of {type(parameterization).__name__} is {label} at t_max="
-            f"{sde.t_max:g} of {type(sde).__name__}: choose the parameterization v or flow, or a "
-            "smaller t_max"
         )
 
 

@@ -235,7 +235,6 @@ def _failures(config: ConfigDict, features: data.Features) -> Iterator[str]:
     """A line for each part that cannot be built."""
     parts: list[Callable[[], object]] = [
         lambda: build.run(config),
-        lambda: build.model(config, None),  # not traced: it looks at the SDE's numbers
         lambda: _check_devices(config),
         lambda: _trace_objective(config, features),
         lambda: (build.solver(config), build.grid(config)),

@@ -127,18 +127,6 @@ def test_the_levels_of_noise_of_a_network_are_those_of_the_sde():
     ("overrides", "words"),
     [
         ({"training__keep": 0}, ("keep: 0 is not at least 1",)),
-        (
-            {"sde__name": "flow", "sampling__grid__name": "uniform"},
-            ("DDPM predicts eps", "t_max=1", "Flow", "v, velocity or x0"),
-        ),
-        (
-            {
-                "sde__name": "flow",
-                "sampling__grid__name": "uniform",
-                "parameterization__name": "edm",
-            },
-            ("time label of EDM is inf", "t_max=1", "Flow", "smaller t_max"),
-        ),
         ({"training__steps": 0}, ("steps: 0",)),
         ({"seed": -1}, ("seed must be", "-1")),
         ({"optim__lr": -1.0}, ("lr: -1.0",)),

@@ -36,7 +36,7 @@ def test_the_example_that_writes_records_reads_them_back(tmp_path, monkeypatch):
 
 
 def test_the_example_of_a_source_of_ones_own_gives_batches():
-    assert run(OWN)[1] == "{'x': (128, 2), 'label': (128,)}\n"
+    assert run(OWN)[1] == "{'x': (128, 2), 'label': (128,), 'index': (128,)}\n"
 
 
 def test_the_example_of_features_prints_those_of_the_digits():
