@@ -4,22 +4,15 @@ They are in the network's own terms: a label is a whole number, a text is tokens
 the model's range (see `config.conditions`).
 """
 
+import jax.numpy as jnp
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
-from sde_diffusion import data
-from sde_diffusion.cli import classes
-from sde_diffusion.config import conditions
-from sde_diffusion.data.images import Decoder
+from sde_diffusion import data, noise
+from sde_diffusion.cli import classes, image_file
+from sde_diffusion.config import build, conditions
 
 Named = dict[str, np.ndarray]
-
-
-def of_records(config: ConfigDict, features: data.Features, records: data.Batch) -> Named:
-    """Those of records of the data."""
-    read = conditions.of_records(config, features)(records)
-    return {name: np.asarray(value) for name, value in read.items()}
 
 
 def in_turn(config: ConfigDict, source: data.Source, num: int) -> Named:
@@ -27,7 +20,7 @@ def in_turn(config: ConfigDict, source: data.Source, num: int) -> Named:
     names = conditions.names(config)
     if names == ("label",):
         return {"label": classes.labels(source.features, num)}
-    return _of_rows(config, source, np.arange(num)) if names else {}
+    return _of_rows(config, source, np.arange(num), seed=0) if names else {}
 
 
 def as_in_the_data(config: ConfigDict, source: data.Source, num: int, seed: int) -> Named:
@@ -36,7 +29,7 @@ def as_in_the_data(config: ConfigDict, source: data.Source, num: int, seed: int)
     if names == ("label",):
         return {"label": classes.usual_labels(source.features, num)}
     rows = np.random.default_rng(seed).integers(len(source), size=num)
-    return _of_rows(config, source, rows) if names else {}
+    return _of_rows(config, source, rows, seed) if names else {}
 
 
 def asked(
@@ -69,32 +62,31 @@ def asked(
     if "label" in names:
         wanted = None if label is None else classes.class_number(features, label)
         found["label"] = classes.labels(features, num, wanted)
-    records = {}
     if prompt is not None:
         length = features[config.conditions.tokens.field].shape[0]
-        records[config.conditions.tokens.field] = data.byte_tokens(prompt, length)
+        found["tokens"] = np.repeat(data.byte_tokens(prompt, length)[None], num, axis=0)
     if image is not None:
-        field = config.conditions.image.field
-        records[field] = _read_image(image, features[field])
-    repeated = {field: np.repeat(value[None], num, axis=0) for field, value in records.items()}
-    return found | of_records(config, features, repeated)
+        found["image"] = image_file.repeated(_read_image(config, features, image), num, image)
+    return found
 
 
-def _read_image(path: str, feature: data.Feature) -> np.ndarray:
-    """An image file as an array of the feature's shape; ValueError if it is of another size."""
-    height, width, channels = feature.shape
-    if feature.dtype != "uint8" or channels not in (1, 3, 4):
-        raise ValueError(f"--image: {feature.dtype} of shape {feature.shape} is no image file")
-    array = Decoder(channels=channels).decode(epath.Path(path).read_bytes(), path)
-    if array.shape != feature.shape:
-        raise ValueError(
-            f"--image {path} is {array.shape[0]}x{array.shape[1]}, and the network takes "
-            f"{height}x{width}"
-        )
-    return array
+def _read_image(config: ConfigDict, features: data.Features, path: str) -> np.ndarray:
+    """The images of a file as the network is told them, [N, H, W, C]."""
+    made = conditions.of_sample(config)
+    if made is None:
+        feature = features[config.conditions.image.field]
+        return image_file.read(path, "--image", feature, feature.shape, config.data.range)
+    shape = made.measured(features.event.shape)
+    read = image_file.read(path, "--image", features.event, shape, config.data.range)
+    return np.asarray(made.of_measurement(jnp.asarray(read)))
 
 
-def _of_rows(config: ConfigDict, source: data.Source, rows: np.ndarray) -> Named:
-    used = data.select(source, [source.features.event_name, *conditions.fields(config)])
+def _of_rows(config: ConfigDict, source: data.Source, rows: np.ndarray, seed: int) -> Named:
+    """The conditions of records of the data, by their numbers."""
+    features = source.features
+    used = data.select(source, build.record_names(config, features))
     records = data.take(used, rows % len(source))
-    return of_records(config, source.features, records)
+    x0 = build.scaling(config, features).scale(jnp.asarray(records[features.event_name]))
+    keys = noise.sample_keys(noise.key(seed), len(rows))
+    read = conditions.of_records(config, features)(keys, records, x0)
+    return {name: np.asarray(value) for name, value in read.items()}

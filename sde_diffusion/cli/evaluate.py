@@ -111,14 +111,15 @@ def bits_of(
     chosen = {name: values[rows[: config.eval.bits]] for name, values in real.items()}
     key_noise, key_probes = jax.random.split(noise.key(seed))
     x = jnp.asarray(chosen[features.event_name])
-    x = data.dequantize(noise.sample_keys(key_noise, len(x)), x, *event.range)
+    keys = noise.sample_keys(key_noise, len(x))
+    x0 = build.scaling(config, features).scale(data.dequantize(keys, x, *event.range))
     model = build.model(config, params)
     (lowest, highest), (low, high) = event.range, config.data.range
     mean, error = metrics.bits_per_dim(
         key_probes,
         model,
-        build.scaling(config, features).scale(x),
-        cond=conditions.cond(conditions.of_records(config, features)(chosen)),
+        x0,
+        cond=conditions.cond(conditions.of_records(config, features)(keys, chosen, x0)),
         grid=fine_grid(model.sde, STEPS),
         levels=int(highest - lowest) + 1,
         scale=high - low,

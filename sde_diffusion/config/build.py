@@ -97,7 +97,7 @@ def source(config: ConfigDict) -> data.Source:
 
 def record_names(config: ConfigDict, features: data.Features) -> list[str]:
     """What training takes of a record: the event, and what the network is conditioned on."""
-    return [features.event_name, *conditions.fields(config)]
+    return [features.event_name, *conditions.entries(config).values()]
 
 
 def scaling(config: ConfigDict, features: data.Features) -> data.Scaling:
@@ -143,18 +143,20 @@ def samples(
     """(key, batch, frozen) -> (x0, cond): flipped, dequantized, scaled, conditions dropped."""
     scale = scaling(config, features)
     read, drop = conditions.of_records(config, features), conditions.drop(config)
+    beside = conditions.entries(config).get("image")
 
     def of_batch(key: Array, batch: Batch, frozen: Any) -> tuple[Array, Any]:
         del frozen
-        x, named = batch[features.event_name], read(batch)
+        x = batch[features.event_name]
         keys = noise.sample_keys(key, len(x))
         if config.data.flip:
             x = data.random_flip(noise.fold_in(keys, 0), x)
-            if "image" in named:  # by the same keys, so it is mirrored when x is
-                named["image"] = data.random_flip(noise.fold_in(keys, 0), named["image"])
+            if beside in batch:  # by the same keys, so it is mirrored when x is
+                batch = {**batch, beside: data.random_flip(noise.fold_in(keys, 0), batch[beside])}
         if config.data.dequantize:
             x = data.dequantize(noise.fold_in(keys, 1), x, scale.low, scale.high)
-        return scale.scale(x), conditions.cond(drop(keys, named))
+        x0 = scale.scale(x)
+        return x0, conditions.cond(drop(keys, read(keys, batch, x0)))
 
     return of_batch
 

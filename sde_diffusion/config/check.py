@@ -183,13 +183,32 @@ def _condition_problems(config: ConfigDict, features: data.Features) -> Iterator
         where = f"config.conditions.{name}"
         if not 0 <= group.drop < 1:
             yield f"{where}.drop must be in [0, 1), got {group.drop}"
-        if name in taken:
-            yield from _taken_problems(config, features, name)
+        if name in conditions.entries(config):
+            yield from _entry_problems(config, features, name)
+        elif name in taken:
+            yield from _made_image_problems(config, features)
         elif group.drop != 0:
             yield f"{where}.drop is {group.drop}, and config.network takes no {name}"
 
 
-def _taken_problems(config: ConfigDict, features: data.Features, name: str) -> Iterator[str]:
+def _made_image_problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
+    name, told = config.conditions.image.of.name, config.network.image_channels
+    made = conditions.of_sample(config)
+    assert made is not None
+    try:
+        made.measured(features.event.shape)
+    except ValueError as error:
+        yield f"config.conditions.image.of: {error}"
+        return
+    wanted = made.channels(features.event.shape[-1])
+    if told != wanted:
+        yield (
+            f"config.network.image_channels is {told}, and config.conditions.image.of {name!r} "
+            f"gives {wanted} channels"
+        )
+
+
+def _entry_problems(config: ConfigDict, features: data.Features, name: str) -> Iterator[str]:
     field = config.conditions[name].get("field", name)
     if field not in features:
         yield (

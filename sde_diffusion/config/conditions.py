@@ -5,6 +5,8 @@ A network takes a label, tokens or an image if its field `num_classes`, `vocabul
 (a label is always its `label`); `drop`, how often it is left out in training; `null`, the number
 that then fills its place. With null=None the network receives what it understands as no condition
 at all (`NULLS`), for which it has zeros, or a learned vector if its `learned_null` has the name.
+
+An image is an entry of a record, or is made of the sample itself, as `conditions.image.of` says.
 """
 
 import math
@@ -18,6 +20,7 @@ from ml_collections import ConfigDict
 from sde_diffusion import data, noise, objectives
 from sde_diffusion.networks.conditions import FIELDS, PADDING
 from sde_diffusion.sdes import Array
+from sde_diffusion.selection import choose
 
 NULLS = {"label": -1, "tokens": PADDING, "image": math.nan}
 
@@ -27,14 +30,23 @@ def names(config: ConfigDict) -> tuple[str, ...]:
     return tuple(name for name, field in FIELDS.items() if config.network.get(field) is not None)
 
 
-def fields(config: ConfigDict) -> list[str]:
-    """The entries of a record that they are."""
-    return list(_taken(config).values())
+def entries(config: ConfigDict) -> dict[str, str]:
+    """{name of a condition: entry of a record}, without an image that is made of the sample."""
+    return {
+        name: config.conditions[name].get("field", name)
+        for name in names(config)
+        if not (name == "image" and of_sample(config))
+    }
 
 
-def _taken(config: ConfigDict) -> dict[str, str]:
-    """{name of a condition: entry of a record}."""
-    return {name: config.conditions[name].get("field", name) for name in names(config)}
+def of_sample(config: ConfigDict) -> objectives.ImageCondition | None:
+    """How the network's image is made of the sample; None where it is an entry of a record."""
+    group = config.conditions.image.of
+    if "image" not in names(config) or group.name == "record":
+        return None
+    fields = {key: value for key, value in group.items() if key != "name"}
+    make = choose("config.conditions.image.of", group.name, objectives.IMAGE_CONDITIONS)
+    return make(**fields)
 
 
 def null(config: ConfigDict) -> dict[str, float]:
@@ -75,7 +87,7 @@ def features(config: ConfigDict, event: tuple[int, ...]) -> dict[str, data.Featu
             raise ValueError("config.data.tokens must say how many tokens a text has")
         shape, most = (config.data.tokens,), network.vocabulary - 1
         found[config.conditions.tokens.field] = data.Feature(shape, "int32", 0, most)
-    if "image" in names(config):
+    if "image" in entries(config):
         shape = (*event[:-1], network.image_channels)
         found[config.conditions.image.field] = data.Feature(shape, "uint8", 0, 255)
     return found
@@ -83,28 +95,33 @@ def features(config: ConfigDict, event: tuple[int, ...]) -> dict[str, data.Featu
 
 def zeros(config: ConfigDict, features: data.Features) -> dict[str, np.ndarray]:
     """The conditions of one sample by name, of zeros: what a trace needs of them."""
-    shapes = {name: features[field].shape for name, field in _taken(config).items()}
+    shapes = {name: features[field].shape for name, field in entries(config).items()}
+    if of_sample(config):
+        shapes["image"] = (*features.event.shape[:-1], config.network.image_channels)
     kinds = {"label": np.int32, "tokens": np.int32, "image": np.float32}
     return {name: np.zeros((1, *shape), kinds[name]) for name, shape in shapes.items()}
 
 
 def of_records(
     config: ConfigDict, features: data.Features
-) -> Callable[[Mapping[str, Any]], dict[str, Array]]:
-    """records -> conditions by name, an image in the model's range.
+) -> Callable[[Array, Mapping[str, Any], Array], dict[str, Array]]:
+    """(keys [B], records, x0) -> conditions by name, an image in the model's range.
 
-    A condition is left out where the records have no such entry.
+    x0 [B, *event] are the records' samples in the model's range, of which an image may be made. A
+    condition is left out where the records have no such entry.
     """
-    taken = _taken(config)
+    taken, made = entries(config), of_sample(config)
     if "image" in taken:
         scaling = data.Scaling(*features[taken["image"]].range, *config.data.range)
 
-    def read(records: Mapping[str, Any]) -> dict[str, Array]:
+    def read(keys: Array, records: Mapping[str, Any], x0: Array) -> dict[str, Array]:
         named = {
             name: jnp.asarray(records[field]) for name, field in taken.items() if field in records
         }
         if "image" in named:
             named["image"] = scaling.scale(named["image"])
+        if made is not None:
+            named["image"] = made.of_sample(noise.fold_in(keys, 3), x0)
         return named
 
     return read

@@ -43,6 +43,7 @@ CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "sde": sdes.KINDS,
     "network": NETWORKS,
     "parameterization": parameterization.PARAMETERIZATIONS,
+    "conditions.image.of": {"record": _without_fields, **objectives.IMAGE_CONDITIONS},
     "loss.weighting": objectives.WEIGHTINGS,
     "loss.times": time_density.TIMES,
     "data.source": SOURCES,
@@ -129,7 +130,11 @@ def default() -> ConfigDict:
             "conditions": {
                 "label": _condition(),
                 "tokens": {"field": "tokens", **_condition()},
-                "image": {"field": "condition", **_condition()},
+                "image": {
+                    "of": choice("conditions.image.of", "record"),  # or made of the sample itself
+                    "field": "condition",  # of a record
+                    **_condition(),
+                },
             },
             "training": {
                 "batch_size": 128,

@@ -11,12 +11,21 @@ from sde_diffusion.objectives.denoising import (
     smld_loss,
 )
 from sde_diffusion.objectives.dropping import drop_conditions
+from sde_diffusion.objectives.image_conditions import (
+    IMAGE_CONDITIONS,
+    ImageCondition,
+    gray,
+    hidden,
+    low_resolution,
+)
 from sde_diffusion.objectives.objective import Metrics, Objective, of_loss
 from sde_diffusion.objectives.weighting import WEIGHTINGS, Weighting
 
 __all__ = [
+    "IMAGE_CONDITIONS",
     "REDUCTIONS",
     "WEIGHTINGS",
+    "ImageCondition",
     "Metrics",
     "Objective",
     "Weighting",
@@ -24,7 +33,10 @@ __all__ = [
     "denoising_loss",
     "denoising_objective",
     "drop_conditions",
+    "gray",
     "half_sum",
+    "hidden",
+    "low_resolution",
     "mean",
     "of_loss",
     "smld_loss",

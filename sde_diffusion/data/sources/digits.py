@@ -5,14 +5,22 @@ import numpy as np
 from sde_diffusion.data.source import ArraySource, from_arrays
 
 
-def digits() -> ArraySource:
-    """1,797 images [8, 8, 1] of ten classes, whole values 0 ... 16.
+def digits(size: int = 8) -> ArraySource:
+    """1,797 images [size, size, 1] of ten classes, values from 0 to 16.
+
+    At the size 8 they are the whole numbers of the data set, and at 4 or 2 means over its pixels.
 
     Source: the test set of "Optical recognition of handwritten digits" (Alpaydin & Kaynak 1998,
     UCI), as `sklearn.datasets.load_digits` holds it.
+
+    Raises:
+        ValueError: size is not 8, 4 or 2.
     """
+    if size not in (8, 4, 2):
+        raise ValueError(f"digits: size must be 8, 4 or 2, got {size}")
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    image = bunch.images.astype(np.uint8)[..., None]
+    blocks = bunch.images.reshape(-1, size, 8 // size, size, 8 // size)
+    image = blocks.mean(axis=(2, 4))[..., None].astype(np.uint8 if size == 8 else np.float32)
     return from_arrays("digits", {"image": image, "label": bunch.target}, low=0, high=16)
