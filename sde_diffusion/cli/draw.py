@@ -1,5 +1,6 @@
 """Samples from a trained network, in the data's own range."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,9 +10,15 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sde_diffusion import data, distributed, noise
-from sde_diffusion.cli.asked import Named
 from sde_diffusion.config import build, conditions
+from sde_diffusion.model import Model
 from sde_diffusion.samplers import Samples, sample
+
+Steer = Callable[[Model], Model]
+
+
+def _as_trained(model: Model) -> Model:
+    return model
 
 
 class NonFiniteSamples(FloatingPointError):
@@ -25,10 +32,14 @@ def draw(
     num: int,
     *,
     seed: int,
-    cond: Named,
+    cond: Any,
+    steer: Steer = _as_trained,
     progress: bool = False,
 ) -> tuple[np.ndarray, int]:
     """(x [num, *event] in the data's own range, evaluations a sample), for conditions [num, ...].
+
+    `cond` is a pytree of arrays [num, ...], or None. `steer` makes of the trained model the one
+    that samples, a guided one for example.
 
     In batches of about config.sampling.batch_size, over all the devices; every process draws, and
     has all the samples. Sample i depends on the seed, i and its own conditions alone.
@@ -43,13 +54,15 @@ def draw(
     hidden = not (progress and distributed.is_first_process())
     parts, nfe = [], 0
     for first in tqdm(range(0, num, size), desc="sampling", unit="batch", disable=hidden):
-        samples = batch(config, params, features, size, first, seed=seed, cond=cond)
+        samples = batch(config, params, features, size, first, seed=seed, cond=cond, steer=steer)
         parts.append(distributed.to_every_process(scaling.unscale(samples.x)))
         nfe = int(np.max(distributed.to_every_process(samples.nfe)))
     x = np.concatenate(parts)[:num]
     bad = np.flatnonzero(~np.isfinite(x).reshape(num, -1).all(axis=1))
     if len(bad):
-        where = _first_bad_step(config, params, features, int(bad[0]), seed=seed, cond=cond)
+        where = _first_bad_step(
+            config, params, features, int(bad[0]), seed=seed, cond=cond, steer=steer
+        )
         raise NonFiniteSamples(
             f"{len(bad)} of {num} samples are not finite, the first of them sample {bad[0]}{where}"
         )
@@ -65,7 +78,7 @@ def check(config: ConfigDict, params: Any, features: data.Features) -> None:
     """
     mesh = build.mesh(config)
     size = -(-min(100, config.sampling.batch_size) // mesh.size) * mesh.size
-    cond = conditions.zeros(config, features)
+    cond = conditions.cond(conditions.zeros(config, features))
     jax.eval_shape(
         lambda params: batch(config, params, features, size, 0, seed=0, cond=cond), params
     )
@@ -79,23 +92,21 @@ def batch(
     first: int,
     *,
     seed: int,
-    cond: Named,
+    cond: Any,
+    steer: Steer = _as_trained,
     trajectory: bool = False,
 ) -> Samples:
     """Samples first, first + 1, ... in the model's range, spread over all the devices."""
-    model = distributed.spread(build.model(config, params), build.mesh(config))
+    model = steer(distributed.spread(build.model(config, params), build.mesh(config)))
     # The last batch is filled up rather than compiled anew for its own size.
     rows = np.arange(first, first + size)
-    named = {
-        name: jnp.asarray(each[np.minimum(rows, len(each) - 1)]) for name, each in cond.items()
-    }
     return sample(
         noise.key(seed),
         model,
         (size, *features.event.shape),
         solver=build.solver(config),
         grid=build.grid(config),
-        cond=conditions.cond(named),
+        cond=jax.tree.map(lambda each: jnp.asarray(each[np.minimum(rows, len(each) - 1)]), cond),
         denoise_last=config.sampling.denoise_last,
         first=first,
         trajectory=trajectory,
@@ -109,11 +120,14 @@ def _first_bad_step(
     index: int,
     *,
     seed: int,
-    cond: Named,
+    cond: Any,
+    steer: Steer,
 ) -> str:
     """At which step of the solver sample `index` ceases to be finite, found by drawing it again."""
     size = build.mesh(config).size
-    samples = batch(config, params, features, size, index, seed=seed, cond=cond, trajectory=True)
+    samples = batch(
+        config, params, features, size, index, seed=seed, cond=cond, steer=steer, trajectory=True
+    )
     assert samples.trajectory is not None
     states = distributed.to_every_process(samples.trajectory)[:, 0]
     steps, bad = len(states) - 1, ~np.isfinite(states).reshape(len(states), -1).all(axis=1)

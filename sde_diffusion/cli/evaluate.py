@@ -34,8 +34,8 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     num, seed = config.eval.num, noise.check_seed(config.eval.seed)
     if num < 1:
         raise ValueError(f"config.eval.num must be at least 1, got {num}")
-    cond = asked.as_in_the_data(config, source, num, seed)
-    y = cond.get("label")
+    named = asked.as_in_the_data(config, source, num, seed)
+    cond, y = conditions.cond(named), named.get("label")
     used = data.select(source, build.record_names(config, features))
     real = real_data(used, config.eval.data, seed)
     events, label = real[features.event_name], real.get("label")

@@ -11,7 +11,7 @@ from sde_diffusion import distributed
 from sde_diffusion.cli import asked, classes, draw, picture, run
 from sde_diffusion.cli.options import sampling_options
 from sde_diffusion.cli.say import say
-from sde_diffusion.config import build
+from sde_diffusion.config import build, conditions
 
 
 def sample(args: Namespace, overrides: dict[str, str]) -> None:
@@ -26,25 +26,33 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
     features = run.read_data(workdir).features
     if out.suffix == ".png":
         picture.require_picture(out, features)
-    cond = asked.asked(
+    named = asked.asked(
         config, features, args.num, label=args.label, prompt=args.prompt, image=args.image
     )
     columns = None
-    if "label" in cond and args.label is None:
+    if "label" in named and args.label is None:
         columns = len(classes.classes_with_data(features))
     build.solver(config), build.grid(config), build.mesh(config)
     run.enable_cache()
     params, step = run.restore_params(workdir, config, features, step=args.step, ema=args.ema)
 
     began = time.perf_counter()
-    x, nfe = draw.draw(config, params, features, args.num, seed=args.seed, cond=cond, progress=True)
+    x, nfe = draw.draw(
+        config,
+        params,
+        features,
+        args.num,
+        seed=args.seed,
+        cond=conditions.cond(named),
+        progress=True,
+    )
     seconds = time.perf_counter() - began
     if distributed.is_first_process():
         if out.suffix == ".png":
             picture.save(out, x, features.event, columns)
         else:
             # Under the names of the data's records, so that the source "npz" reads the file.
-            label = {"label": cond["label"]} if "label" in cond else {}
+            label = {"label": named["label"]} if "label" in named else {}
             _save_arrays(out, {features.event_name: x} | label)
     say(
         f"{args.num} samples of step {step} by {config.sampling.solver.name}, {nfe} evaluations "

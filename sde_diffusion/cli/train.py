@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from sde_diffusion import data, distributed, training
 from sde_diffusion.cli import asked, claim, classes, draw, picture, run, start
 from sde_diffusion.cli.say import say, warn
-from sde_diffusion.config import build
+from sde_diffusion.config import build, conditions
 from sde_diffusion.config import schema as configs
 from sde_diffusion.config.check import check
 from sde_diffusion.training import TrainState, init_from
@@ -80,8 +80,9 @@ def pictures_of(
     features = source.features
     images = len(features.event.shape) == 3
     num, columns, real = 100 if images else 2000, 10, None
-    cond = asked.in_turn(config, source, num)
-    if cond.keys() == {"label"}:
+    named = asked.in_turn(config, source, num)
+    cond = conditions.cond(named)
+    if named.keys() == {"label"}:
         columns = len(classes.classes_with_data(features))
     if not images:
         real = data.take(source, np.arange(min(num, len(source))))[features.event_name]
