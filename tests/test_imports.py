@@ -47,7 +47,8 @@ ALLOWED = {
         "training",
     },
     "planning": CORE | {"compilation_cache", "samplers", "distributed", "training", "planning"},
-    "pretrained": MATHS | {"networks", "pretrained"},
+    "pipeline": MATHS | {"pipeline"},
+    "pretrained": MATHS | {"layerwise", "networks", "pipeline", "pretrained"},
 }
 FILES = sorted(
     path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE

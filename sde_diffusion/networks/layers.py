@@ -83,14 +83,17 @@ class NIN(nn.Module):
 
 
 class Dense(nn.Module):
-    """x kernel + bias, [..., C] -> [..., features]."""
+    """x kernel + bias, [..., C] -> [..., features]; without the bias where `use_bias` is False."""
 
     features: int
     kernel_init: nn.initializers.Initializer = default_init()
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        if not self.use_bias:
+            return checkpoint_name(product(x, kernel).astype(x.dtype), AFFINE)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return affine(x, kernel, bias)
 

@@ -1,8 +1,8 @@
-"""Group normalization as one multiplication and one addition a pixel.
+"""Normalization: of layers, and of groups as one multiplication and one addition a pixel.
 
 With m and v the mean and variance of a sample's group of channels,
 
-    GroupNorm(x + shift) = a x + b,   a = scale / sqrt(v + 1e-6),   b = bias + (shift - m) a,
+    GroupNorm(x + shift) = a x + b,   a = scale / sqrt(v + epsilon),   b = bias + (shift - m) a,
 
 where a, b and shift are [B, C], and m and v follow from the means of x and of x^2 over the pixels.
 So the image is read once for those two means, in the operation that makes it, and once to be
@@ -40,6 +40,7 @@ class GroupNorm(nn.Module):
 
     num_groups: int
     act: Callable[[Array], Array] = jax.nn.identity
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Array, shift: Array | None = None) -> Array:
@@ -51,7 +52,7 @@ class GroupNorm(nn.Module):
         mean_x, square_x = jnp.mean(x, axis=(1, 2)), jnp.mean(x * x, axis=(1, 2))
         mean = self._over_group(mean_x + shift)
         square = self._over_group(square_x + shift * (2 * mean_x + shift))
-        a = scale * lax.rsqrt(jnp.maximum(square - mean * mean, 0) + 1e-6)
+        a = scale * lax.rsqrt(jnp.maximum(square - mean * mean, 0) + self.epsilon)
         b = bias + (shift - mean) * a
         return _activated(self.act, dtype, x, a, b)
 
@@ -62,6 +63,24 @@ class GroupNorm(nn.Module):
         group = np.arange(x.shape[-1]) // size
         same = np.equal.outer(group, group).astype(np.float32) / size
         return jnp.matmul(x, same, precision=lax.Precision.HIGHEST)
+
+
+class LayerNorm(nn.Module):
+    """(x - mean) / sqrt(variance + epsilon) scale + bias over the last axis, of x's dtype.
+
+    It is computed in float32. Ba et al. 2016.
+    """
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+        y = x.astype(jnp.float32)
+        centered = y - jnp.mean(y, axis=-1, keepdims=True)
+        variance = jnp.mean(centered * centered, axis=-1, keepdims=True)
+        return (centered * lax.rsqrt(variance + self.epsilon) * scale + bias).astype(x.dtype)
 
 
 def _plainly(

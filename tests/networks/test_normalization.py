@@ -8,7 +8,7 @@ from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sde_diffusion.networks.normalization import GroupNorm, num_groups
+from sde_diffusion.networks.normalization import GroupNorm, LayerNorm, num_groups
 
 rng = np.random.default_rng(0)
 x = (3 * rng.standard_normal((2, 5, 6, 12)) + 2).astype(np.float32)
@@ -104,3 +104,21 @@ def test_activated_it_has_the_derivatives_of_norm_and_activation_apart():
 
     for ours, theirs in zip(derivatives(at_once), derivatives(apart), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=3e-5)
+
+
+def test_layer_norm_by_definition():
+    x = jax.random.normal(jax.random.key(0), (2, 3, 8)) * 5 + 3
+    scale, bias = jax.random.normal(jax.random.key(1), (2, 8))
+    y = LayerNorm(epsilon=0.1).apply({"params": {"scale": scale, "bias": bias}}, x)
+    for b in range(2):
+        for t in range(3):
+            row = np.asarray(x[b, t], np.float64)
+            wanted = (row - row.mean()) / np.sqrt(row.var() + 0.1) * scale + bias
+            np.testing.assert_allclose(y[b, t], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_group_norm_adds_its_epsilon_to_the_variance():
+    x = jnp.asarray([1.0, 3.0]).reshape(1, 2, 1, 1)
+    params = {"params": {"scale": jnp.ones(1), "bias": jnp.zeros(1)}}
+    y = GroupNorm(1, epsilon=3.0).apply(params, x)
+    np.testing.assert_allclose(y.ravel(), [-0.5, 0.5], rtol=1e-6)
