@@ -10,8 +10,8 @@ from jax.scipy.stats import norm
 
 from sde_diffusion import noise
 from sde_diffusion.model import Model, require_model
-from sde_diffusion.samplers.sample import check, draw_start, grid_of, require_batch, sample
-from sde_diffusion.samplers.solver import Solver
+from sde_diffusion.samplers.sample import check, grid_of, require_batch, sample
+from sde_diffusion.samplers.solver import Solver, draw_start
 from sde_diffusion.sdes import Array
 
 

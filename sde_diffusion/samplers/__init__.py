@@ -18,6 +18,7 @@ from sde_diffusion.samplers.heun import Heun
 from sde_diffusion.samplers.ipndm import IPNDM
 from sde_diffusion.samplers.langevin import MALA, ULA, AnnealedLangevin, Langevin
 from sde_diffusion.samplers.paradigms import ParaDiGMS
+from sde_diffusion.samplers.particles import Particles, ParticleSolver
 from sde_diffusion.samplers.predictor_corrector import PredictorCorrector
 from sde_diffusion.samplers.res import RES2S, RES3S
 from sde_diffusion.samplers.reverse_diffusion import ReverseDiffusion
@@ -112,6 +113,8 @@ __all__ = [
     "Langevin",
     "Midpoint",
     "ParaDiGMS",
+    "ParticleSolver",
+    "Particles",
     "PredictorCorrector",
     "ReverseDiffusion",
     "SASolver",

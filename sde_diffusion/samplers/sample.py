@@ -108,7 +108,7 @@ def _sample(
 ) -> Samples:
     _note_compilation(model, solver, cond, shape, len(grid))
     if x_init is None:
-        x_init = draw_start(keys, model.sde, grid, shape)
+        x_init = solver.draw(keys, model, grid, shape, cond)
     made = solver.solve(
         keys,
         model,
@@ -121,14 +121,8 @@ def _sample(
     )
     if denoise_last and not solver.denoises:
         last = model(made.x, grid[-1], cond)
-        made = made._replace(x=last.x0.astype(x_init.dtype), nfe=made.nfe + last.evaluations)
+        made = made._replace(x=last.x0.astype(made.x.dtype), nfe=made.nfe + last.evaluations)
     return made
-
-
-def draw_start(keys: Array | BrownianPath, sde: SDE, grid: Array, shape: tuple[int, ...]) -> Array:
-    """x ~ N(0, sigma(grid[0])^2 I), a sample for each of the keys [B]."""
-    # 0 draws the start; the steps draw on 1, 2, ...
-    return sde.sigma(grid[0]) * noise.normal(noise.fold_in(keys, 0), jnp.zeros(shape))
 
 
 def grid_of(solver: Solver, grid: Array | None) -> Array:

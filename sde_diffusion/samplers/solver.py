@@ -24,12 +24,14 @@ class State(NamedTuple):
 class Samples(NamedTuple):
     """Samples x [B, *event]; network evaluations nfe, [] or [B]; trajectory [n + 1, B, *event].
 
-    The trajectory, where asked for, is x at the n + 1 times of the grid, before denoising.
+    The trajectory, where asked for, is x at the n + 1 times of the grid, before denoising. A
+    particle method also returns its `samplers.particles.Particles`.
     """
 
     x: Array
     nfe: Array
     trajectory: Array | None = None
+    particles: Any = None
 
 
 class Counted:
@@ -96,6 +98,17 @@ class Solver:
         """Whether a step draws noise."""
         return False
 
+    def draw(
+        self,
+        keys: Array | noise.BrownianPath,
+        model: Model,
+        grid: Array,
+        shape: tuple[int, ...],
+        cond: Any = None,
+    ) -> Any:
+        """Where `solve` starts by default: x ~ N(0, sigma(grid[0])^2 I) of shape [B, *event]."""
+        return draw_start(keys, model.sde, grid, shape)
+
     def init(self, x: Array, grid: Array | None = None, denoise_last: bool = True) -> Any:
         """The state that the first step receives; anything with the sample as `.x`.
 
@@ -130,7 +143,32 @@ class Solver:
         trajectory: bool = False,
         remat: bool = False,
     ) -> Samples:
-        """x [B, *event] carried along the times of the grid [n + 1], by one lax.scan of `step`.
+        """x [B, *event] carried along the times of the grid [n + 1], by one lax.scan of `step`."""
+        state, nfe, xs = self.walk(
+            keys,
+            model,
+            x,
+            grid,
+            cond,
+            denoise_last=denoise_last,
+            trajectory=trajectory,
+            remat=remat,
+        )
+        return Samples(state.x, nfe, xs)
+
+    def walk(
+        self,
+        keys: Array | noise.BrownianPath,
+        model: Model,
+        x: Array,
+        grid: Array,
+        cond: Any = None,
+        *,
+        denoise_last: bool = True,
+        trajectory: bool = False,
+        remat: bool = False,
+    ) -> tuple[Any, Array, Array | None]:
+        """(the last state, nfe, the trajectory or None): what `solve` computes.
 
         The key of step i = 1, ..., n is the sample's, of keys [B], folded with i; on a Brownian
         path it is the path over that step. The state keeps the dtype of x; times and coefficients
@@ -150,8 +188,16 @@ class Solver:
 
         steps = (jnp.arange(1, len(grid)), grid[:-1], grid[1:])
         state, (calls, xs) = jax.lax.scan(jax.checkpoint(step) if remat else step, start, steps)
-        xs = jnp.concatenate([x[None], xs]) if trajectory else None
-        return Samples(state.x, jnp.sum(calls, axis=0), xs)
+        xs = jnp.concatenate([start.x[None], xs]) if trajectory else None
+        return state, jnp.sum(calls, axis=0), xs
+
+
+def draw_start(
+    keys: Array | noise.BrownianPath, sde: SDE, grid: Array, shape: tuple[int, ...]
+) -> Array:
+    """x ~ N(0, sigma(grid[0])^2 I), a sample for each of the keys [B]."""
+    # 0 draws the start; the steps draw on 1, 2, ...
+    return sde.sigma(grid[0]) * noise.normal(noise.fold_in(keys, 0), jnp.zeros(shape))
 
 
 def is_off(value: Any) -> bool:
