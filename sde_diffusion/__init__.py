@@ -9,6 +9,7 @@ from sde_diffusion import (
     comparison,
     density,
     fitting,
+    flow_map,
     grids,
     noise,
     objectives,
@@ -19,6 +20,7 @@ from sde_diffusion import (
 from sde_diffusion.comparison import compare
 from sde_diffusion.density import log_likelihood, pushforward
 from sde_diffusion.fitting import Fit, fit
+from sde_diffusion.flow_map import from_flow_map_network
 from sde_diffusion.model import (
     Model,
     from_eps,
@@ -52,7 +54,9 @@ __all__ = [
     "density",
     "fit",
     "fitting",
+    "flow_map",
     "from_eps",
+    "from_flow_map_network",
     "from_network",
     "from_score",
     "from_v",

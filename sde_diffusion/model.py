@@ -23,7 +23,7 @@ from sde_diffusion.parameterization import (
     require_fits,
     signal_at_the_end,
 )
-from sde_diffusion.prediction import Prediction
+from sde_diffusion.prediction import Mapped, Prediction
 from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, Time, expand
 from sde_diffusion.sdes.base import is_known
@@ -41,17 +41,22 @@ class Model:
     belongs to the model's structure, so two models with the same one share a compiled program; the
     arrays that a `jax.tree_util.Partial` holds are leaves.
 
+    `mapping(params, sde, x, t, s, cond)`, where there is one, gives the flow map, as `Mapped`.
+
     Use `from_eps`, `from_score`, `from_x0`, `from_v`, `from_velocity` or `from_network` unless the
-    prediction is made in a way of its own, as in guidance.
+    prediction is made in a way of its own, as in guidance; `flow_map.from_flow_map_network` for a
+    network that was trained to give the flow map.
     """
 
     sde: SDE
     function: Callable[..., Prediction]
     params: Any = None
+    mapping: Callable[..., Mapped] | None = None
 
     def __post_init__(self) -> None:
-        if callable(self.function):
-            object.__setattr__(self, "function", as_pytree(self.function))
+        for name in ("function", "mapping"):
+            if callable(getattr(self, name)):
+                object.__setattr__(self, name, as_pytree(getattr(self, name)))
 
     # A model is itself alone, so that jax.jit takes it as a function though it holds arrays.
     __eq__ = object.__eq__
@@ -71,6 +76,22 @@ class Model:
                 "the model by from_eps, from_score, from_x0, from_v or from_velocity"
             )
         return made
+
+    def flow_map(self, x: Array, t: Time, s: Time, cond: Any = None) -> Mapped:
+        """Where the probability flow takes x [B, *event] from time t to time s, both [] or [B].
+
+        `.x` is the sample at s, and `.evaluations` the number of network evaluations that it took.
+        Raises ValueError for a model without a flow map: `flow_map.solved` gives it one.
+        """
+        if self.mapping is None:
+            raise ValueError(
+                "the model has no flow map: flow_map.solved(model) computes one by a fine "
+                "solution, and flow_map.from_flow_map_network is for a network of two times"
+            )
+        dtype = time_dtype(x)
+        return self.mapping(
+            self.params, self.sde, x, jnp.asarray(t, dtype), jnp.asarray(s, dtype), cond
+        )
 
     def reverse_sde(self, x: Array, t: Time, cond: Any = None) -> tuple[Array, Array]:
         """(drift [B, *event], diffusion [] or [B]) of the reverse SDE: f x - g^2 score, and g.
@@ -199,7 +220,7 @@ def _predict(
     times = jnp.broadcast_to(t, x.shape[:1])
     if 1 < x.shape[0] == x.shape[-1] and x.ndim > 1:
         _require_batch_axis(fn, x, times, cond)
-    return Prediction(str(kind), _call(fn, x, times, cond), x, t, sde)
+    return Prediction(str(kind), called(fn, x, times, cond), x, t, sde)
 
 
 def _require_batch_axis(fn: Function, x: Array, t: Array, cond: Any) -> None:
@@ -234,11 +255,11 @@ def _network(
 ) -> Prediction:
     c_in, c_skip, c_out = (expand(c, x) for c in parameterization.coefficients(sde, t))
     label = jnp.broadcast_to(parameterization.label(sde, t), x.shape[:1])
-    raw = _call(Partial(apply, params), c_in * x, label, cond).astype(t.dtype)
+    raw = called(Partial(apply, params), c_in * x, label, cond).astype(t.dtype)
     return Prediction(parameterization.kind, c_skip * x + c_out * raw, x, t, sde)
 
 
-def _call(fn: Function, x: Array, t: Array, cond: Any) -> Array:
+def called(fn: Function, x: Array, t: Array, cond: Any) -> Array:
     """fn(x, t), or fn(x, t, cond) where there is a condition; ValueError for another shape."""
     value = fn(x, t) if cond is None else fn(x, t, cond)
     if jnp.shape(value) != x.shape:

@@ -12,14 +12,27 @@ Given one of them and x, any other view is the solution of two linear equations,
 """
 
 import dataclasses
+from typing import NamedTuple
 
 from sde_diffusion.pytree import pytree
-from sde_diffusion.sdes import SDE, Array, expand
+from sde_diffusion.sdes import SDE, Array, Time, expand
 from sde_diffusion.selection import require_known
 
 PREDICTIONS = ("x0", "eps", "score", "v", "velocity")
 
 Coefficient = Array | float
+
+
+class Mapped(NamedTuple):
+    """A sample that a flow map took to another time, x [B, *event].
+
+    `evaluations`, [] or [B], is the number of network evaluations that it took. `error` [B] is an
+    estimate of the root mean square error of each sample, or None where none is known.
+    """
+
+    x: Array
+    evaluations: Array | int = 1
+    error: Array | None = None
 
 
 @pytree
@@ -75,6 +88,19 @@ class Prediction:
         """The view of that kind, [B, *event]; ValueError lists the kinds for an unknown one."""
         require_known("kind of prediction", kind, PREDICTIONS)
         return self._view(kind)
+
+    def towards(self, s: Time) -> Array:
+        """The sample at time s along the straight line that the prediction gives, [B, *event].
+
+            x_s = alpha_s x0 + sigma_s eps = (sigma_s / sigma_t) x + (alpha_s - alpha_t sigma_s /
+            sigma_t) x0
+
+        It is DDIM's step (Song et al. 2021, DDIM, eq. 12), and exactly x where s = t. In the
+        coordinates x / alpha and sigma / alpha the line is straight.
+        """
+        ratio = self.sde.sigma(s) / self.sigma
+        of_x0 = self.sde.alpha(s) - self.alpha * ratio
+        return expand(ratio, self.x) * self.x + expand(of_x0, self.x) * self._view("x0")
 
     def error(self, kind: str, x0: Array, eps: Array) -> Array:
         """The view of that kind minus the true one, [B, *event], where x is made of x0 and eps.

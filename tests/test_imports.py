@@ -13,6 +13,7 @@ CORE = {
     "sdes",
     "prediction",
     "model",
+    "flow_map",
     "parameterization",
     "grids",
     "noise",

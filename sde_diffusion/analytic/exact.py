@@ -7,9 +7,13 @@ import abc
 import jax
 import jax.numpy as jnp
 
+from sde_diffusion.flow_map import solved
 from sde_diffusion.model import Model
-from sde_diffusion.prediction import Prediction
+from sde_diffusion.prediction import Mapped, Prediction
 from sde_diffusion.sdes import SDE, Array, Time, expand
+
+# The steps of a fine solution of the flow.
+FINE = 128
 
 
 class Exact(abc.ABC):
@@ -66,9 +70,16 @@ class Exact(abc.ABC):
 
         return jax.lax.map(at, t.ravel()).reshape(t.shape)
 
+    def flow_map(self, sde: SDE, x: Array, t: Time, s: Time) -> Mapped:
+        """Where the exact probability flow takes x from t to s, with an estimate of its error.
+
+        It is a fine solution (`flow_map.solved`), unless the distribution has a closed form.
+        """
+        return solved(Model(sde, _predict, self), steps=FINE).flow_map(x, t, s)
+
     def model(self, sde: SDE) -> Model:
-        """The exact model of the noised distribution; it takes no condition."""
-        return Model(sde, _predict, self)
+        """The exact model of the noised distribution, and its flow map; it takes no condition."""
+        return Model(sde, _predict, self, _map)
 
 
 def _predict(exact: Exact, sde: SDE, x: Array, t: Array, cond: None) -> Prediction:
@@ -78,3 +89,7 @@ def _predict(exact: Exact, sde: SDE, x: Array, t: Array, cond: None) -> Predicti
     eps = -sigma * exact.score(sde, x, t)
     v = expand(sde.alpha(t), x) * eps - sigma * exact.denoise(sde, x, t)
     return Prediction("v", v, x, t, sde)
+
+
+def _map(exact: Exact, sde: SDE, x: Array, t: Array, s: Array, cond: None) -> Mapped:
+    return exact.flow_map(sde, x, t, s)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from sde_diffusion.analytic.exact import Exact
+from sde_diffusion.prediction import Mapped
 from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, Time, expand
 
@@ -63,6 +64,19 @@ class Gaussian(Exact):
         alpha = expand(sde.alpha(t), x)
         distance, variances = self._whiten(sde, x, t)
         return self.mean + self._out_of_basis(alpha * self.variances / variances * distance)
+
+    def flow_map(self, sde: SDE, x: Array, t: Time, s: Time) -> Mapped:
+        """alpha_s mean + sqrt(V_s / V_t) (x - alpha_t mean), in the basis, without error.
+
+        V_t = alpha_t^2 variances + sigma_t^2: the flow of a Gaussian is linear and keeps the number
+        of standard deviations from the mean.
+        """
+        distance, variances = self._whiten(sde, x, t)
+        _, later = self._whiten(sde, x, s)
+        mapped = expand(sde.alpha(jnp.asarray(s)), x) * self.mean + self._out_of_basis(
+            jnp.sqrt(later / variances) * distance
+        )
+        return Mapped(mapped, 1, jnp.zeros(x.shape[:1], x.dtype))
 
     def noise_variance(self, sde: SDE, x: Array, t: Time) -> Array:
         """The mean over the basis of alpha^2 v / (alpha^2 v + sigma^2), v the variances, [B]."""
