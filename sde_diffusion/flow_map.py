@@ -77,16 +77,9 @@ def predicted_towards(model: Model, x: Array, t: Time, s: Time, cond: Any = None
             "the model gives no prediction towards a second time: make it by "
             "flow_map.from_flow_map_network"
         )
-    dtype = time_dtype(x)
-    return _towards(
-        *mapping.args,
-        model.params,
-        model.sde,
-        x,
-        jnp.asarray(t, dtype),
-        jnp.asarray(s, dtype),
-        cond,
-    )
+    t, s = (jnp.asarray(time, time_dtype(x)) for time in (t, s))
+    apply, parameterization = mapping.args
+    return _towards(apply, parameterization, model.params, model.sde, x, t, s, cond)
 
 
 def solved(model: Model, *, steps: int = 64) -> Model:

@@ -77,8 +77,8 @@ def candidates(
     Raises ValueError for an unknown solver or grid, and for a solver, grid or budget that does not
     fit, unless "all" solvers were asked for.
     """
-    if not nfe or min(nfe) < 2:
-        raise ValueError(f"nfe needs numbers of at least 2, a step and denoising, got {nfe}")
+    if not nfe or min(nfe) < 1:
+        raise ValueError(f"nfe needs numbers of at least 1, got {nfe}")
     if not denoise_last:
         raise ValueError("denoise_last: none is given; (True,), (False,) or (True, False)")
     made_grids = dict(_grid(given) for given in given_grids)

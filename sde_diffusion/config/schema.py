@@ -48,7 +48,7 @@ CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "loss.times": time_density.TIMES,
     "data.source": SOURCES,
     "sampling.grid": grids.GRIDS,
-    "sampling.solver": {"fitted": _fitted, **samplers.SOLVERS},
+    "sampling.solver": {"fitted": _fitted, **samplers.SOLVERS, **samplers.MAPS},
     "sampling.corrector": {"none": _without_fields, **samplers.CORRECTORS},
 }
 

@@ -107,7 +107,7 @@ def _solver_told(solver: Solver) -> dict[str, Any]:
     if isinstance(solver, Fitted):
         return {"a": list(solver.a), "c": [list(row) for row in solver.c]}
     assert isinstance(solver, FittedGrid)
-    names = {kind: name for name, kind in samplers.SOLVERS.items()}
+    names = {kind: name for name, kind in (samplers.SOLVERS | samplers.MAPS).items()}
     name = names.get(type(solver.solver))
     if name is None:
         raise ValueError(

@@ -39,11 +39,12 @@ def candidates(sde: SDE, nfe: int, solver: Solver | None) -> tuple[family.Make, 
         raise ValueError(
             f"only a deterministic solver with steps of a grid can be fitted: {solver}"
         )
-    steps, rest = divmod(nfe - 1, solver.evaluations)
+    extra = 0 if solver.denoises else 1
+    steps, rest = divmod(nfe - extra, solver.evaluations)
     if rest or not steps:
         raise ValueError(
-            f"{type(solver).__name__} takes {solver.evaluations} evaluations a step and one to "
-            f"denoise, got nfe={nfe}"
+            f"{type(solver).__name__} takes {solver.evaluations} evaluations a step"
+            f"{' and one to denoise' * extra}, got nfe={nfe}"
         )
     times = _standard_times(sde, steps)
     return family.grid_of(solver), {

@@ -13,6 +13,7 @@ from sde_diffusion.samplers.dpm_solver_pp import DPMSolverPP2M, DPMSolverPP2S, D
 from sde_diffusion.samplers.edm import EDMSampler
 from sde_diffusion.samplers.euler import Euler, EulerMaruyama
 from sde_diffusion.samplers.fitted import Fitted, FittedGrid
+from sde_diffusion.samplers.flow_map import FlowMap
 from sde_diffusion.samplers.gotta_go_fast import GottaGoFast
 from sde_diffusion.samplers.heun import Heun
 from sde_diffusion.samplers.ipndm import IPNDM
@@ -68,6 +69,9 @@ SOLVERS: dict[str, type[Solver]] = {
     "ode": BlackBox,
 }
 
+# Solvers of models that have a flow map.
+MAPS: dict[str, type[Solver]] = {"flow_map": FlowMap}
+
 CORRECTORS: dict[str, type[Solver]] = {
     "langevin": Langevin,
     "annealed_langevin": AnnealedLangevin,
@@ -76,8 +80,8 @@ CORRECTORS: dict[str, type[Solver]] = {
 
 
 def named(name: str, **fields: Any) -> Solver:
-    """SOLVERS[name](**fields); ValueError lists the choices for an unknown name or field."""
-    return build("solver", name, SOLVERS, fields)
+    """The solver of that name in SOLVERS or MAPS; ValueError lists the names, or its fields."""
+    return build("solver", name, SOLVERS | MAPS, fields)
 
 
 __all__ = [
@@ -86,6 +90,7 @@ __all__ = [
     "DEIS",
     "IPNDM",
     "MALA",
+    "MAPS",
     "RES2S",
     "RES3S",
     "RK4",
@@ -108,6 +113,7 @@ __all__ = [
     "EulerMaruyama",
     "Fitted",
     "FittedGrid",
+    "FlowMap",
     "GottaGoFast",
     "Heun",
     "Langevin",

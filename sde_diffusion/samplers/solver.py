@@ -11,7 +11,7 @@ import numpy as np
 from sde_diffusion import noise
 from sde_diffusion.model import Model, time_dtype
 from sde_diffusion.noise import Keys
-from sde_diffusion.prediction import Prediction
+from sde_diffusion.prediction import Mapped, Prediction
 from sde_diffusion.sdes import SDE, Array
 
 
@@ -54,6 +54,11 @@ class Counted:
         prediction = self.uncounted(x, t, cond)
         self.calls = self.calls + prediction.evaluations
         return prediction
+
+    def flow_map(self, x: Array, t: Array, s: Array, cond: Any = None) -> Mapped:
+        mapped = self.uncounted.flow_map(x, t, s, cond)
+        self.calls = self.calls + mapped.evaluations
+        return mapped
 
 
 class Solver:
