@@ -5,6 +5,16 @@ from sde_diffusion.analytic.exact import Exact
 from sde_diffusion.analytic.gaussian import Gaussian
 from sde_diffusion.analytic.gaussian_mixture import GaussianMixture
 from sde_diffusion.analytic.mixture import Mixture
+from sde_diffusion.analytic.posterior import on_grid, posterior
 from sde_diffusion.analytic.uniform import Uniform
 
-__all__ = ["Empirical", "Exact", "Gaussian", "GaussianMixture", "Mixture", "Uniform"]
+__all__ = [
+    "Empirical",
+    "Exact",
+    "Gaussian",
+    "GaussianMixture",
+    "Mixture",
+    "Uniform",
+    "on_grid",
+    "posterior",
+]

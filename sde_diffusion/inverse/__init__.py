@@ -1,0 +1,49 @@
+"""Inverse problems: samples of p(x_0 | y) for a measurement y = A(x_0) + noise.
+
+An `Operator` is A, a `Measurement` is y with its noise, passed as the condition. Methods are
+functions from models to models, or solvers that wrap a solver.
+"""
+
+from sde_diffusion.inverse.dps import DPS
+from sde_diffusion.inverse.measurement import Measurement, measure
+from sde_diffusion.inverse.mmps import mmps
+from sde_diffusion.inverse.nonlinear import Clipping, PhaseRetrieval, Quantization
+from sde_diffusion.inverse.operator import Composed, Linear, Nonlinear, Operator
+from sde_diffusion.inverse.operators import (
+    Blur,
+    CompressedSensing,
+    Downsampling,
+    Grayscale,
+    Inpainting,
+    Radon,
+    gaussian_kernel,
+    motion_kernel,
+)
+from sde_diffusion.inverse.pigdm import pigdm
+from sde_diffusion.inverse.sda import sda
+from sde_diffusion.inverse.tmpd import tmpd
+
+__all__ = [
+    "DPS",
+    "Blur",
+    "Clipping",
+    "Composed",
+    "CompressedSensing",
+    "Downsampling",
+    "Grayscale",
+    "Inpainting",
+    "Linear",
+    "Measurement",
+    "Nonlinear",
+    "Operator",
+    "PhaseRetrieval",
+    "Quantization",
+    "Radon",
+    "gaussian_kernel",
+    "measure",
+    "mmps",
+    "motion_kernel",
+    "pigdm",
+    "sda",
+    "tmpd",
+]
