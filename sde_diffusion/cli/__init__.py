@@ -86,13 +86,28 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--overwrite", action="store_true", help="remove the run that is there")
 
     sample = commands.add_parser("sample", allow_abbrev=False, help="draw samples")
-    sample.add_argument("--num", type=int, default=100)
+    sample.add_argument("--num", type=int, help="100, or 10 for an image, if absent")
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument(
         "--class", dest="label", help="the name or number of one class; all if absent"
     )
     sample.add_argument("--prompt", help="a text, for a network that takes one")
-    sample.add_argument("--image", help="an image file, for a network that takes one beside x")
+    sample.add_argument("--image", help="an image, for a network that takes one or to fill in")
+    sample.add_argument("--mask", help="an image that is white where --image is to be filled in")
+    sample.add_argument("--super-resolve", help="an image smaller than the samples")
+    sample.add_argument("--edit", help="an image that samples begin with; see --strength")
+    sample.add_argument(
+        "--strength", type=float, default=0.6, help="how much --edit changes, from 0 to 1 (0.6)"
+    )
+    sample.add_argument(
+        "--method",
+        default="mmps(iterations=1)",
+        help="of filling in and super-resolving without a network for it: "
+        "mmps(iterations=1), pigdm, tmpd or sda",
+    )
+    sample.add_argument(
+        "--noise", type=float, default=0.0, help="std of the noise of what is given (0)"
+    )
     sample.add_argument("--out", required=True, help="a .png picture, or an .npz of arrays")
 
     evaluate = commands.add_parser("evaluate", allow_abbrev=False, help="compare with the data")

@@ -4,6 +4,8 @@ They are in the network's own terms: a label is a whole number, a text is tokens
 the model's range (see `config.conditions`).
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -39,23 +41,27 @@ def asked(
     *,
     label: str | None,
     prompt: str | None,
-    image: str | None,
+    image: np.ndarray | None,
+    option: str = "--image",
 ) -> Named:
     """What --class, --prompt and --image ask for; classes in turn where --class is absent.
+
+    `image` holds the images of the file, as `given_images` reads them, and `option` is its name.
 
     Raises ValueError for an option that the network has no condition for, and where a text or an
     image is absent that the network was never trained without.
     """
     names = conditions.names(config)
-    options = {"label": ("--class", label), "tokens": ("--prompt", prompt)}
-    options["image"] = ("--image", image)
-    for name, (option, value) in options.items():
+    options: dict[str, tuple[str, Any]] = {"label": ("--class", label)}
+    options["tokens"] = ("--prompt", prompt)
+    options["image"] = (option, image)
+    for name, (flag, value) in options.items():
         if name not in names and value is not None:
-            raise ValueError(f"{option}: the network of this run takes no {name}")
+            raise ValueError(f"{flag}: the network of this run takes no {name}")
         always = name in names and config.conditions[name].drop == 0
         if always and name != "label" and value is None:
             raise ValueError(
-                f"{option} is needed: the network was never trained without it "
+                f"{flag} is needed: the network was never trained without it "
                 f"(config.conditions.{name}.drop is 0)"
             )
     found: Named = {}
@@ -66,19 +72,40 @@ def asked(
         length = features[config.conditions.tokens.field].shape[0]
         found["tokens"] = np.repeat(data.byte_tokens(prompt, length)[None], num, axis=0)
     if image is not None:
-        found["image"] = image_file.repeated(_read_image(config, features, image), num, image)
+        scaled = data.Scaling(*_image(config, features)[0].range, *config.data.range).scale(
+            jnp.asarray(image_file.repeated(image, num, "--image"))
+        )
+        made = conditions.of_sample(config)
+        found["image"] = np.asarray(scaled if made is None else made.of_measurement(scaled))
     return found
 
 
-def _read_image(config: ConfigDict, features: data.Features, path: str) -> np.ndarray:
-    """The images of a file as the network is told them, [N, H, W, C]."""
+def given_images(
+    config: ConfigDict, features: data.Features, path: str, option: str, mask: str | None
+) -> np.ndarray:
+    """The images [N, ...] of a file for a network that takes images, in the data's own units.
+
+    They are NaN where the mask is white, which only a network of hidden parts understands.
+    """
+    feature, shape = _image(config, features)
+    images = image_file.read(path, option, feature, shape)
+    if mask is None:
+        return images
+    if config.conditions.image.of.name != "hidden":
+        raise ValueError(
+            "--mask: the network of this run takes whole images (config.conditions.image.of is "
+            f"{config.conditions.image.of.name!r}, not 'hidden')"
+        )
+    return np.where(image_file.read_mask(mask, shape), images, np.nan)
+
+
+def _image(config: ConfigDict, features: data.Features) -> tuple[data.Feature, tuple[int, ...]]:
+    """Whose range an image condition has, and the shape of the image that a user gives."""
     made = conditions.of_sample(config)
     if made is None:
         feature = features[config.conditions.image.field]
-        return image_file.read(path, "--image", feature, feature.shape, config.data.range)
-    shape = made.measured(features.event.shape)
-    read = image_file.read(path, "--image", features.event, shape, config.data.range)
-    return np.asarray(made.of_measurement(jnp.asarray(read)))
+        return feature, feature.shape
+    return features.event, made.measured(features.event.shape)
 
 
 def _of_rows(config: ConfigDict, source: data.Source, rows: np.ndarray, seed: int) -> Named:

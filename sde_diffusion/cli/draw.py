@@ -1,7 +1,7 @@
 """Samples from a trained network, in the data's own range."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,44 @@ from sde_diffusion import data, distributed, noise
 from sde_diffusion.config import build, conditions
 from sde_diffusion.model import Model
 from sde_diffusion.samplers import Samples, sample
+from sde_diffusion.sdes import SDE, Array
 
 Steer = Callable[[Model], Model]
 
 
-def _as_trained(model: Model) -> Model:
+class Start(NamedTuple):
+    """Where samples begin that change an image (SDEdit, Meng et al. 2022).
+
+    images: [num, *event] in the data's own units.
+    strength: the share of the solver's steps that are taken, the last ones. An image receives the
+        noise of the time at which these begin; 1 is a sample that the image says nothing about.
+    """
+
+    images: np.ndarray
+    strength: float
+
+
+def as_trained(model: Model) -> Model:
+    """The model itself: no guidance."""
     return model
+
+
+class Under(NamedTuple):
+    """What samples are drawn under.
+
+    cond: a pytree of arrays [num, ...], or None.
+    steer: from the trained model to the one that samples, such as that of a measurement.
+    start: where samples begin, if not at noise.
+    """
+
+    cond: Any = None
+    steer: Steer = as_trained
+    start: Start | None = None
+
+
+UNCONDITIONED = Under()
+# The keys of the noise of `_begin` are folded with this number, which no step of a solver has.
+_EDIT = 2**32 - 2
 
 
 class NonFiniteSamples(FloatingPointError):
@@ -32,14 +64,10 @@ def draw(
     num: int,
     *,
     seed: int,
-    cond: Any,
-    steer: Steer = _as_trained,
+    under: Under = UNCONDITIONED,
     progress: bool = False,
 ) -> tuple[np.ndarray, int]:
-    """(x [num, *event] in the data's own range, evaluations a sample), for conditions [num, ...].
-
-    `cond` is a pytree of arrays [num, ...], or None. `steer` makes of the trained model the one
-    that samples, a guided one for example.
+    """(x [num, *event] in the data's own range, evaluations a sample).
 
     In batches of about config.sampling.batch_size, over all the devices; every process draws, and
     has all the samples. Sample i depends on the seed, i and its own conditions alone.
@@ -54,15 +82,13 @@ def draw(
     hidden = not (progress and distributed.is_first_process())
     parts, nfe = [], 0
     for first in tqdm(range(0, num, size), desc="sampling", unit="batch", disable=hidden):
-        samples = batch(config, params, features, size, first, seed=seed, cond=cond, steer=steer)
+        samples = batch(config, params, features, size, first, seed=seed, under=under)
         parts.append(distributed.to_every_process(scaling.unscale(samples.x)))
         nfe = int(np.max(distributed.to_every_process(samples.nfe)))
     x = np.concatenate(parts)[:num]
     bad = np.flatnonzero(~np.isfinite(x).reshape(num, -1).all(axis=1))
     if len(bad):
-        where = _first_bad_step(
-            config, params, features, int(bad[0]), seed=seed, cond=cond, steer=steer
-        )
+        where = _first_bad_step(config, params, features, int(bad[0]), seed=seed, under=under)
         raise NonFiniteSamples(
             f"{len(bad)} of {num} samples are not finite, the first of them sample {bad[0]}{where}"
         )
@@ -78,9 +104,9 @@ def check(config: ConfigDict, params: Any, features: data.Features) -> None:
     """
     mesh = build.mesh(config)
     size = -(-min(100, config.sampling.batch_size) // mesh.size) * mesh.size
-    cond = conditions.cond(conditions.zeros(config, features))
+    under = Under(conditions.cond(conditions.zeros(config, features)))
     jax.eval_shape(
-        lambda params: batch(config, params, features, size, 0, seed=0, cond=cond), params
+        lambda params: batch(config, params, features, size, 0, seed=0, under=under), params
     )
 
 
@@ -92,25 +118,45 @@ def batch(
     first: int,
     *,
     seed: int,
-    cond: Any,
-    steer: Steer = _as_trained,
+    under: Under,
     trajectory: bool = False,
 ) -> Samples:
     """Samples first, first + 1, ... in the model's range, spread over all the devices."""
-    model = steer(distributed.spread(build.model(config, params), build.mesh(config)))
+    model = under.steer(distributed.spread(build.model(config, params), build.mesh(config)))
     # The last batch is filled up rather than compiled anew for its own size.
     rows = np.arange(first, first + size)
+
+    def of_rows(each: np.ndarray) -> Array:
+        return jnp.asarray(each[np.minimum(rows, len(each) - 1)])
+
+    key, grid, x_init = noise.key(seed), build.grid(config), None
+    if under.start is not None:
+        images = build.scaling(config, features).scale(of_rows(under.start.images))
+        grid, x_init = _begin(model.sde, key, grid, images, first, under.start.strength)
     return sample(
-        noise.key(seed),
+        key,
         model,
         (size, *features.event.shape),
         solver=build.solver(config),
-        grid=build.grid(config),
-        cond=jax.tree.map(lambda each: jnp.asarray(each[np.minimum(rows, len(each) - 1)]), cond),
+        grid=grid,
+        cond=jax.tree.map(of_rows, under.cond),
+        x_init=x_init,
         denoise_last=config.sampling.denoise_last,
         first=first,
         trajectory=trajectory,
     )
+
+
+def _begin(
+    sde: SDE, key: Array, grid: Array | None, images: Array, first: int, strength: float
+) -> tuple[Array, Array]:
+    """The last steps of the grid, and the images with the noise of the time where they begin."""
+    if grid is None:
+        raise ValueError("--edit: a fitted solver has steps of its own; give another --solver")
+    steps = max(1, round(strength * (len(grid) - 1)))
+    grid = grid[-steps - 1 :]
+    z = noise.normal(noise.fold_in(noise.sample_keys(key, len(images), first), _EDIT), images)
+    return grid, sde.alpha(grid[0]) * images + sde.sigma(grid[0]) * z
 
 
 def _first_bad_step(
@@ -120,14 +166,11 @@ def _first_bad_step(
     index: int,
     *,
     seed: int,
-    cond: Any,
-    steer: Steer,
+    under: Under,
 ) -> str:
     """At which step of the solver sample `index` ceases to be finite, found by drawing it again."""
     size = build.mesh(config).size
-    samples = batch(
-        config, params, features, size, index, seed=seed, cond=cond, steer=steer, trajectory=True
-    )
+    samples = batch(config, params, features, size, index, seed=seed, under=under, trajectory=True)
     assert samples.trajectory is not None
     states = distributed.to_every_process(samples.trajectory)[:, 0]
     steps, bad = len(states) - 1, ~np.isfinite(states).reshape(len(states), -1).all(axis=1)

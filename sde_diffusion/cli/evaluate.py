@@ -35,7 +35,7 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     if num < 1:
         raise ValueError(f"config.eval.num must be at least 1, got {num}")
     named = asked.as_in_the_data(config, source, num, seed)
-    cond, y = conditions.cond(named), named.get("label")
+    under, y = draw.Under(conditions.cond(named)), named.get("label")
     used = data.select(source, build.record_names(config, features))
     real = real_data(used, config.eval.data, seed)
     events, label = real[features.event_name], real.get("label")
@@ -46,9 +46,9 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     params, step = run.restore_params(workdir, config, features, step=args.step, ema=args.ema)
 
     first = min(num, config.sampling.batch_size)
-    draw.draw(config, params, features, first, seed=seed, cond=cond)  # compiles
+    draw.draw(config, params, features, first, seed=seed, under=under)  # compiles
     began = time.perf_counter()
-    x, nfe = draw.draw(config, params, features, num, seed=seed, cond=cond, progress=True)
+    x, nfe = draw.draw(config, params, features, num, seed=seed, under=under, progress=True)
     seconds = time.perf_counter() - began
     hidden = not distributed.is_first_process()
     stages = 2 + len(metrics.METRICS.keys() - missing.keys())

@@ -1,37 +1,34 @@
 """Images that a user gives on the command line: a picture, or several in an .npz file."""
 
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from sde_diffusion.data import Feature, Scaling
+from sde_diffusion.data import Feature
 from sde_diffusion.data.images import Decoder
 
 WHITE = 255
 
 
-def read(
-    path: str, option: str, feature: Feature, shape: tuple[int, ...], to: tuple[float, float]
-) -> np.ndarray:
-    """The images of a file as float32 [N, *shape], in the range `to`.
+def read(path: str, option: str, feature: Feature, shape: tuple[int, ...]) -> np.ndarray:
+    """The images of a file as float32 [N, *shape], in the feature's own units.
 
     A picture is one image, whose black and white are the ends of the feature's range. An .npz file
-    holds N under `image` (or its only name), in the feature's own units.
+    holds N under `image`, or under its only name, in the feature's own units.
 
     Raises ValueError that names the option for images of another shape than `shape`.
     """
-    scaling = Scaling(*feature.range, *to)
-    if path.endswith(".npz"):
-        images = _array(path, option)
-    else:
-        pixels = _pixels(path, option, shape[-1])
-        low, high = feature.range
-        images = (low + (high - low) / WHITE * pixels.astype(np.float32))[None]
+    images = _images(path, option, feature, shape[-1])
     if images.shape[1:] != shape:
         raise ValueError(
             f"{option} {path} is {_size(images.shape[1:])}, and {_size(shape)} is needed"
         )
-    return np.asarray(scaling.scale(jnp.asarray(images)), np.float32)
+    return images
+
+
+def size(path: str, option: str, feature: Feature) -> tuple[int, int]:
+    """The height and width of a file's images."""
+    height, width, *_ = _images(path, option, feature, feature.shape[-1]).shape[1:]
+    return height, width
 
 
 def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -48,15 +45,24 @@ def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def repeated(images: np.ndarray, num: int, path: str) -> np.ndarray:
-    """One image for each of `num` samples: a single one for all of them, or N = num in turn.
+    """The image of each of `num` samples: as many samples for each of the N images, in turn.
 
-    Raises ValueError for another number of images.
+    Raises ValueError where N does not divide num.
     """
-    if len(images) == 1:
-        return np.repeat(images, num, axis=0)
-    if len(images) != num:
-        raise ValueError(f"{path} has {len(images)} images, so --num must be {len(images)}")
-    return images
+    if num % len(images):
+        raise ValueError(f"{path} has {len(images)} images, which do not divide --num {num}")
+    return np.repeat(images, num // len(images), axis=0)
+
+
+def _images(path: str, option: str, feature: Feature, channels: int) -> np.ndarray:
+    if path.endswith(".npz"):
+        images = _array(path, option)
+        if images.ndim != 4:
+            raise ValueError(f"{option} {path} must hold images [N, H, W, C], got {images.shape}")
+        return images.astype(np.float32)
+    low, high = feature.range
+    pixels = _pixels(path, option, channels)
+    return (low + (high - low) / WHITE * pixels.astype(np.float32))[None]
 
 
 def _pixels(path: str, option: str, channels: int) -> np.ndarray:

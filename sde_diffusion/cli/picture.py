@@ -8,6 +8,7 @@ from etils import epath
 from sde_diffusion.data import Feature, Features
 
 GAP = 2  # pixels between the images of a picture
+ROW = 12  # images in a row, where groups of images are drawn
 
 
 def require_picture(path: epath.Path, features: Features) -> None:
@@ -30,17 +31,37 @@ def save(
     event: Feature,
     columns: int | None = None,
     real: np.ndarray | None = None,
+    given: np.ndarray | None = None,
 ) -> None:
     """Images x [N, H, W, C] as a grid, or points x [N, 2] beside real ones if given, as a PNG.
 
-    The samples' range is that of `event`; a grid has as many rows as columns unless given.
+    The samples' range is that of `event`; a grid has as many rows as columns unless given. Images
+    that samples were made from, `given` [G, K, h, w, C], are in the grid: the K images of each of
+    the G are followed by its N / G samples. NaN in them, which is not known, is drawn in grey.
     """
     if x.ndim == 2:
         png = _scatter(x, real)
     else:
+        if given is not None:
+            if len(given) > 1:
+                group = given.shape[1] + len(x) // len(given)
+                columns = max(1, ROW // group) * group
+            x = _with_given(x, given, event)
         png = _grid(x, event, columns or int(np.ceil(np.sqrt(len(x)))))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png)
+
+
+def _with_given(x: np.ndarray, given: np.ndarray, event: Feature) -> np.ndarray:
+    """Each of the G groups of given images before its own samples, [N + G K, H, W, C]."""
+    groups, shown = given.shape[:2]
+    height, width, channels = x.shape[1:]
+    images = np.where(np.isnan(given), np.mean(event.range), given)
+    images = images.repeat(height // images.shape[2], axis=2)
+    images = images.repeat(width // images.shape[3], axis=3)
+    images = np.broadcast_to(images, (groups, shown, height, width, channels))
+    rows = np.concatenate([images, x.reshape(groups, -1, height, width, channels)], axis=1)
+    return rows.reshape(-1, height, width, channels)
 
 
 def _grid(x: np.ndarray, event: Feature, columns: int) -> bytes:

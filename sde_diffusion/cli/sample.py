@@ -8,10 +8,10 @@ import numpy as np
 from etils import epath
 
 from sde_diffusion import distributed
-from sde_diffusion.cli import asked, classes, draw, picture, run
+from sde_diffusion.cli import draw, picture, run, wishes
 from sde_diffusion.cli.options import sampling_options
 from sde_diffusion.cli.say import say
-from sde_diffusion.config import build, conditions
+from sde_diffusion.config import build
 
 
 def sample(args: Namespace, overrides: dict[str, str]) -> None:
@@ -19,19 +19,14 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
     out = epath.Path(args.out)
     if out.suffix not in (".png", ".npz"):
         raise ValueError(f"--out must end in .png or .npz, got {out}")
-    if args.num < 1:
+    if args.num is not None and args.num < 1:
         raise ValueError(f"--num must be at least 1, got {args.num}")
     workdir = run.folder(args.workdir)
     config = run.read_config(workdir, sampling_options(args) | overrides)
     features = run.read_data(workdir).features
     if out.suffix == ".png":
         picture.require_picture(out, features)
-    named = asked.asked(
-        config, features, args.num, label=args.label, prompt=args.prompt, image=args.image
-    )
-    columns = None
-    if "label" in named and args.label is None:
-        columns = len(classes.classes_with_data(features))
+    wish = wishes.wish(config, features, args)
     build.solver(config), build.grid(config), build.mesh(config)
     run.enable_cache()
     params, step = run.restore_params(workdir, config, features, step=args.step, ema=args.ema)
@@ -41,21 +36,20 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
         config,
         params,
         features,
-        args.num,
+        wish.num,
         seed=args.seed,
-        cond=conditions.cond(named),
+        under=wish.under,
         progress=True,
     )
     seconds = time.perf_counter() - began
     if distributed.is_first_process():
         if out.suffix == ".png":
-            picture.save(out, x, features.event, columns)
+            picture.save(out, x, features.event, wish.columns, given=wish.given)
         else:
             # Under the names of the data's records, so that the source "npz" reads the file.
-            label = {"label": named["label"]} if "label" in named else {}
-            _save_arrays(out, {features.event_name: x} | label)
+            _save_arrays(out, {features.event_name: x} | wish.labels)
     say(
-        f"{args.num} samples of step {step} by {config.sampling.solver.name}, {nfe} evaluations "
+        f"{wish.num} samples of step {step} by {config.sampling.solver.name}, {nfe} evaluations "
         f"each, in {seconds:.1f} s (compilation included): {out}"
     )
 

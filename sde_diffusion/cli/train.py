@@ -81,7 +81,7 @@ def pictures_of(
     images = len(features.event.shape) == 3
     num, columns, real = 100 if images else 2000, 10, None
     named = asked.in_turn(config, source, num)
-    cond = conditions.cond(named)
+    under = draw.Under(conditions.cond(named))
     if named.keys() == {"label"}:
         columns = len(classes.classes_with_data(features))
     if not images:
@@ -89,7 +89,7 @@ def pictures_of(
 
     def pictures(state: TrainState, step: int) -> None:
         try:
-            x, _ = draw.draw(config, run.sampling_params(state), features, num, seed=0, cond=cond)
+            x, _ = draw.draw(config, run.sampling_params(state), features, num, seed=0, under=under)
         except draw.NonFiniteSamples as error:
             warn(f"no picture at step {step}: {error}")
             return

@@ -148,9 +148,11 @@ def test_drawing_again_with_other_labels_does_not_retrace(trained, monkeypatch):
         return original(self, *args, **kwargs)
 
     monkeypatch.setattr(type(net), "__call__", counted)
-    draw.draw(config, params, features, 17, seed=0, cond=classes.labels(features, 17))
+    draw.draw(config, params, features, 17, seed=0, under=draw.Under(classes.labels(features, 17)))
     first = len(traces)
-    draw.draw(config, params, features, 17, seed=1, cond=classes.labels(features, 17, 3))
+    draw.draw(
+        config, params, features, 17, seed=1, under=draw.Under(classes.labels(features, 17, 3))
+    )
     assert len(traces) == first
 
 

@@ -59,7 +59,7 @@ def test_two_classes_with_a_gap_are_evaluated_in_the_proportions_of_the_data(
 
 def spied(function, asked):
     def call(*args, **kwargs):
-        asked.append(kwargs["cond"])
+        asked.append(kwargs["under"].cond)
         return function(*args, **kwargs)
 
     return call

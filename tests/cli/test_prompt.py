@@ -55,9 +55,9 @@ def told(monkeypatch):
     """The conditions that samples are drawn with, in the order of the calls."""
     seen, original = [], draw.draw
 
-    def spied(*args, cond, **kwargs):
-        seen.append(cond)
-        return original(*args, cond=cond, **kwargs)
+    def spied(*args, under, **kwargs):
+        seen.append(under.cond)
+        return original(*args, under=under, **kwargs)
 
     monkeypatch.setattr(draw, "draw", spied)
     return seen

@@ -1,0 +1,101 @@
+"""What the options of the command sample ask for, as values that samples are drawn with."""
+
+from argparse import Namespace
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sde_diffusion import data
+from sde_diffusion.cli import asked, classes, draw, image_file, measured
+from sde_diffusion.config import conditions
+
+NUM, NUM_OF_IMAGE = 100, 10  # samples where --num is absent: in all, and of a given image
+ONE_OF = ("image", "super_resolve", "edit")
+
+
+class Wish(NamedTuple):
+    """What is drawn.
+
+    num: how many samples.
+    under: their conditions, and what steers them.
+    labels: {"label": [num]}, or nothing where there is no class.
+    columns: of a picture of all classes, else None.
+    given: images to show beside the samples, [G, K, h, w, C]; see `picture.save`.
+    """
+
+    num: int
+    under: draw.Under
+    labels: dict[str, np.ndarray]
+    columns: int | None
+    given: np.ndarray | None
+
+
+def wish(config: ConfigDict, features: data.Features, args: Namespace) -> Wish:
+    """ValueError, which names the option, for what the network or the images do not fit."""
+    _check_options(args)
+    told = "image" in conditions.names(config) and args.edit is None
+    images, option = _images(config, features, args, told)
+    num = _num(args.num, images)
+    given = None if images is None else images[:, None]
+    named = asked.asked(
+        config,
+        features,
+        num,
+        label=args.label,
+        prompt=args.prompt,
+        image=images if told else None,
+        option=option,
+    )
+    columns = None
+    if "label" in named and args.label is None and images is None:
+        columns = len(classes.classes_with_data(features))
+    labels = {"label": named["label"]} if "label" in named else {}
+    under = draw.Under(conditions.cond(named))
+    if images is not None and args.edit is not None:
+        repeated = image_file.repeated(images, num, "--edit")
+        under = under._replace(start=draw.Start(repeated, args.strength))
+    elif images is not None and not told:
+        under, given = measured.measured(config, features, images, num, args, under.cond)
+    return Wish(num, under, labels, columns, given)
+
+
+def _check_options(args: Namespace) -> None:
+    """ValueError for options that do not go together."""
+    options = [f"--{name.replace('_', '-')}" for name in ONE_OF if getattr(args, name) is not None]
+    if len(options) > 1:
+        raise ValueError(f"{' and '.join(options)} cannot be used together")
+    if args.mask is not None and args.image is None:
+        raise ValueError("--mask needs --image, the image that is to be filled in")
+    if not 0 < args.strength <= 1:
+        raise ValueError(f"--strength must be above 0 and at most 1, got {args.strength}")
+
+
+def _images(
+    config: ConfigDict, features: data.Features, args: Namespace, told: bool
+) -> tuple[np.ndarray | None, str]:
+    """The images [N, h, w, C] of --image, --super-resolve or --edit, and the option."""
+    event = features.event
+    if args.edit is not None:
+        return image_file.read(args.edit, "--edit", event, event.shape), "--edit"
+    option = "--image" if args.super_resolve is None else "--super-resolve"
+    path = args.super_resolve or args.image
+    if path is None:
+        return None, option
+    if told:
+        return asked.given_images(config, features, path, option, args.mask), option
+    if option == "--image" and args.mask is None:
+        raise ValueError(
+            "--image: the network of this run takes no image; with --mask FILE it fills in a part "
+            "of one, and --edit FILE changes one"
+        )
+    if option == "--image":
+        return image_file.read(path, option, event, event.shape), option
+    return measured.small_images(path, event), option
+
+
+def _num(num: int | None, images: np.ndarray | None) -> int:
+    """--num, or as many as suit the images."""
+    if num is not None:
+        return num
+    return NUM if images is None else len(images) * -(-NUM_OF_IMAGE // len(images))
