@@ -45,8 +45,9 @@ def scanned(
 ) -> type[nn.Module]:
     """The class of `depth` layers, run one after another.
 
-    A module of it has the fields of `layer`. Where that maps (h, *others) to (h, None), so does
-    this, with the same `others` for every layer. Give it a name that begins with `SCANNED`.
+    A module of it has the fields of `layer`. Where that maps (h, *others) to (h, made), this maps
+    them to (h, [L, ...] of what the layers have made), with the same `others` for every layer; what
+    is made may be None. Give it a name that begins with `SCANNED`.
 
     Args:
         layer: the class of one layer.

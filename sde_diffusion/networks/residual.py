@@ -1,0 +1,101 @@
+"""What the U-Nets and autoencoders of diffusers are made of, under its names for parameters.
+
+A residual block is
+
+    h = conv1(silu(norm1(x))),   y = x + conv2(silu(norm2(h + proj(silu(embedding)))))
+
+where x passes a 1x1 convolution, `conv_shortcut`, if the number of channels changes, and the
+embedding of the time is absent in an autoencoder.
+
+He et al. 2016; Ho et al. 2020, app. B.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from sde_diffusion.networks.layers import Array, Conv, Dense, UpsampleConv
+from sde_diffusion.networks.normalization import GroupNorm
+
+
+class ResidualBlock(nn.Module):
+    """x [B, H, W, C] and an embedding [B, D] or None -> [B, H, W, features]."""
+
+    features: int
+    groups: int
+    epsilon: float
+
+    @nn.compact
+    def __call__(self, x: Array, embedding: Array | None = None) -> Array:
+        h = GroupNorm(self.groups, nn.silu, self.epsilon, name="norm1")(x)
+        h = Conv(self.features, name="conv1")(h)
+        shift = None
+        if embedding is not None:
+            shift = Dense(self.features, name="time_emb_proj")(nn.silu(embedding))
+        h = GroupNorm(self.groups, nn.silu, self.epsilon, name="norm2")(h, shift)
+        h = Conv(self.features, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, 1, name="conv_shortcut")(x)
+        return x + h
+
+
+class Downsample(nn.Module):
+    """Convolution of stride 2, [B, H, W, C] -> [B, H', W', C].
+
+    `before` zeros are padded on the top and on the left, and one on the bottom and on the right:
+    one in a U-Net, none in an autoencoder.
+    """
+
+    before: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        around = (self.before, 1)
+        padded = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+        return Conv(x.shape[-1], stride=2, padding="VALID", name="conv")(padded)
+
+
+class Upsample(nn.Module):
+    """Convolution of the image with its pixels doubled, to the size (H', W') where it is given.
+
+    [B, H, W, C] -> [B, H', W', C], where (H', W') is (2 H, 2 W) by default. Another size is that of
+    an image that was halved and rounded up, so it is smaller by one.
+    """
+
+    @nn.compact
+    def __call__(self, x: Array, size: tuple[int, ...] | None = None) -> Array:
+        features = x.shape[-1]
+        if size is None or size == (2 * x.shape[1], 2 * x.shape[2]):
+            return UpsampleConv(features, name="conv")(x)
+        rows, columns = (np.arange(n) * m // n for n, m in zip(size, x.shape[1:3], strict=True))
+        return Conv(features, name="conv")(x[:, rows][:, :, columns])
+
+
+class TimeEmbedding(nn.Module):
+    """linear_2(silu(linear_1(h))), [B, C] -> [B, features]."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, h: Array) -> Array:
+        h = nn.silu(Dense(self.features, name="linear_1")(h))
+        return Dense(self.features, name="linear_2")(h)
+
+
+def time_features(t: Array, features: int, *, cosine_first: bool, frequency_shift: float) -> Array:
+    """Sines and cosines of w_i t, [...] -> [..., features], in float32.
+
+    w_i = 10000^(-i / (n - frequency_shift)), i = 0, ..., n - 1, with n = features / 2. Vaswani et
+    al. 2017, sec. 3.5, as in Ho et al. 2020.
+    """
+    half = features // 2
+    exponent = -np.log(10_000.0) * np.arange(half, dtype=np.float32) / (half - frequency_shift)
+    angles = t.astype(jnp.float32)[..., None] * np.exp(exponent).astype(np.float32)
+    parts = (jnp.cos, jnp.sin) if cosine_first else (jnp.sin, jnp.cos)
+    return jnp.concatenate([function(angles) for function in parts], axis=-1)
+
+
+def tokens(x: Array) -> Array:
+    """[B, H, W, C] -> [B, H W, C]."""
+    return jax.lax.reshape(x, (x.shape[0], x.shape[1] * x.shape[2], x.shape[3]))

@@ -1,0 +1,115 @@
+"""Parts of a pretrained folder: a module with its parameters, made of config.json and weights.
+
+What a class of diffusers or transformers is here is said by a `Kind`, a few tables. `kinds.KINDS`
+has all of them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from sde_diffusion.pretrained.folder import read_json, read_weights
+from sde_diffusion.pretrained.tensors import Renames, to_params
+from sde_diffusion.selection import unknown
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A class of another library as a module of ours.
+
+    module: the class of the module. Its fields are those of the config that have the same name, and
+        its defaults are the library's, as a config may leave them out.
+    example: module -> arguments that it can be called with, as shapes.
+    fixed: fields of the config with one value each that is supported.
+    ignored: fields that change nothing about the module.
+    renames: the table for `tensors.renamed`.
+    given: fields of the module that the class says, and no config.
+    """
+
+    module: Callable[..., nn.Module]
+    example: Callable[[Any], tuple[Any, ...]]
+    fixed: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
+    renames: Renames = dataclasses.field(default_factory=dict)
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Part(NamedTuple):
+    """A module, its parameters, as module.apply({"params": params}, ...) takes them, its config."""
+
+    module: Any
+    params: Any
+    config: dict[str, Any]
+
+
+def read_part(
+    folder: str | os.PathLike[str],
+    kind: Kind,
+    *,
+    variant: str | None = None,
+    dtype: Any = jnp.float32,
+    put: Callable[[tuple[str, ...], np.ndarray], jax.Array] | None = None,
+    **fields: Any,
+) -> Part:
+    """The part in a folder with config.json and weights.
+
+    Args:
+        variant: see `folder.read_weights`.
+        dtype: of the parameters.
+        put: see `tensors.to_params`.
+        fields: of the module, such as dtype, that no config has.
+
+    Raises ValueError or FileNotFoundError for a folder that is not whole, a config that is not
+    supported, and tensors that do not fit.
+    """
+    config = read_json(Path(folder) / "config.json")
+    module = build(kind, config, source=str(folder), **fields)
+    weights = read_weights(folder, variant)
+    params = to_params(
+        shapes(kind, module),
+        weights,
+        renames=kind.renames,
+        dtype=dtype,
+        source=str(folder),
+        put=put,
+    )
+    return Part(module, params, config)
+
+
+def build(kind: Kind, config: Mapping[str, Any], *, source: str, **fields: Any) -> Any:
+    """The module of a config; ValueError, which begins with `source`, for one not supported."""
+    known = [f.name for f in dataclasses.fields(kind.module) if f.name not in ("parent", "name")]  # type: ignore[arg-type]
+    # "dtype" of a config is that of its files.
+    read = [name for name in known if name not in (*fields, *kind.given, "dtype")]
+    for name, value in config.items():
+        plain = tuple(value) if isinstance(value, list) else value
+        if name in kind.fixed:
+            if plain != kind.fixed[name]:
+                raise ValueError(
+                    f"{source}: {name} = {value!r} is not supported (only {kind.fixed[name]!r})"
+                )
+        elif not (name in read or name in kind.ignored or name.startswith("_") or not value):
+            choices = sorted({*read, *kind.fixed, *kind.ignored})
+            raise ValueError(f"{source}: {unknown('field of config.json', name, choices)}")
+    taken = {name: _plain(config[name]) for name in read if name in config}
+    return kind.module(**taken, **kind.given, **fields)
+
+
+def shapes(kind: Kind, module: Any) -> Any:
+    """The shapes of the parameters of a module of this kind."""
+
+    def init(*arguments: Any) -> Any:
+        return module.init(jax.random.key(0), *arguments)["params"]
+
+    return jax.eval_shape(init, *kind.example(module))
+
+
+def _plain(value: Any) -> Any:
+    return tuple(map(_plain, value)) if isinstance(value, list) else value
