@@ -13,6 +13,7 @@ from sde_diffusion.networks.ddpm import DDPM
 from sde_diffusion.networks.dit import DiT
 from sde_diffusion.networks.mlp import MLP
 from sde_diffusion.networks.ncsnpp import NCSNpp
+from sde_diffusion.networks.two_times import TOWARDS, begin_at, two_times
 from sde_diffusion.selection import choose, require_known
 
 NETWORKS: dict[str, type[nn.Module]] = {
@@ -22,7 +23,17 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "dit": DiT,
 }
 
-__all__ = ["DDPM", "MLP", "NETWORKS", "DiT", "NCSNpp", "build"]
+__all__ = [
+    "DDPM",
+    "MLP",
+    "NETWORKS",
+    "TOWARDS",
+    "DiT",
+    "NCSNpp",
+    "begin_at",
+    "build",
+    "two_times",
+]
 
 
 def build(name: str, /, **fields: Any) -> nn.Module:

@@ -6,6 +6,9 @@ Conditions are given by name, in a dict; an array alone is the label.
     tokens  int [B, L]           a text; 0 is padding, and a text of padding alone is none
     image   float [B, H, W, C]   an image beside the sample, or NaN in every element for none
 
+Numbers [B] of the names in `numbers` may stand beside them, such as a second time ("towards") or a
+weight of guidance ("guidance").
+
 A label and a text become vectors that are added to the embedding of the noise level; an image is
 appended to the input. Where a sample has no condition, zeros take its place, or, for the names in
 `learned_null`, a learned vector.
@@ -90,6 +93,21 @@ class ImageCondition(nn.Module):
         return jnp.where(jnp.isnan(image), null, image)
 
 
+class NumberEmbedding(nn.Module):
+    """A vector that is linear in sines and cosines of a number, [B] -> [B, features].
+
+    It is zero at first, so a network with it begins as the same network without it.
+    """
+
+    features: int
+    waves: int = 64
+
+    @nn.compact
+    def __call__(self, number: Array) -> Array:
+        told = positional_embedding(number.astype(jnp.float32), self.waves)
+        return nn.Dense(self.features, kernel_init=nn.initializers.zeros)(told)
+
+
 class Conditions(NamedTuple):
     """The conditions that a network takes: fields of the same names of every network.
 
@@ -97,12 +115,16 @@ class Conditions(NamedTuple):
     vocabulary: how many different tokens there are, padding included, or None.
     image_channels: the channels of the image, or None.
     learned_null: the names of the conditions whose absence is a learned vector, not zeros.
+    numbers: the names of the numbers that are taken; each must then be given.
+    number_scale: what a number is multiplied by before its sines and cosines are taken.
     """
 
     num_classes: int | None = None
     vocabulary: int | None = None
     image_channels: int | None = None
     learned_null: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    number_scale: float = 1.0
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,10 +148,15 @@ class Conditions(NamedTuple):
         An array alone is the label, and None is no condition.
         """
         if cond is None:
-            return {}
+            cond = {}
         named = dict(cond) if isinstance(cond, Mapping) else {"label": cond}
+        for name in self.numbers:
+            if name not in named:
+                raise ValueError(f"cond has no {name!r}, a number that the network takes")
         for name in named:
-            require_known("condition", name, NAMES)
+            if name in self.numbers:
+                continue
+            require_known("condition", name, (*NAMES, *self.numbers))
             if name not in self.names:
                 raise ValueError(
                     f"cond has {name!r}, which the network does not take: set {FIELDS[name]}"
@@ -137,9 +164,9 @@ class Conditions(NamedTuple):
         return named
 
     def vector(self, cond: Any, batch: int, features: int, std: float = 1.0) -> Array | None:
-        """The label and the text as one vector [B, features], in layers of the calling module.
+        """Label, text and numbers as one vector [B, features], in layers of the calling module.
 
-        None for a network that takes neither, which has no such layers. Classes begin as draws
+        None for a network that takes none of them, which has no such layers. Classes begin as draws
         from N(0, std^2 I).
         """
         given = self.by_name(cond)
@@ -152,6 +179,9 @@ class Conditions(NamedTuple):
             tokens = given.get("tokens", jnp.full((batch, 1), PADDING))
             read = TokenEmbedding(self.vocabulary, features, "tokens" in self.learned_null)
             parts.append(read(tokens))
+        for name in self.numbers:
+            embed_number = NumberEmbedding(features, name=f"number_{name}")
+            parts.append(embed_number(self.number_scale * given[name]))
         return sum(parts[1:], parts[0]) if parts else None
 
     def image(self, cond: Any, x: Array) -> Array | None:

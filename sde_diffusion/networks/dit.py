@@ -55,8 +55,8 @@ class DiT(nn.Module):
     depth, features, num_heads: layers, width of the tokens, heads; None for those of the size.
     learn_sigma: whether the last layer has the outputs for a variance that the published networks
         have, beside those that are returned.
-    num_classes, vocabulary, image_channels, learned_null: the conditions that it takes, see
-        `conditions.Conditions`; without them it has no parameters for them. The published networks
+    num_classes, vocabulary, image_channels, learned_null, numbers: the conditions that it takes,
+        see `conditions.Conditions`; without them it has no parameters for them. The published networks
         have num_classes=1000 and learned_null=("label",).
     dtype: of the computation; parameters, normalizations, softmax and output are in float32.
     remat: what the backward pass computes again instead of keeping it; see `networks.scan`.
@@ -75,6 +75,7 @@ class DiT(nn.Module):
     vocabulary: int | None = None
     image_channels: int | None = None
     learned_null: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
     dtype: str = "float32"
     remat: str = "none"
     attention: str = "auto"
@@ -86,7 +87,13 @@ class DiT(nn.Module):
         super().__post_init__()
 
     def conditions(self) -> Conditions:
-        return Conditions(self.num_classes, self.vocabulary, self.image_channels, self.learned_null)
+        return Conditions(
+            self.num_classes,
+            self.vocabulary,
+            self.image_channels,
+            self.learned_null,
+            self.numbers,
+        )
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:

@@ -26,8 +26,8 @@ class MLP(nn.Module):
     embedding_features: features of the time label.
     label_scale: what the label is multiplied by; 1000 for labels within a few units of 0.
     dropout: inside the blocks, where train is true.
-    num_classes, vocabulary, image_channels, learned_null: the conditions that it takes, see
-        `conditions.Conditions`; without them it has no parameters for them.
+    num_classes, vocabulary, image_channels, learned_null, numbers: the conditions that it takes,
+        see `conditions.Conditions`; without them it has no parameters for them.
     dtype: of the computation; parameters, normalizations and output are in float32.
 
     Raises ValueError for an unknown choice.
@@ -46,6 +46,7 @@ class MLP(nn.Module):
     vocabulary: int | None = None
     image_channels: int | None = None
     learned_null: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -60,7 +61,14 @@ class MLP(nn.Module):
         super().__post_init__()
 
     def conditions(self) -> Conditions:
-        return Conditions(self.num_classes, self.vocabulary, self.image_channels, self.learned_null)
+        return Conditions(
+            self.num_classes,
+            self.vocabulary,
+            self.image_channels,
+            self.learned_null,
+            self.numbers,
+            self.label_scale,
+        )
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:

@@ -58,8 +58,8 @@ class NCSNpp(nn.Module):
         sigma_max (sigma_min / sigma_max)^(t / (num_scales - 1)) for "positional".
     centered: whether x is centered already; otherwise the network maps [0, 1] to [-1, 1].
     min_group_size: the fewest channels that GroupNorm takes together.
-    num_classes, vocabulary, image_channels, learned_null: the conditions that it takes, see
-        `conditions.Conditions`; without them it has no parameters for them.
+    num_classes, vocabulary, image_channels, learned_null, numbers: the conditions that it takes,
+        see `conditions.Conditions`; without them it has no parameters for them.
     dtype: of the computation; parameters, normalizations, softmax and output are in float32.
     remat: what inside the blocks the backward pass computes again instead of keeping it: "none",
         "pointwise" (all but what convolutions and products give) or "blocks" (everything).
@@ -95,6 +95,7 @@ class NCSNpp(nn.Module):
     vocabulary: int | None = None
     image_channels: int | None = None
     learned_null: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
     dtype: str = "float32"
     remat: str = "none"
 
@@ -107,7 +108,13 @@ class NCSNpp(nn.Module):
         super().__post_init__()
 
     def conditions(self) -> Conditions:
-        return Conditions(self.num_classes, self.vocabulary, self.image_channels, self.learned_null)
+        return Conditions(
+            self.num_classes,
+            self.vocabulary,
+            self.image_channels,
+            self.learned_null,
+            self.numbers,
+        )
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:
