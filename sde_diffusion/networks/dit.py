@@ -56,8 +56,8 @@ class DiT(nn.Module):
     learn_sigma: whether the last layer has the outputs for a variance that the published networks
         have, beside those that are returned.
     num_classes, vocabulary, image_channels, learned_null, numbers: the conditions that it takes,
-        see `conditions.Conditions`; without them it has no parameters for them. The published networks
-        have num_classes=1000 and learned_null=("label",).
+        see `conditions.Conditions`; without them it has no parameters for them. The published
+        networks have num_classes=1000 and learned_null=("label",).
     dtype: of the computation; parameters, normalizations, softmax and output are in float32.
     remat: what the backward pass computes again instead of keeping it; see `networks.scan`.
     attention: the implementation, see `networks.attention`.

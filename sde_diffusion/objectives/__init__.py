@@ -1,6 +1,8 @@
 """What a step of training minimizes: objectives, losses, their weightings and times."""
 
 from sde_diffusion.objectives import time_density, weighting
+from sde_diffusion.objectives.consistency import SCHEDULES, consistency_loss
+from sde_diffusion.objectives.continuous import meanflow_loss, scm_loss
 from sde_diffusion.objectives.denoising import (
     REDUCTIONS,
     ddpm_loss,
@@ -10,6 +12,7 @@ from sde_diffusion.objectives.denoising import (
     mean,
     smld_loss,
 )
+from sde_diffusion.objectives.distillation import FLOW_MAP_LOSSES, flow_map_objective
 from sde_diffusion.objectives.dropping import drop_conditions
 from sde_diffusion.objectives.image_conditions import (
     IMAGE_CONDITIONS,
@@ -18,28 +21,38 @@ from sde_diffusion.objectives.image_conditions import (
     hidden,
     low_resolution,
 )
+from sde_diffusion.objectives.jumps import progressive_loss, shortcut_loss, trajectory_loss
 from sde_diffusion.objectives.objective import Metrics, Objective, of_loss
 from sde_diffusion.objectives.weighting import WEIGHTINGS, Weighting
 
 __all__ = [
+    "FLOW_MAP_LOSSES",
     "IMAGE_CONDITIONS",
     "REDUCTIONS",
+    "SCHEDULES",
     "WEIGHTINGS",
     "ImageCondition",
     "Metrics",
     "Objective",
     "Weighting",
+    "consistency_loss",
     "ddpm_loss",
     "denoising_loss",
     "denoising_objective",
     "drop_conditions",
+    "flow_map_objective",
     "gray",
     "half_sum",
     "hidden",
     "low_resolution",
     "mean",
+    "meanflow_loss",
     "of_loss",
+    "progressive_loss",
+    "scm_loss",
+    "shortcut_loss",
     "smld_loss",
     "time_density",
+    "trajectory_loss",
     "weighting",
 ]
