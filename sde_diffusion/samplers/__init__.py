@@ -16,6 +16,7 @@ from sde_diffusion.samplers.fitted import Fitted, FittedGrid
 from sde_diffusion.samplers.flow_map import FlowMap
 from sde_diffusion.samplers.gotta_go_fast import GottaGoFast
 from sde_diffusion.samplers.heun import Heun
+from sde_diffusion.samplers.hook import Hooked
 from sde_diffusion.samplers.ipndm import IPNDM
 from sde_diffusion.samplers.langevin import MALA, ULA, AnnealedLangevin, Langevin
 from sde_diffusion.samplers.paradigms import ParaDiGMS
@@ -116,6 +117,7 @@ __all__ = [
     "FlowMap",
     "GottaGoFast",
     "Heun",
+    "Hooked",
     "Langevin",
     "Midpoint",
     "ParaDiGMS",

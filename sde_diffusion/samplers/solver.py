@@ -68,8 +68,9 @@ class Solver:
     deterministic solver, of the moments (weak order) for a stochastic one. `evaluations` is the
     number of times that a step calls its model. The tests measure both.
 
-    A field that holds a number (a float), an array, or another solver is a leaf of the pytree: it
-    can be traced and differentiated, and another value of it compiles nothing. Whatever else a
+    A field that holds a number (a float), an array, or a pytree such as another solver or a
+    `jax.tree_util.Partial` is a part of the pytree: its leaves can be traced and differentiated,
+    and other values of them compile nothing. Whatever else a
     field holds belongs to the structure: counts, names, functions. So does the number 0, which
     switches a term off: DDIM(eta=0.0) draws no noise and is another program than DDIM(eta=0.5).
 
@@ -214,7 +215,11 @@ def _is_leaf_or_tree(value: Any) -> bool:
     """Whether a field's value is a part of the pytree rather than of its structure."""
     if isinstance(value, float):
         return value != 0.0
-    return isinstance(value, Solver) or any(
+    # A pytree of a class of its own: a solver, a Partial of a function, a measurement's operator.
+    of_own = value is not None and not isinstance(value, tuple | list | dict)
+    if of_own and not jax.tree_util.treedef_is_leaf(jax.tree.structure(value)):
+        return True
+    return any(
         isinstance(leaf, jax.Array | np.ndarray | np.floating) for leaf in jax.tree.leaves(value)
     )
 
