@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from sde_diffusion.sdes import Array
 
@@ -10,19 +11,23 @@ from sde_diffusion.sdes import Array
 LAP = 3
 FINALISTS = 2
 
+S = TypeVar("S")
+
 
 def race(
     starts: Sequence[Array],
     descent: Callable[[int, Array], Iterator[Array]],
-    error: Callable[[Array], float],
+    reached: Callable[[S, Array], tuple[S, float]],
+    standing: S,
     going: Callable[[], bool],
-) -> list[Array]:
-    """The FINALISTS of the starts, as far as they came, the best first.
+) -> tuple[S, list[Array]]:
+    """(standing, the FINALISTS of the starts, as far as they came, the best first).
 
     descent(i, start) is what follows start i. All take LAP steps, the better half LAP more, and so
-    on; the race is called off, as it stands, once it is not `going`. The error has many local
-    minima, and the start of the least error does not lead to the least of them. Successive
-    halving: Jamieson & Talwalkar 2016.
+    on; the race is called off, as it stands, once it is not `going`. reached(standing, theta) gives
+    the error at theta, and what is known after it. The error has many local minima, and the start
+    of the least error does not lead to the least of them. Successive halving: Jamieson & Talwalkar
+    2016.
     """
     runs = [(math.inf, theta, descent(i, theta)) for i, theta in enumerate(starts)]
     while len(runs) > FINALISTS and going():
@@ -32,8 +37,9 @@ def race(
                 theta = better
                 if not going():
                     break
-            lap.append((error(theta), theta, run))
+            standing, error = reached(standing, theta)
+            lap.append((error, theta, run))
             if not going():
                 break
         runs = sorted(lap, key=lambda run: run[0])[: max(FINALISTS, len(lap) // 2)]
-    return [theta for _, theta, _ in runs[:FINALISTS]]
+    return standing, [theta for _, theta, _ in runs[:FINALISTS]]

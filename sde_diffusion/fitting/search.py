@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -11,15 +11,11 @@ import numpy as np
 
 from sde_diffusion.fitting import family, least_squares, race, standard, starts
 from sde_diffusion.fitting.starts import Starts
+from sde_diffusion.fitting.task import Task
 from sde_diffusion.model import Model, require_model
 from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import Array
 
-# Steps of the solution that tells which starts are hard.
-ROUGH = 48
-# The share of the time that each of the preparations may take: which standard solver is the best,
-# and of the starts held out, and of those fitted to, which are hard, and the fine solutions.
-PREPARING = 1 / 10
 # One start is looked at for those held out for so many that are for those fitted to.
 HELD = 4
 # So many laps of the last phase without a gain of 1 % over the pool end it.
@@ -27,13 +23,8 @@ IDLE = 3
 # How many standard solvers race, and for which share of the time that is left.
 RUNNERS = 12
 RACING = 0.4
-
-
-class Pool(NamedTuple):
-    """Starts to choose from, with rough ends, and how far off the standard solver is there."""
-
-    rough: Starts
-    off: np.ndarray
+# Up to this share of the standard solver's error a sample counts fully, in each of three phases.
+FAR = (0.1, 0.3, 30.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,169 +90,213 @@ def fit(
 
     Related: Shaul et al. 2024 (Bespoke Non-Stationary Solvers), Frankel et al. 2025 (S4S).
     """
-    clock = time.monotonic()
+    began = time.monotonic()
+    _check(nfe, shape, pool)
+    require_model(model)
+    make, candidates = standard.candidates(model.sde, nfe, solver)
+    batch = min(batch, shape[0])
+    task = Task(key, model, make, fine_steps, jacobian, batch, began, seconds, progress)
+    pool = shape[0] if pool is None else pool
+    pooled = pool > shape[0]
+    sizes = (shape[0], held_out, pool, max(held_out, pool // HELD) if pooled else held_out)
+    num, others, many, more = (task.whole(n) for n in sizes)
+    drawn = starts.draw(key, model.sde, (many + more, *shape[1:]), conditions)
+
+    order = _ranked(task, candidates, drawn.rows(slice(many, many + batch)))
+    name, base = order[0], candidates[order[0]]
+
+    def done(found: Standing) -> Fit:
+        settled = family.settle(make(model.sde, found.best))
+        return Fit(settled, nfe, found.error, name, found.start_error, task.spent())
+
+    held, rest = _prepared(
+        task, jax.random.fold_in(key, 1), base, drawn.rows(slice(many, None)), others, pooled
+    )
+    _require_finite(held, fine_steps)
+    error = task.error(base, held)
+    standing = Standing(held, base, error, base, error)
+    if error == 0.0:  # data that are a single point: any solver ends there
+        return done(standing)
+    trained, own = _prepared(task, key, base, drawn.rows(slice(many)), num, pooled)
+    plan = Plan(trained, own, rest, len(trained.x), len(held.x), shares)
+    return done(_search(task, plan, standing, [candidates[name] for name in order[:RUNNERS]]))
+
+
+class Pool(NamedTuple):
+    """Starts to choose from, with rough ends, and how far off the standard solver is there."""
+
+    rough: Starts
+    off: np.ndarray
+
+
+class Plan(NamedTuple):
+    """The starts that are fitted to, and the pools that they and those held out were chosen from.
+
+    num, others: how many are fitted to, and held out.
+    shares: of the time left, at which the first two phases end at the latest.
+    """
+
+    trained: Starts
+    own: Pool | None
+    rest: Pool | None
+    num: int
+    others: int
+    shares: tuple[float, float]
+
+
+class Standing(NamedTuple):
+    """The best solver so far, by its error on the starts held out, beside the standard one."""
+
+    held: Starts
+    best: Array
+    error: float
+    start: Array
+    start_error: float
+
+
+def _check(nfe: int, shape: tuple[int, ...], pool: int | None) -> None:
     if nfe < 2:
         raise ValueError(f"nfe must be at least 2, got {nfe}")
     if len(shape) < 2 or min(shape) < 1:
         raise ValueError(f"shape must be [N, *event], got {shape}")
-    pool = shape[0] if pool is None else pool
-    if pool < shape[0]:
+    if pool is not None and pool < shape[0]:
         raise ValueError(f"pool must be at least the {shape[0]} starts of shape, got {pool}")
-    require_model(model)
-    sde = model.sde
-    make, candidates = standard.candidates(sde, nfe, solver)
-    batch = min(batch, shape[0])
-    pooled = pool > shape[0]
-    sizes = (shape[0], held_out, pool, max(held_out, pool // HELD) if pooled else held_out)
-    num, others, many, more = (-(-n // batch) * batch for n in sizes)
-    drawn = starts.draw(key, sde, (many + more, *shape[1:]), conditions)
 
-    def preparing() -> Callable[[], bool]:
-        """Says whether there is time for more, from its first call on: what is before compiles."""
-        calls: list[float] = []
 
-        def going() -> bool:
-            calls.append(time.monotonic() - clock)
-            progress(calls[-1], math.nan)
-            return calls[-1] - calls[0] < PREPARING * seconds
-
-        return going
-
-    def finely(of: Starts, going: Callable[[], bool] = lambda: True) -> Starts:
-        return starts.solved(model, of, steps=fine_steps, size=batch, going=going)
-
-    def errors(theta: Array, of: Starts) -> np.ndarray:
-        return np.sqrt(least_squares.squares(make, model, theta, of, size=batch))
-
-    def error(theta: Array, of: Starts) -> float:
-        return float(np.sqrt(np.mean(of.weight * errors(theta, of) ** 2)))
-
-    few, going = finely(drawn.rows(slice(many, many + batch))), preparing()
+def _ranked(task: Task, candidates: Mapping[str, Array], few: Starts) -> list[str]:
+    """The names of the standard solvers that there is time to try, the best first."""
+    few, going = task.finely(few), task.preparing()
     tried: dict[str, float] = {}
     for name, theta in candidates.items():
-        tried[name] = _or_inf(error(theta, few))
+        tried[name] = task.error(theta, few)
         if not going():
             break
-    order = sorted(tried, key=lambda name: tried[name])
-    start, best = order[0], candidates[order[0]]
+    return sorted(tried, key=lambda name: tried[name])
 
-    def looked_at(of: Starts) -> Pool:
-        """As many of them as there is time for, with rough ends, and the start's errors there."""
-        rough = starts.solved(model, of, steps=ROUGH, size=batch, going=preparing())
-        return Pool(rough, errors(candidates[start], rough))
 
-    def chosen(key: Array, of: Pool, num: int, *off: np.ndarray) -> Starts:
-        """`num` of a pool, by how far off the start is and others are; their ends are rough."""
-        return starts.choose(key, of.rough, [of.off, *off], min(num, len(of.off)))
-
-    held = drawn.rows(slice(many, None))
+def _prepared(
+    task: Task, key: Array, base: Array, of: Starts, num: int, pooled: bool
+) -> tuple[Starts, Pool | None]:
+    """Starts with fine ends, as many as there is time for; and their pool, if they are chosen."""
+    pool = None
     if pooled:
-        others_pool = looked_at(held)
-        held = chosen(jax.random.fold_in(key, 1), others_pool, others)
-    held = finely(held, preparing())
-    others = len(held.x)
+        rough = task.roughly(of)
+        pool = Pool(rough, task.errors(base, rough))
+        of = _chosen(key, pool, num)
+    return task.finely(of, task.preparing()), pool
+
+
+def _chosen(key: Array, pool: Pool, num: int, *off: np.ndarray) -> Starts:
+    """`num` of a pool, by how far off the start is and others are; their ends are rough."""
+    return starts.choose(key, pool.rough, [pool.off, *off], min(num, len(pool.off)))
+
+
+def _require_finite(held: Starts, fine_steps: int) -> None:
     lost = ~np.isfinite(held.target.reshape(len(held.x), -1)).all(axis=-1)
     if lost.any():
         raise ValueError(
             f"model: the fine solution of its flow, {fine_steps} steps of UniPC from t_max to "
             f"t_min, is nan or inf for {lost.sum()} of {len(lost)} starts"
         )
-    start_error = least = error(best, held)
-    if least == 0.0:  # data that are a single point: any solver ends there
-        return Fit(family.settle(make(sde, best)), nfe, 0.0, start, 0.0, time.monotonic() - clock)
 
-    trained = drawn.rows(slice(many))
-    if pooled:
-        own_pool = looked_at(trained)
-        trained = chosen(key, own_pool, num)
-    trained = finely(trained, preparing())
-    num = len(trained.x)
-    quarter = trained.rows(slice(-(-num // (4 * batch)) * batch))
 
-    def descent(
-        i: int, theta: Array, far: float, choose: Callable[[int, Array], Starts | None]
-    ) -> Iterator[Array]:
-        return least_squares.descend(
-            jax.random.fold_in(key, i),
-            make,
-            model,
-            theta,
-            choose,
-            m=(far * start_error) ** 2,
-            num=-(-min(jacobian, num) // batch) * batch,
-            size=batch,
-        )
+def _search(task: Task, plan: Plan, standing: Standing, runners: list[Array]) -> Standing:
+    """Race the standard solvers, and fit the finalists in three phases while there is time."""
+    began, start_error = task.spent(), standing.start_error
+    standing, ahead = race.race(
+        runners,
+        lambda i, theta: _phase(task, plan, 0, i, theta, start_error),
+        lambda standing, theta: _reached(task, standing, theta),
+        standing,
+        lambda: task.spent() < began + RACING * (task.seconds - began),
+    )
+    for i, theta in enumerate(ahead):
+        began = task.spent()
+        for phase, share in enumerate((*plan.shares, 1.0)):
+            number = RUNNERS + 3 * i + phase
+            if phase == 2:
+                standing = _held_anew(task, plan, standing, number, theta)
+            for better in _phase(task, plan, phase, number, theta, standing.start_error):
+                theta = better
+                standing, _ = _reached(task, standing, theta)
+                if task.spent() > task.seconds:
+                    return standing
+                if task.spent() > began + share * (task.seconds - began):
+                    break
+    return standing
 
-    # First without the samples far off, on a quarter of the starts; last the mean square of all.
-    # Near a border between two modes a start that is a little off ends far off. The better the
-    # solver, the nearer to the border: where a standard one is off tells little of where this one
-    # is, and so the last phase chooses starts anew.
-    def first(i: int, theta: Array) -> Iterator[Array]:
-        return descent(i, theta, 0.1, lambda *_: quarter)
 
-    def second(i: int, theta: Array) -> Iterator[Array]:
-        return descent(i, theta, 0.3, lambda *_: trained)
+def _reached(task: Task, standing: Standing, theta: Array) -> tuple[Standing, float]:
+    """(what is the best after theta, the error of theta on the starts held out)."""
+    error = task.error(theta, standing.held)
+    if error < standing.error:
+        standing = standing._replace(best=theta, error=error)
+    task.progress(task.spent(), standing.error)
+    return standing, error
 
-    def last(i: int, theta: Array) -> Iterator[Array]:
-        if not pooled:
-            return descent(i, theta, 30.0, lambda *_: trained)
-        at = jax.random.fold_in(key, i)
-        came: list[float] = []
 
-        def choose(lap: int, theta: Array) -> Starts | None:
-            off = errors(theta, own_pool.rough)
-            came.append(_or_inf(float(np.sqrt(np.mean(off**2)))))
-            if min(came[-IDLE:]) > 0.99 * min(came[:-IDLE], default=math.inf):
-                return None
-            return finely(chosen(jax.random.fold_in(at, lap), own_pool, num, off))
+def _phase(
+    task: Task, plan: Plan, phase: int, number: int, theta: Array, start_error: float
+) -> Iterator[Array]:
+    """Ever better theta: a descent of the first, second or last phase, from its own key.
 
-        hold(at, theta)
-        return descent(i, theta, 30.0, choose)
+    The first leaves samples far off out of account, and has a quarter of the starts; the last
+    takes the mean square of all. Near a border between two modes a start that is a little off ends
+    far off. The better the solver, the nearer to the border: where a standard one is off tells
+    little of where this one is, and so the last phase chooses starts anew from the pool.
+    """
+    key = jax.random.fold_in(task.key, number)
+    choose: Callable[[int, Array], Starts | None]
+    if phase == 2 and plan.own is not None:
+        choose = _choosing(task, plan.own, plan.num, key)
+    else:
+        whole = plan.trained
+        quarter = whole.rows(slice(task.whole(-(-plan.num // 4)))) if phase == 0 else whole
 
-    def hold(at: Array, theta: Array) -> None:
-        """Choose the starts held out anew; what was the best on the old ones stays so, or less."""
-        nonlocal held, best, least, start_error
-        off = (errors(of, others_pool.rough) for of in (theta, best))
-        held = finely(chosen(at, others_pool, others, *off))
-        start_error, least = error(candidates[start], held), _or_inf(error(best, held))
-        if start_error < least:
-            best, least = candidates[start], start_error
+        def choose(lap: int, theta: Array) -> Starts:
+            return quarter
 
-    def reached(theta: Array) -> float:
-        """Its error on the starts held out; the least so far is kept."""
-        nonlocal best, least
-        came = _or_inf(error(theta, held))
-        if came < least:
-            best, least = theta, came
-        progress(time.monotonic() - clock, least)
-        return came
-
-    began = time.monotonic() - clock
-    ahead = race.race(
-        [candidates[name] for name in order[:RUNNERS]],
-        first,
-        reached,
-        lambda: time.monotonic() - clock < began + RACING * (seconds - began),
+    return least_squares.descend(
+        key,
+        task.make,
+        task.model,
+        theta,
+        choose,
+        m=(FAR[phase] * start_error) ** 2,
+        num=task.whole(min(task.jacobian, plan.num)),
+        size=task.batch,
     )
 
-    def attempts() -> Iterator[Array]:
-        for i, theta in enumerate(ahead):
-            began = time.monotonic() - clock
-            phases = zip((*shares, 1.0), (first, second, last), strict=True)
-            for number, (share, phase) in enumerate(phases, RUNNERS + 3 * i):
-                for better in phase(number, theta):
-                    theta = better
-                    yield theta
-                    if time.monotonic() - clock > began + share * (seconds - began):
-                        break
 
-    for theta in attempts():
-        reached(theta)
-        if time.monotonic() - clock > seconds:
-            break
-    found = family.settle(make(sde, best))
-    return Fit(found, nfe, least, start, start_error, time.monotonic() - clock)
+def _choosing(
+    task: Task, pool: Pool, num: int, key: Array
+) -> Callable[[int, Array], Starts | None]:
+    """Chooses the starts of a lap by how far off theta is; none after IDLE laps without a gain."""
+    came: list[float] = []
+
+    def choose(lap: int, theta: Array) -> Starts | None:
+        off = task.errors(theta, pool.rough)
+        mean = float(np.sqrt(np.mean(off**2)))
+        came.append(mean if np.isfinite(mean) else math.inf)
+        if min(came[-IDLE:]) > 0.99 * min(came[:-IDLE], default=math.inf):
+            return None
+        return task.finely(_chosen(jax.random.fold_in(key, lap), pool, num, off))
+
+    return choose
 
 
-def _or_inf(value: float) -> float:
-    return value if np.isfinite(value) else np.inf
+def _held_anew(task: Task, plan: Plan, standing: Standing, number: int, theta: Array) -> Standing:
+    """Where there is a pool, other starts are held out: where theta and the best one are far off.
+
+    What was the best on the old ones stays so, unless the standard solver is better on the new.
+    """
+    if plan.rest is None:
+        return standing
+    off = (task.errors(of, plan.rest.rough) for of in (theta, standing.best))
+    key = jax.random.fold_in(task.key, number)
+    held = task.finely(_chosen(key, plan.rest, plan.others, *off))
+    start_error, error = task.error(standing.start, held), task.error(standing.best, held)
+    best = standing.best
+    if start_error < error:
+        best, error = standing.start, start_error
+    return Standing(held, best, error, standing.start, start_error)

@@ -17,10 +17,14 @@ def to(floor, taken):
     return descent
 
 
+def reached(standing, theta):
+    return standing, float(theta)
+
+
 def run(starts, floor, limit=1000):
     """(finalists, steps that each start took), called off after `limit` steps of all."""
     taken = [0] * len(starts)
-    ahead = race(starts, to(floor, taken), float, lambda: sum(taken) < limit)
+    _, ahead = race(starts, to(floor, taken), reached, None, lambda: sum(taken) < limit)
     return ahead, taken
 
 
@@ -52,12 +56,24 @@ def test_called_off_before_it_began_the_first_starts_win():
 
 
 def test_a_descent_that_is_over_stays_where_it_ended():
-    ahead = race([3.0, 1.0, 2.0], lambda i, theta: iter(()), float, lambda: True)
+    _, ahead = race([3.0, 1.0, 2.0], lambda i, theta: iter(()), reached, None, lambda: True)
     assert ahead == [1.0, 2.0]
 
 
 def test_an_error_that_is_infinite_comes_last():
-    def error(theta):
-        return math.inf if theta == 1.0 else theta
+    def reached(standing, theta):
+        return standing, math.inf if theta == 1.0 else theta
 
-    assert race([3.0, 1.0, 2.0], lambda i, theta: iter(()), error, lambda: True) == [2.0, 3.0]
+    _, ahead = race([3.0, 1.0, 2.0], lambda i, theta: iter(()), reached, None, lambda: True)
+    assert ahead == [2.0, 3.0]
+
+
+def test_what_is_known_is_handed_on_from_lap_to_lap():
+    def reached(seen, theta):
+        return [*seen, theta], theta
+
+    descents = {1.0: [0.5, 0.25, 0.2], 2.0: [1.9, 1.8, 1.7], 3.0: [2.5, 2.4, 2.3]}
+    seen, _ = race(
+        list(descents), lambda i, theta: iter(descents[theta]), reached, [], lambda: True
+    )
+    assert seen == [0.2, 1.7, 2.3]
