@@ -191,14 +191,14 @@ def from_network(
     return Model(sde, Partial(_network, as_pytree(apply), parameters), variables)
 
 
-def _require_signal(sde: SDE, kind: str) -> None:
+def require_signal(sde: SDE, kind: str, of: str) -> None:
     """Raise ValueError where eps or the score is to tell x_0 although x at t_max is pure noise."""
     if kind not in ("eps", "score") or not is_known(*jax.tree.leaves(sde)):
         return
     signal = signal_at_the_end(sde)
     if not signal > LEAST_SIGNAL:
         raise ValueError(
-            f"from_{kind}: {kind} says nothing about the data at t_max={sde.t_max:g} of "
+            f"{of}: {kind} says nothing about the data at t_max={sde.t_max:g} of "
             f"{type(sde).__name__}, where alpha / sigma = {signal:.1e}: predict v, velocity or "
             f"x0, or choose t_max below {sde.t_max:g}"
         )
@@ -210,7 +210,7 @@ class _Kind(str):
 
 
 def _from(kind: str, sde: SDE, fn: Function) -> Model:
-    _require_signal(sde, kind)
+    require_signal(sde, kind, f"from_{kind}")
     return Model(sde, Partial(_predict, as_pytree(fn), _Kind(kind)))
 
 

@@ -14,6 +14,8 @@ Given one of them and x, any other view is the solution of two linear equations,
 import dataclasses
 from typing import NamedTuple
 
+import jax.numpy as jnp
+
 from sde_diffusion.pytree import pytree
 from sde_diffusion.sdes import SDE, Array, Time, expand
 from sde_diffusion.selection import require_known
@@ -35,13 +37,30 @@ class Mapped(NamedTuple):
     error: Array | None = None
 
 
+class Correction(NamedTuple):
+    """What weights must add so that a score that is not that of a diffusion is followed exactly.
+
+    Let pi_t be the density whose score a model predicts, a product of powers of noised densities.
+    Particles that follow the model have the law pi_t if their log weights change by `rate` times
+    the change of lambda = log(alpha / sigma); see `guidance.FeynmanKac`. `power`, the sum of the
+    exponents, is such that pi_T is N(0, sigma_T^2 / power). Both are [] or [B], or None where they
+    are not known: the prediction is then the score of no such density.
+    """
+
+    rate: Array | float | None
+    power: Array | float | None
+
+
+NO_CORRECTION = Correction(None, None)
+
+
 @pytree
 class Prediction:
     """A network's output `value` of the given `kind` at (x, t); `.x0 .eps .score .v .velocity`.
 
     value and x are [B, *event]; t is [] or [B]. `evaluations`, [] or [B], is the number of network
     evaluations that the output took: 2 for classifier-free guidance, for example. Views that are
-    not read cost nothing under jit.
+    not read cost nothing under jit. Guidance sets `correction`; a network has none.
 
     Raises ValueError for an unknown kind.
     """
@@ -52,6 +71,7 @@ class Prediction:
     t: Array
     sde: SDE
     evaluations: Array | int = 1
+    correction: Correction | None = None
 
     def __post_init__(self) -> None:
         require_known("kind of prediction", self.kind, PREDICTIONS)
@@ -121,6 +141,30 @@ class Prediction:
         r, w = self._combination(kind)
         scale = (self.alpha * w - self.sigma * r) / (self.alpha * q - self.sigma * p)
         return expand(scale, x0) * difference
+
+    def with_x0_moved(self, change: Array) -> "Prediction":
+        """The prediction at the same x whose x0 is larger by `change` [B, *event].
+
+        A change of 0 leaves the value as it is, to the last digit.
+        """
+        p, q = self._combination(self.kind)
+        return self._changed(expand(p - q * self.alpha / self.sigma, self.x) * change)
+
+    def with_score_moved(self, change: Array) -> "Prediction":
+        """The prediction at the same x whose score is larger by `change` [B, *event].
+
+        Where alpha = 0 the score says nothing about x0, and only a prediction of eps or of the
+        score changes.
+        """
+        (p, q), alpha = self._combination(self.kind), jnp.asarray(self.alpha)
+        signal = jnp.where(alpha > 0.0, alpha, 1.0)
+        x0_per_eps = jnp.where(alpha > 0.0, -self.sigma / signal, 0.0)
+        eps = -expand(self.sigma, self.x) * change
+        return self._changed(expand(p * x0_per_eps + q, self.x) * eps)
+
+    def _changed(self, change: Array) -> "Prediction":
+        value = self.value + change.astype(self.value.dtype)
+        return dataclasses.replace(self, value=value, correction=NO_CORRECTION)
 
     def _combination(self, kind: str) -> tuple[Coefficient, Coefficient]:
         """(p, q) with kind = p x0 + q eps."""
