@@ -1,5 +1,6 @@
 """Eight CPU devices, so that pmap and sharding are tested on any machine."""
 
+import contextlib
 import gc
 import itertools
 import os
@@ -42,6 +43,29 @@ def _regions():
 @pytest.fixture(scope="module")
 def quickly_compiled():
     """Programs optimized less, sooner: for files of tests of what does not depend on that."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with _less_optimized():
+        yield
+
+
+# Their tests are of what programs are made of, not of the digits that they give.
+QUICK = ("cli", "data", "docs", "experiments", "training")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _some_folders_are_quickly_compiled(request):
+    if request.path.parent.name not in QUICK:
+        yield
+        return
+    with _less_optimized():
+        yield
+
+
+@contextlib.contextmanager
+def _less_optimized():
+    """Also in the processes that tests start."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", before)

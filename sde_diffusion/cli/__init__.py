@@ -119,6 +119,14 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--grid", help="a time grid, such as karras(rho=3)")
         command.add_argument("--steps", type=int, help="steps of the solver")
+        command.add_argument(
+            "--guidance", type=float, help="the weight of classifier-free guidance; 1 for none"
+        )
+        command.add_argument(
+            "--guidance-interval",
+            metavar="LOW,HIGH",
+            help="the noise levels sigma / alpha at which guidance is used",
+        )
     for command in (train, sample, evaluate):
         hosts = command.add_argument_group(
             "many hosts", "the same command on each; TPU pods and SLURM need none of these"

@@ -122,7 +122,8 @@ def batch(
     trajectory: bool = False,
 ) -> Samples:
     """Samples first, first + 1, ... in the model's range, spread over all the devices."""
-    model = under.steer(distributed.spread(build.model(config, params), build.mesh(config)))
+    spread = distributed.spread(build.model(config, params), build.mesh(config))
+    model = under.steer(build.guided(config, spread))
     # The last batch is filled up rather than compiled anew for its own size.
     rows = np.arange(first, first + size)
 

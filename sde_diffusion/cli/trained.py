@@ -31,7 +31,7 @@ def trained_problem(
     source = build.source(config)
     features = source.features
     params, done = run.restore_params(workdir, config, features, step=step, ema=ema)
-    scaling = build.scaling(config, features)
+    scaling, trained = build.scaling(config, features), build.model(config, params)
 
     def draw_data(key: jax.Array, num: int) -> jax.Array:
         rows = jax.random.choice(key, len(source), (num,), replace=num > len(source))
@@ -45,7 +45,7 @@ def trained_problem(
 
     return problems.Problem(
         f"{workdir} at step {done}{f', ema {ema}' if ema else ''}",
-        dataclasses.replace(build.model(config, params), sde=build.sampling_sde(config)),
+        build.guided(config, dataclasses.replace(trained, sde=build.sampling_sde(config))),
         features.event.shape,
         draw_data,
         _exact(source, scaling.slope),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from sde_diffusion import (
     distributed,
     fitting,
     grids,
+    guidance,
     networks,
     noise,
     objectives,
@@ -124,6 +126,36 @@ def model(config: ConfigDict, params: Any) -> Model:
     """The model with these parameters; its condition is what `conditions.cond` gives."""
     apply: Callable[..., Any] = network(config).apply
     return from_network(sde(config), apply, {"params": params}, parameterization(config))
+
+
+def guided(config: ConfigDict, trained: Model) -> Model:
+    """The trained model under config.sampling.guidance, for samplers.
+
+    Raises ValueError where the network has no conditions, or was always told one of them.
+    """
+    group = config.sampling.guidance
+    if not isinstance(group.weight, int | float) or not math.isfinite(group.weight):
+        raise ValueError(
+            f"config.sampling.guidance.weight (--guidance) must be a number, got {group.weight!r}"
+        )
+    if group.weight == 1:
+        return trained
+    null = conditions.null(config)
+    if not null:
+        raise ValueError("--guidance: the network of this run is told no condition")
+    for name in null:
+        if config.conditions[name].drop == 0:
+            raise ValueError(
+                f"--guidance: the network was never trained without its {name} "
+                f"(config.conditions.{name}.drop is 0)"
+            )
+    made = guidance.classifier_free(
+        trained, float(group.weight), null=conditions.cond(null), batched=group.batched
+    )
+    if group.interval is None:
+        return made
+    low, high = group.interval
+    return guidance.interval(made, trained, float(low), float(high))
 
 
 def objective(config: ConfigDict, features: data.Features) -> objectives.Objective:

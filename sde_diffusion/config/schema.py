@@ -161,6 +161,11 @@ def default() -> ConfigDict:
                 "steps": 20,  # of the solver
                 "denoise_last": True,  # by one more evaluation
                 "t_min": None,  # where sampling stops, if later than that of the SDE
+                "guidance": {  # classifier-free, to all of the network's conditions
+                    "weight": 1.0,  # 1 for none
+                    "interval": None,  # (low, high), the noise levels sigma / alpha; None for all
+                    "batched": True,  # both branches in one call, or in two of less memory
+                },
                 "batch_size": 1000,
             },
             "eval": {
