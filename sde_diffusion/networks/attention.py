@@ -1,6 +1,6 @@
 """Attention, the one function for all networks, by the implementation that suits the device.
 
-    attention(q, k, v) = softmax(q k^T / sqrt(H)) v      for each head of H features
+    attention(q, k, v) = softmax(q k^T / sqrt(H) + bias) v      for each head of H features
 
 The logits are [T, S] for each sample and head. "xla" holds all of them. "chunked" holds those of a
 part of the queries at a time, in the backward pass too, so its memory grows with S alone. "cudnn"
@@ -29,7 +29,13 @@ LOGITS = 2**24
 
 
 def attention(
-    query: Array, key: Array, value: Array, mask: Array | None = None, implementation: str = "auto"
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array | None = None,
+    implementation: str = "auto",
+    *,
+    bias: Array | None = None,
 ) -> Array:
     """The values [B, S, N, H], mixed for each query: [B, T, N, H], in the dtype of the query.
 
@@ -39,19 +45,20 @@ def attention(
         value: [B, S, N, H].
         mask: bool, broadcast to [B, N, T, S]: which keys a query sees, at least one.
         implementation: a key of IMPLEMENTATIONS, or "auto" for the one that suits the device.
+        bias: added to the logits, broadcast to [B, N, T, S]; "cudnn" has none.
 
     The softmax is computed in float32. Raises ValueError for an unknown implementation.
     """
     if implementation == "auto":
-        implementation = suitable(query, key, mask)
+        implementation = suitable(query, key, mask, bias)
     run = choose("attention implementation", implementation, IMPLEMENTATIONS)
-    return checkpoint_name(run(query, key, value, mask), ATTENTION)
+    return checkpoint_name(run(query, key, value, mask, bias), ATTENTION)
 
 
-def suitable(query: Array, key: Array, mask: Array | None) -> str:
+def suitable(query: Array, key: Array, mask: Array | None, bias: Array | None = None) -> str:
     """The implementation that "auto" stands for on the devices that the program is compiled for."""
     platform = _platform()
-    if platform in ("gpu", "cuda") and _fits_cudnn(query, key, mask):
+    if platform in ("gpu", "cuda") and bias is None and _fits_cudnn(query, key, mask):
         return "cudnn"
     if platform == "cpu" and query.shape[1] * key.shape[1] >= LONG:
         return "chunked"
@@ -74,27 +81,36 @@ def _fits_cudnn(query: Array, key: Array, mask: Array | None) -> bool:
     )
 
 
-def _xla(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
-    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
+def _xla(query: Array, key: Array, value: Array, mask: Array | None, bias: Array | None) -> Array:
+    return jax.nn.dot_product_attention(
+        query, key, value, bias=bias, mask=mask, implementation="xla"
+    )
 
 
-def _cudnn(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+def _cudnn(query: Array, key: Array, value: Array, mask: Array | None, bias: Array | None) -> Array:
+    if bias is not None:
+        raise ValueError("attention implementation 'cudnn' adds no bias: choose 'auto'")
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
 
 
-def _chunked(query: Array, key: Array, value: Array, mask: Array | None) -> Array:
+def _chunked(
+    query: Array, key: Array, value: Array, mask: Array | None, bias: Array | None
+) -> Array:
     batch, length, heads, _ = query.shape
     most = max(1, LOGITS // (batch * heads * key.shape[1]))
     chunks = -(-length // most)
     size = -(-length // chunks)  # so that the chunks are equally long, but for some padding
 
     @jax.checkpoint
-    def attend(_: None, chunk: tuple[Array, Array | None]) -> tuple[None, Array]:
-        queries, seen = chunk
-        return None, _xla(queries, key, value, mask if seen is None else seen)
+    def attend(_: None, chunk: tuple[Array, ...]) -> tuple[None, Array]:
+        queries, seen, added = chunk
+        seen, added = mask if seen is None else seen, bias if added is None else added
+        return None, _xla(queries, key, value, seen, added)
 
-    by_query = None if mask is None or mask.shape[2] == 1 else _split(mask, 2, chunks, size)
-    parts = _split(query, 1, chunks, size), by_query
+    def by_query(x: Array | None) -> Array | None:
+        return None if x is None or x.shape[2] == 1 else _split(x, 2, chunks, size)
+
+    parts = _split(query, 1, chunks, size), by_query(mask), by_query(bias)
     _, attended = lax.scan(attend, None, parts)
     return jnp.moveaxis(attended, 0, 1).reshape(batch, chunks * size, heads, -1)[:, :length]
 

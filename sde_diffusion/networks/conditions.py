@@ -199,6 +199,13 @@ class Conditions(NamedTuple):
         return ImageCondition("image" in self.learned_null)(image)
 
 
+def require_conditions(cond: Any, *names: str) -> None:
+    """ValueError for a cond that is no dict with these names, for a network that needs them all."""
+    missing = [name for name in names if not isinstance(cond, Mapping) or name not in cond]
+    if missing:
+        raise ValueError(f"cond must be a dict of {', '.join(names)}; it has no {missing[0]}")
+
+
 def _positions(length: int, features: int) -> Array:
     """Sines and cosines of the positions 0, ..., length - 1, [length, features]."""
     return positional_embedding(jnp.arange(length, dtype=jnp.float32), features)

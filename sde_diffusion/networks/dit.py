@@ -190,20 +190,25 @@ def level_features(t: Array) -> Array:
 
 
 def positions(rows: int, columns: int, features: int) -> np.ndarray:
-    """The fixed vector of each patch, float32 [rows * columns, features].
+    """The fixed vector of each patch, float32 [rows * columns, features]: `sines` of its place."""
+    return sines(np.arange(rows), np.arange(columns), features)
 
-    Its first half holds sines and cosines of the column, its second half those of the row, with
-    frequencies 10000^(-i / (features / 4)).
+
+def sines(rows: np.ndarray, columns: np.ndarray, features: int) -> np.ndarray:
+    """Vectors of the points of a grid, float32 [len(rows) * len(columns), features], row by row.
+
+    The first half of a vector is `waves` of the column, the second half that of the row.
     """
-    quarter = features // 4
-    frequencies = 10_000.0 ** -(np.arange(quarter) / quarter)
+    row, column = np.meshgrid(rows, columns, indexing="ij")
+    halves = [waves(places.ravel(), features // 2) for places in (column, row)]
+    return np.concatenate(halves, axis=1)
 
-    def along(places: np.ndarray) -> np.ndarray:
-        angles = places.reshape(-1, 1) * frequencies
-        return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
-    row, column = np.mgrid[:rows, :columns]
-    return np.concatenate([along(column), along(row)], axis=1).astype(np.float32)
+def waves(places: np.ndarray, features: int) -> np.ndarray:
+    """Sines and cosines of n places, float32 [n, features], frequencies 10000^(-2 i / features)."""
+    half = features // 2
+    angles = places[:, None] * 10_000.0 ** -(np.arange(half) / half)
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
 def patches(x: Array, size: int) -> Array:
@@ -220,12 +225,12 @@ def image(tokens: Array, shape: tuple[int, ...], size: int) -> Array:
     return x.swapaxes(2, 3).reshape(batch, height, width, -1)
 
 
-def modulate(h: Array, shift: Array, scale: Array) -> Array:
+def modulate(h: Array, shift: Array, scale: Array, epsilon: float = 1e-6) -> Array:
     """layer_norm(h) (1 + scale) + shift of tokens h [B, T, D], computed in float32."""
     x = h.astype(jnp.float32)
     centered = x - jnp.mean(x, axis=-1, keepdims=True)
     variance = jnp.mean(centered * centered, axis=-1, keepdims=True)
-    normal = centered * jax.lax.rsqrt(variance + 1e-6)
+    normal = centered * jax.lax.rsqrt(variance + epsilon)
     return (normal * (1 + scale.astype(jnp.float32)) + shift.astype(jnp.float32)).astype(h.dtype)
 
 

@@ -83,6 +83,22 @@ class LayerNorm(nn.Module):
         return (centered * lax.rsqrt(variance + self.epsilon) * scale + bias).astype(x.dtype)
 
 
+class RMSNorm(nn.Module):
+    """x / sqrt(mean of x^2 + epsilon) scale over the last axis, of x's dtype.
+
+    It is computed in float32. Zhang & Sennrich 2019.
+    """
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
+        y = x.astype(jnp.float32)
+        square = jnp.mean(y * y, axis=-1, keepdims=True)
+        return (y * lax.rsqrt(square + self.epsilon) * scale).astype(x.dtype)
+
+
 def _plainly(
     act: Callable[[Array], Array], dtype: jnp.dtype, x: Array, a: Array, b: Array
 ) -> Array:

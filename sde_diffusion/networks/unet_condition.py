@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from sde_diffusion.networks.attention import IMPLEMENTATIONS
+from sde_diffusion.networks.conditions import require_conditions
 from sde_diffusion.networks.cross_attention import TextTransformer
 from sde_diffusion.networks.layers import Array, Conv
 from sde_diffusion.networks.normalization import GroupNorm
@@ -88,7 +89,8 @@ class UNetCondition(nn.Module):
     def __call__(
         self, x: Array, t: Array, cond: Mapping[str, Array], *, train: bool = False
     ) -> Array:
-        self._require(cond)
+        needed = ["pooled", "sizes"] if self.addition_embed_type else []
+        require_conditions(cond, "text", *needed)
         dtype = jnp.dtype(self.dtype)
         embedding, text = self._embedding(t, cond, dtype), cond["text"].astype(dtype)
         h = Conv(self.block_out_channels[0], name="conv_in")(x.astype(dtype))
@@ -111,12 +113,6 @@ class UNetCondition(nn.Module):
             h, _ = block(h, embedding, text, given, size)
         h = GroupNorm(self.norm_num_groups, nn.silu, self.norm_eps, name="conv_norm_out")(h)
         return Conv(self.out_channels, name="conv_out")(h).astype(jnp.float32)
-
-    def _require(self, cond: Any) -> None:
-        needed = ["text", *(["pooled", "sizes"] if self.addition_embed_type else [])]
-        missing = [name for name in needed if not isinstance(cond, Mapping) or name not in cond]
-        if missing:
-            raise ValueError(f"cond must be a dict of {', '.join(needed)}; it has no {missing[0]}")
 
     def _embedding(self, t: Array, cond: Mapping[str, Array], dtype: Any) -> Array:
         """The time, with what joins it, as a vector for each sample."""

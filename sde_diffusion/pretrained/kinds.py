@@ -12,6 +12,7 @@ from sde_diffusion.networks.clip_text import CLIPText
 from sde_diffusion.networks.unet_condition import UNetCondition
 from sde_diffusion.pretrained.part import Kind
 from sde_diffusion.pretrained.tensors import Renames
+from sde_diffusion.pretrained.transformer_kinds import TRANSFORMERS
 
 
 def _images(module: AutoencoderKL) -> tuple[jax.ShapeDtypeStruct]:
@@ -127,4 +128,5 @@ KINDS: dict[str, Kind] = {
     "CLIPTextModel": CLIP_TEXT,
     "CLIPTextModelWithProjection": CLIP_TEXT_PROJECTED,
     "UNet2DConditionModel": UNET_CONDITION,
+    **TRANSFORMERS,
 }

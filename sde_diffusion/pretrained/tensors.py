@@ -7,7 +7,7 @@ weights fit into carry the names of those libraries: a submodule is called "down
     kernel, scale, embedding -> weight          any other name stays, such as bias
 
 A layer that is scanned (`networks.scan`) is called "scanned_NAME", its arrays are [L, ...], and
-array i is the tensor NAME.i:
+array i is the tensor NAME.i; called "scanned_NAME@n", it is the tensor NAME.(n + i):
 
     {"down_blocks.0": {"resnets.1": {"conv1": {"bias": ...}}}}   down_blocks.0.resnets.1.conv1.bias
     {"encoder": {"scanned_layers": {"fc1": {"kernel": ...}}}}    encoder.layers.{i}.fc1.weight
@@ -123,8 +123,10 @@ def place(path: tuple[str, ...], shape: tuple[int, ...]) -> Place:
     if not any(scanned):
         return Place((".".join((*modules, last)),), leaf, False)
     at = scanned.index(True)
-    before, name, after = modules[:at], modules[at].removeprefix(f"{SCANNED}_"), modules[at + 1 :]
-    layers = (".".join((*before, name, str(i), *after, last)) for i in range(shape[0]))
+    before, after = modules[:at], modules[at + 1 :]
+    name, _, start = modules[at].removeprefix(f"{SCANNED}_").partition("@")
+    numbers = range(int(start or 0), int(start or 0) + shape[0])
+    layers = (".".join((*before, name, str(i), *after, last)) for i in numbers)
     return Place(tuple(layers), leaf, True)
 
 
