@@ -1,4 +1,4 @@
-"""The command line: sde-diffusion train, sample, evaluate, compare, fit, plan."""
+"""The command line: sde-diffusion train, distill, sample, evaluate, compare, fit, plan."""
 
 import argparse
 import importlib
@@ -85,6 +85,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--workdir", required=True, help="the run's folder; a run there goes on")
     train.add_argument("--overwrite", action="store_true", help="remove the run that is there")
 
+    distill = commands.add_parser(
+        "distill", allow_abbrev=False, help="train a network that samples in a few evaluations"
+    )
+    distill.add_argument("--workdir", required=True, help="the folder of the run that teaches")
+    distill.add_argument("--out", required=True, help="the student's folder; a run there goes on")
+    distill.add_argument(
+        "--objective",
+        default="trajectory",
+        help="trajectory, consistency, scm, meanflow, shortcut or progressive (trajectory)",
+    )
+    distill.add_argument("--overwrite", action="store_true", help="remove the run that is there")
+
     sample = commands.add_parser("sample", allow_abbrev=False, help="draw samples")
     sample.add_argument("--num", type=int, help="100, or 10 for an image, if absent")
     sample.add_argument("--seed", type=int, default=0)
@@ -127,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
             metavar="LOW,HIGH",
             help="the noise levels sigma / alpha at which guidance is used",
         )
-    for command in (train, sample, evaluate):
+    for command in (train, distill, sample, evaluate):
         hosts = command.add_argument_group(
             "many hosts", "the same command on each; TPU pods and SLURM need none of these"
         )

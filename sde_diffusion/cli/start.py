@@ -1,6 +1,7 @@
-"""Where a run's parameters come from at its first step: config.init_from."""
+"""What a run begins with: stored parameters (config.init_from), and its teacher."""
 
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,10 @@ from etils import epath
 from flax import serialization, traverse_util
 from ml_collections import ConfigDict
 
-from sde_diffusion import distributed, training
+from sde_diffusion import data, distributed, training
 from sde_diffusion.cli import run
 from sde_diffusion.cli.say import say
+from sde_diffusion.config import build, conditions, flow_maps
 from sde_diffusion.pretrained import safetensors
 from sde_diffusion.training import init_from
 
@@ -31,6 +33,37 @@ def stored(config: ConfigDict) -> init_from.Stored | None:
         return init_from.in_arrays(group.path, _msgpack(group.path))
     folder = run.folder(group.path, "config.init_from.path")
     return init_from.in_run(folder, ema=group.ema, step=group.step)
+
+
+def teacher(config: ConfigDict, features: data.Features) -> flow_maps.Teacher | None:
+    """The model of the run that config.teacher names; None where it names none.
+
+    Raises FileNotFoundError for a folder without a run, and ValueError for a teacher of another
+    SDE, shape, range of the data, or condition.
+    """
+    group = config.teacher
+    if not group.path:
+        return None
+    folder = run.folder(group.path, "config.teacher.path")
+    theirs = run.read_config(folder, {})
+    described = run.read_data(folder).features
+    kinds = {
+        "an SDE": (build.sde(config), build.sde(theirs)),
+        "samples of the shape": (features.event.shape, described.event.shape),
+        "the range": (tuple(config.data.range), tuple(theirs.data.range)),
+        "the conditions": (conditions.names(config), conditions.names(theirs)),
+    }
+    for what, (ours, other) in kinds.items():
+        if ours != other:
+            raise ValueError(
+                f"config.teacher.path {group.path}: the teacher has {what} {other}, and the "
+                f"student {ours}"
+            )
+    step, ema = (None if value is None else str(value) for value in (group.step, group.ema))
+    found = run.restore_params(
+        folder, theirs, described, step=step, ema="none" if ema is None else ema
+    )
+    return flow_maps.Teacher(partial(build.model, theirs), found.params)
 
 
 def tell(workdir: epath.Path, stored: init_from.Stored, plan: init_from.Plan) -> None:

@@ -20,14 +20,18 @@ from sde_diffusion.training import TrainState, init_from
 
 def train(args: Namespace, overrides: dict[str, str]) -> None:
     """Train the network of a config in a folder, or resume the run in it."""
-    workdir = run.folder(args.workdir)
-    config = configs.load(args.config, overrides)
+    train_in(run.folder(args.workdir), configs.load(args.config, overrides), args.overwrite)
 
+
+def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
+    """The run of a config in a folder, from its beginning or on from its last checkpoint."""
     # ---- All that can be wrong is found before the folder is touched.
     source = build.source(config)
     features = source.features
-    check(config, features)
-    mesh, recipe, planned = build.mesh(config), build.recipe(config, features), build.run(config)
+    teacher = start.teacher(config, features)
+    check(config, features, teacher)
+    mesh, planned = build.mesh(config), build.run(config)
+    recipe = build.recipe(config, features, teacher)
     batches = data.batches(
         data.select(source, build.record_names(config, features)),
         config.training.batch_size,
@@ -37,13 +41,13 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
     )
     params = jax.eval_shape(recipe.init_params, jax.random.key(0))
     draw.check(config, params, features)
-    resumes = bool(claim.steps_of(workdir)) and not args.overwrite
+    resumes = bool(claim.steps_of(workdir)) and not overwrite
     stored = None if resumes else start.stored(config)
     taken = None if stored is None else init_from.plan(stored, params, config.init_from.names)
 
     # ---- The folder.
     described = run.Described(len(source), features)
-    for line in claim.claim(workdir, config, described, overwrite=args.overwrite):
+    for line in claim.claim(workdir, config, described, overwrite=overwrite):
         say(line)
     run.enable_cache()
     size = sum(leaf.size for leaf in jax.tree.leaves(params))

@@ -28,7 +28,8 @@ from sde_diffusion import (
     selection,
 )
 from sde_diffusion import parameterization as parameterizations
-from sde_diffusion.config import conditions
+from sde_diffusion.config import conditions, flow_maps
+from sde_diffusion.flow_map import from_flow_map_network
 from sde_diffusion.model import Model, from_network
 from sde_diffusion.objectives import time_density
 from sde_diffusion.sdes import SDE, Array
@@ -67,7 +68,8 @@ def sampling_sde(config: ConfigDict) -> SDE:
 
 
 def network(config: ConfigDict) -> nn.Module:
-    return _network(config.network.name, tuple(_fields(config.network).items()))
+    fields = _fields(config.network) | {"numbers": flow_maps.numbers(config)}
+    return _network(config.network.name, tuple(fields.items()))
 
 
 @functools.cache
@@ -109,6 +111,9 @@ def scaling(config: ConfigDict, features: data.Features) -> data.Scaling:
 def init_params(config: ConfigDict, event: tuple[int, ...]) -> Callable[[Array], Any]:
     """key -> parameters, for samples of shape `event`."""
     net, cond = network(config), conditions.example(config, event)
+    if told := flow_maps.numbers(config):
+        named = cond if isinstance(cond, dict) else {} if cond is None else {"label": cond}
+        cond = named | {name: jnp.zeros((1,)) for name in told}
 
     def init(key: Array) -> Any:
         x, t = jnp.zeros((1, *event)), jnp.ones((1,))
@@ -124,8 +129,7 @@ def is_conditional(config: ConfigDict) -> bool:
 
 def model(config: ConfigDict, params: Any) -> Model:
     """The model with these parameters; its condition is what `conditions.cond` gives."""
-    apply: Callable[..., Any] = network(config).apply
-    return from_network(sde(config), apply, {"params": params}, parameterization(config))
+    return _model(config, network(config).apply, params)
 
 
 def guided(config: ConfigDict, trained: Model) -> Model:
@@ -140,6 +144,8 @@ def guided(config: ConfigDict, trained: Model) -> Model:
         )
     if group.weight == 1:
         return trained
+    if flow_maps.is_flow_map(config):
+        raise ValueError("--guidance: a flow map is sampled as its teacher was guided, not anew")
     null = conditions.null(config)
     if not null:
         raise ValueError("--guidance: the network of this run is told no condition")
@@ -158,15 +164,40 @@ def guided(config: ConfigDict, trained: Model) -> Model:
     return guidance.interval(made, trained, float(low), float(high))
 
 
-def objective(config: ConfigDict, features: data.Features) -> objectives.Objective:
-    """What a step of training minimizes, on batches of records in the data's own range."""
-    net, process, parameters = network(config), sde(config), parameterization(config)
+def _model(config: ConfigDict, apply: Callable[..., Any], params: Any) -> Model:
+    process, parameters = sde(config), parameterization(config)
+    if not flow_maps.is_flow_map(config):
+        return from_network(process, apply, {"params": params}, parameters)
+    two_times = networks.two_times(apply)
+    return from_flow_map_network(process, two_times, {"params": params}, parameters)
+
+
+def objective(
+    config: ConfigDict, features: data.Features, teacher: flow_maps.Teacher | None = None
+) -> objectives.Objective:
+    """What a step of training minimizes, on batches of records in the data's own range.
+
+    A teacher's parameters are `frozen["teacher"]`.
+    """
+    net, read = network(config), samples(config, features)
 
     def trained(params: Any, key_dropout: Array) -> Model:
-        apply: Callable[..., Any] = partial(net.apply, train=True, rngs={"dropout": key_dropout})
-        return from_network(process, apply, {"params": params}, parameters)
+        return _model(config, partial(net.apply, train=True, rngs={"dropout": key_dropout}), params)
 
-    return objectives.denoising_objective(trained, samples(config, features), loss(config))
+    if not flow_maps.is_flow_map(config):
+        return objectives.denoising_objective(trained, read, loss(config))
+    chosen, group = flow_maps.loss(config), config.loss.times
+    options: dict[str, Any] = {"weighting": weighting(config)} if chosen.weighted else {}
+    if chosen.timed:
+        options["times"] = time_density.TIMES[group.name](**_fields(group))
+    return objectives.flow_map_objective(
+        trained,
+        read,
+        partial(chosen.loss, **options),
+        steps=config.training.steps,
+        teacher=None if teacher is None else lambda frozen: teacher.model(frozen["teacher"]),
+        by_average=chosen.by_average,
+    )
 
 
 def samples(
@@ -219,13 +250,16 @@ def loss(config: ConfigDict) -> Callable[..., Array]:
     )
 
 
-def recipe(config: ConfigDict, features: data.Features) -> Recipe:
+def recipe(
+    config: ConfigDict, features: data.Features, teacher: flow_maps.Teacher | None = None
+) -> Recipe:
     """What `training.train` trains, and how, on records of these features."""
     return Recipe(
         init_params(config, features.event.shape),
-        objective(config, features),
+        objective(config, features, teacher),
         optimizer(config),
         config.optim.ema_rates,
+        frozen=None if teacher is None else {"teacher": teacher.params},
         learning_rate=learning_rate(config),
         options=StepOptions(
             accumulate=config.optim.accumulate,
@@ -289,6 +323,7 @@ def grid(config: ConfigDict) -> Array | None:
     """The time grid of config.sampling; None for a fitted solver, which brings its own."""
     if config.sampling.solver.name == "fitted":
         return None
+    flow_maps.require_steps(config)
     steps = config.sampling.steps
     if steps < 1:
         raise ValueError(f"config.sampling.steps (--steps) must be at least 1, got {steps}")

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed
 from sde_diffusion import parameterization as parameterizations
-from sde_diffusion.config import build, conditions
+from sde_diffusion.config import build, conditions, flow_maps
 from sde_diffusion.training import (
     TrainState,
     abstract_state,
@@ -28,7 +28,9 @@ LABELS = {
 }
 
 
-def check(config: ConfigDict, features: data.Features) -> None:
+def check(
+    config: ConfigDict, features: data.Features, teacher: flow_maps.Teacher | None = None
+) -> None:
     """Raise ValueError with everything that is wrong with a config for records of these features.
 
     It builds all that `train`, `sample` and `evaluate` build, and traces the objective on abstract
@@ -37,7 +39,7 @@ def check(config: ConfigDict, features: data.Features) -> None:
     found = [*problems(config, features)]
     # What is refused above would fail below as well, with a message that says less.
     if not found:
-        found = [*_failures(config, features)]
+        found = [*_failures(config, features, teacher)]
     if found:
         raise ValueError("; ".join(found))
     for line in warnings(config, features):
@@ -47,6 +49,7 @@ def check(config: ConfigDict, features: data.Features) -> None:
 def problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
     """A line for each field that does not fit another one, or the data."""
     yield from _loss_problems(config)
+    yield from _flow_map_problems(config)
     yield from _label_problems(config)
     yield from _time_problems(config)
     yield from _network_problems(config, features)
@@ -98,6 +101,16 @@ def _loss_problems(config: ConfigDict) -> Iterator[str]:
             f"{' or '.join(map(repr, labels_wanted))}, not {labels!r}, whose labels are "
             f"{LABELS.get(labels)}"
         )
+
+
+def _flow_map_problems(config: ConfigDict) -> Iterator[str]:
+    name, solver = config.flow_map.name, config.sampling.solver.name
+    if name in flow_maps.NEED_TEACHER and not config.teacher.path:
+        yield f"config.flow_map.name {name!r} needs a teacher: set config.teacher.path to a run"
+    if name == "none" and config.teacher.path:
+        yield "config.teacher.path is set, and config.flow_map.name is 'none', which has no teacher"
+    if name == "none" and solver == "flow_map":
+        yield "config.sampling.solver.name 'flow_map' needs a network of config.flow_map"
 
 
 def _label_problems(config: ConfigDict) -> Iterator[str]:
@@ -250,12 +263,14 @@ def _step_problems(config: ConfigDict) -> Iterator[str]:
         )
 
 
-def _failures(config: ConfigDict, features: data.Features) -> Iterator[str]:
+def _failures(
+    config: ConfigDict, features: data.Features, teacher: flow_maps.Teacher | None
+) -> Iterator[str]:
     """A line for each part that cannot be built."""
     parts: list[Callable[[], object]] = [
         lambda: build.run(config),
         lambda: _check_devices(config),
-        lambda: _trace_objective(config, features),
+        lambda: _trace_objective(config, features, teacher),
         lambda: (build.solver(config), build.grid(config)),
     ]
     for part in parts:
@@ -272,8 +287,10 @@ def _check_devices(config: ConfigDict) -> None:
     check_compiler_options(options, mesh.devices.flat[0])
 
 
-def _trace_objective(config: ConfigDict, features: data.Features) -> None:
-    recipe = build.recipe(config, features)
+def _trace_objective(
+    config: ConfigDict, features: data.Features, teacher: flow_maps.Teacher | None
+) -> None:
+    recipe = build.recipe(config, features, teacher)
     size = config.training.batch_size // config.optim.accumulate
     batch = {
         name: jax.ShapeDtypeStruct((size, *features[name].shape), features[name].dtype)

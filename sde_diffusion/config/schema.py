@@ -24,6 +24,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sde_diffusion import grids, objectives, parameterization, samplers, sdes
+from sde_diffusion.config.flow_maps import FLOW_MAPS
 from sde_diffusion.data import SOURCES
 from sde_diffusion.networks import NETWORKS
 from sde_diffusion.objectives import time_density
@@ -44,6 +45,7 @@ CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "network": NETWORKS,
     "parameterization": parameterization.PARAMETERIZATIONS,
     "conditions.image.of": {"record": _without_fields, **objectives.IMAGE_CONDITIONS},
+    "flow_map": FLOW_MAPS,
     "loss.weighting": objectives.WEIGHTINGS,
     "loss.times": time_density.TIMES,
     "data.source": SOURCES,
@@ -70,8 +72,8 @@ def choice(group: str, name: str, **fields: Any) -> ConfigDict:
         key: parameter
         for key, parameter in inspect.signature(make).parameters.items()
         # flax's own, and what the sampler gives a grid
-        if key not in ("parent", "name", "sde", "steps")
-        and not (group == "sampling.grid" and key in ("t_min", "t_max"))
+        if key not in ("parent", "name", "sde")
+        and not (group == "sampling.grid" and key in ("steps", "t_min", "t_max"))
     }
     for field in fields:
         require_known(f"field of config.{group} ({name})", field, parameters)
@@ -105,6 +107,13 @@ def default() -> ConfigDict:
                 "times": choice("loss.times", "uniform"),
                 "draw": "independent",  # or stratified
                 "reduction": "mean",  # over a sample's dimensions, or half_sum
+            },
+            # A network of two times, for samples in a few evaluations, in place of a denoiser.
+            "flow_map": choice("flow_map", "none"),
+            "teacher": {  # the run whose flow it learns; without one, the data's
+                "path": "",
+                "step": None,  # the number of a checkpoint, or "best"; None for the last
+                "ema": 0,  # the number of an average; None for the parameters themselves
             },
             "optim": {
                 "name": "adam",  # or adamw

@@ -14,6 +14,7 @@ from sde_diffusion.objectives.denoising import (
 )
 from sde_diffusion.objectives.distillation import FLOW_MAP_LOSSES, flow_map_objective
 from sde_diffusion.objectives.dropping import drop_conditions
+from sde_diffusion.objectives.guided import guided
 from sde_diffusion.objectives.image_conditions import (
     IMAGE_CONDITIONS,
     ImageCondition,
@@ -42,6 +43,7 @@ __all__ = [
     "drop_conditions",
     "flow_map_objective",
     "gray",
+    "guided",
     "half_sum",
     "hidden",
     "low_resolution",

@@ -109,7 +109,27 @@ def ect(
     return pairs
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {"karras": karras, "ict": ict, "ect": ect}
+def skipping(num_scales: int = 1000, skip: int = 20) -> Schedule:
+    """Times of a chain that are `skip` steps apart, all equally likely, with weight 1.
+
+    Luo et al. 2023 (LCM), sec. 4.3, with its values.
+    """
+
+    def pairs(sde: SDE, u: Array, progress: Array | float) -> Pair:
+        n = jnp.floor(u * (num_scales - skip))
+        scale = sde.t_max / (num_scales - 1)
+        r = jnp.maximum(n * scale, sde.t_min)
+        return Pair((n + skip) * scale, r, jnp.ones_like(u))
+
+    return pairs
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "karras": karras,
+    "ict": ict,
+    "ect": ect,
+    "skipping": skipping,
+}
 
 
 def consistency_loss(

@@ -1,0 +1,58 @@
+"""The command distill: a network that samples in a few evaluations, from a trained one."""
+
+from argparse import Namespace
+
+from ml_collections import ConfigDict
+
+from sde_diffusion.cli import run
+from sde_diffusion.cli.train import train_in
+from sde_diffusion.config import schema as configs
+
+# The student's steps of training for each one of the teacher's.
+SHARE = 0.25
+# The student's steps of sampling.
+STEPS = 1
+
+
+def distill(args: Namespace, overrides: dict[str, str]) -> None:
+    """Train a student of a run in another folder, or resume the training there."""
+    teacher, out = run.folder(args.workdir), run.folder(args.out, "--out")
+    if teacher.resolve() == out.resolve():
+        raise ValueError(f"--out {args.out} is the teacher's folder: choose another one")
+    theirs = run.read_config(teacher, {})
+    if theirs.flow_map.name != "none":
+        raise ValueError(
+            f"--workdir {args.workdir} is a flow map itself: name its teacher's folder"
+        )
+    config = student(theirs, args.workdir, args.objective)
+    train_in(out, configs.override(config, overrides), args.overwrite)
+
+
+def student(theirs: ConfigDict, path: str, objective: str) -> ConfigDict:
+    """The config of a student of the run with that config, which begins as its teacher.
+
+    The student is the same network with a second time, and takes a quarter of the teacher's steps
+    of training. With the objective "trajectory" it learns from samples as the teacher is sampled:
+    by its solver, on its grid.
+    """
+    config = configs.from_json(configs.to_json(theirs)).unlock()
+    config.flow_map = configs.choice("flow_map", objective)
+    config.teacher.path = config.init_from.path = path
+    ema = 0 if theirs.optim.ema_rates else None
+    config.teacher.ema = config.init_from.ema = ema
+    steps = max(1, round(SHARE * theirs.training.steps))
+    config.training.steps = steps
+    config.optim.warmup = min(theirs.optim.warmup, steps // 4)
+    if objective == "trajectory":
+        config.flow_map.solver = _written(theirs.sampling.solver)
+        config.flow_map.grid = _written(theirs.sampling.grid)
+    config.sampling.solver = configs.choice("sampling.solver", "flow_map")
+    config.sampling.grid = configs.choice("sampling.grid", "karras")
+    config.sampling.steps = STEPS
+    return config.lock()
+
+
+def _written(group: ConfigDict) -> str:
+    """A choice with its fields as on a command line, such as "karras(rho=2.4)"."""
+    fields = ", ".join(f"{key}={value!r}" for key, value in group.items() if key != "name")
+    return f"{group.name}({fields})" if fields else group.name

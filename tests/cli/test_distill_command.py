@@ -1,0 +1,120 @@
+"""distill: a student of a run, sampled in a few evaluations; flow maps without a teacher."""
+
+import json
+
+import pytest
+
+from sde_diffusion.cli import main, run
+from sde_diffusion.config import flow_maps
+from sde_diffusion.config import schema as configs
+
+
+@pytest.fixture(scope="module")
+def student(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("distilled") / "student"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "enable_cache", lambda: None)
+        command = ["distill", "--workdir", str(trained), "--out", str(folder)]
+        assert main([*command, "--config.flow_map.steps=4", "--config.training.batch_size=8"]) == 0
+    return folder
+
+
+def test_a_student_begins_as_its_teacher_and_learns_from_its_samples(trained, student):
+    config = configs.from_json((student / "config.json").read_text())
+    theirs = configs.from_json((trained / "config.json").read_text())
+    assert config.training.steps == 2  # a quarter of 8
+    assert config.flow_map.name == "trajectory"
+    assert config.flow_map.solver.startswith("dpmpp_2m")
+    assert config.flow_map.grid == "log_snr"
+    assert config.network == theirs.network
+    begun = json.loads((student / "init_from.json").read_text())
+    assert all("number_towards" in name for name in begun["missing"])
+    assert not begun["left"]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_student_is_sampled_in_a_few_evaluations(student, call, tmp_path, steps):
+    out = tmp_path / "samples.npz"
+    code, printed, _ = call(
+        *("sample", "--workdir", student, "--num", 5, "--steps", steps, "--out", out)
+    )
+    assert code == 0
+    assert f"by flow_map, {steps} evaluations each" in printed
+
+
+def test_a_student_can_renoise_between_its_steps(student, call, tmp_path):
+    solver, out = "flow_map(gamma=1.0)", tmp_path / "samples.npz"
+    command = ("sample", "--workdir", student, "--num", 5, "--steps", 2, "--out", out)
+    assert call(*command, "--solver", solver)[0] == 0
+
+
+def test_a_distillation_goes_on_where_it_stopped(trained, student, call):
+    code, _, err = call(
+        *("distill", "--workdir", trained, "--out", student),
+        *("--config.flow_map.steps=4", "--config.training.batch_size=8"),
+    )
+    assert code == 0
+    assert "already at step 2 of 2" in err
+
+
+@pytest.mark.parametrize("name", [name for name in flow_maps.FLOW_MAPS if name != "none"])
+def test_every_objective_fits_a_config(name, tiny, trained, call, tmp_path):
+    # The check traces the objective; what it then refuses is the unknown option alone.
+    teacher = [f"--config.teacher.path={trained}"] if name in flow_maps.NEED_TEACHER else []
+    code, _, err = call(
+        *("train", "--config", tiny, "--workdir", tmp_path / "run"),
+        *(f"--config.flow_map.name={name}", *teacher, "--config.training.steps=0"),
+    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert "steps: 0 is not at least 1" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--config.flow_map.name=progressive",), "'progressive' needs a teacher"),
+        (("--config.teacher.path={trained}",), "config.flow_map.name is 'none'"),
+        (("--config.sampling.solver.name=flow_map",), "needs a network of config.flow_map"),
+        (
+            (
+                *("--config.flow_map.name=meanflow", "--config.sde.beta_max=10.0"),
+                "--config.teacher.path={trained}",
+            ),
+            "the teacher has an SDE VP",
+        ),
+        (
+            (
+                *("--config.flow_map.name=meanflow", "--config.data.source.size=4"),
+                "--config.teacher.path={trained}",
+            ),
+            "the teacher has samples of the shape (8, 8, 1), and the student (4, 4, 1)",
+        ),
+        (
+            ("--config.flow_map.name=meanflow", "--config.teacher.path={trained}/nowhere"),
+            "holds no run",
+        ),
+        (("--config.flow_map.name=meanflows",), "did you mean 'meanflow'"),
+    ],
+)
+def test_what_is_refused_in_a_config(options, message, tiny, trained, call, tmp_path):
+    options = [option.format(trained=trained) for option in options]
+    code, _, err = call("train", "--config", tiny, "--workdir", tmp_path / "run", *options)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_distill_and_sample_refuse(trained, student, call, tmp_path):
+    for command, message in (
+        (("--workdir", trained, "--out", trained), "is the teacher's folder"),
+        (("--workdir", student, "--out", tmp_path / "again"), "is a flow map itself"),
+        (("--workdir", trained, "--out", tmp_path / "a", "--objective", "magic"), "'magic'"),
+    ):
+        code, _, err = call("distill", *command)
+        assert (code, err.count("\n")) == (2, 1)
+        assert message in err
+    code, _, err = call(
+        *("sample", "--workdir", student, "--steps", 5, "--out", tmp_path / "samples.png")
+    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--steps) is 5, and this network was trained on a grid of 4 steps" in err
