@@ -81,18 +81,36 @@ def spread(model: Model, mesh: Mesh) -> Model:
     the number of devices. Scanned layers of the model are gathered one at a time, in every call, if
     its parameters are placed by `sampling_shardings`.
     """
-    return Model(model.sde, _spread_over(shard_samples(mesh)), model)
+    by_sample = shard_samples(mesh)
+    mapping = None if model.mapping is None else _map_over(by_sample)
+    return Model(model.sde, _spread_over(by_sample), model, mapping)
 
 
 @functools.cache  # the same function for the same devices, which does not retrace
 def _spread_over(by_sample: NamedSharding) -> Callable[..., Any]:
     def call(model: Model, sde: Any, x: jax.Array, t: jax.Array, cond: Any) -> Any:
-        if len(x) > 1:  # a single sample, inside a map over the samples, is nowhere in particular
-            x, cond = lax.with_sharding_constraint((x, cond), by_sample)
+        x, cond = _over(by_sample, x, cond)
         with layerwise.over(by_sample.mesh):
             return model(x, t, cond)
 
     return call
+
+
+@functools.cache
+def _map_over(by_sample: NamedSharding) -> Callable[..., Any]:
+    def call(model: Model, sde: Any, x: jax.Array, t: jax.Array, s: jax.Array, cond: Any) -> Any:
+        x, cond = _over(by_sample, x, cond)
+        with layerwise.over(by_sample.mesh):
+            return model.flow_map(x, t, s, cond)
+
+    return call
+
+
+def _over(by_sample: NamedSharding, x: jax.Array, cond: Any) -> tuple[jax.Array, Any]:
+    if len(x) == 1:  # a single sample, inside a map over the samples, is nowhere in particular
+        return x, cond
+    constrained: tuple[jax.Array, Any] = lax.with_sharding_constraint((x, cond), by_sample)
+    return constrained
 
 
 def place_batches(mesh: Mesh, batches: Any) -> Any:

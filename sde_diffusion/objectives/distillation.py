@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sde_diffusion.model import Model
 from sde_diffusion.objectives.consistency import consistency_loss
@@ -81,9 +82,7 @@ def require_same_sde(student: Model, teacher: Model) -> None:
     traced = any(isinstance(leaf, jax.core.Tracer) for leaves in known for leaf in leaves)
     same = type(student.sde) is type(teacher.sde)
     if same and not traced:
-        same = all(
-            jnp.array_equal(jnp.asarray(a), jnp.asarray(b)) for a, b in zip(*known, strict=True)
-        )
+        same = all(np.array_equal(a, b) for a, b in zip(*known, strict=True))
     if not same:
         raise ValueError(
             f"the teacher's SDE is {teacher.sde!r}, and the student's {student.sde!r}: a flow map "

@@ -67,6 +67,7 @@ def test_every_objective_fits_a_config(name, tiny, trained, call, tmp_path):
     )
     assert (code, err.count("\n")) == (2, 1)
     assert "steps: 0 is not at least 1" in err
+    assert "; " not in err  # the only thing that is wrong
 
 
 @pytest.mark.parametrize(
