@@ -33,13 +33,13 @@ from sde_diffusion.comparison.problems import PROBLEMS
 from sde_diffusion.metrics import distances
 from sde_diffusion.objectives import consistency, time_density, weighting
 from sde_diffusion.parameterization import EDM
-from sde_diffusion.samplers.sample import draw_start
+from sde_diffusion.samplers.solver import draw_start
 
 # Where each problem's SDE ends, the standard deviation of its data, and the size of the network.
 SETTINGS: dict[str, dict[str, Any]] = {
-    "mixture2d": {"t_min": 0.01, "t_max": 10.0, "sigma_data": 0.7, "features": 128},
-    "mixture64d": {"t_min": 0.02, "t_max": 20.0, "sigma_data": 0.6, "features": 256},
-    "digits": {"t_min": 0.02, "t_max": 20.0, "sigma_data": 0.75, "features": 256},
+    "mixture2d": {"t_min": 0.01, "t_max": 10.0, "sigma_data": 0.7, "features": 64},
+    "mixture64d": {"t_min": 0.02, "t_max": 20.0, "sigma_data": 0.6, "features": 128},
+    "digits": {"t_min": 0.02, "t_max": 20.0, "sigma_data": 0.75, "features": 128},
 }
 BATCH, NUM, BUDGETS = 256, 2000, (1, 2, 4)
 

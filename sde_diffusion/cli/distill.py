@@ -9,7 +9,7 @@ from sde_diffusion.cli.train import train_in
 from sde_diffusion.config import schema as configs
 
 # The student's steps of training for each one of the teacher's.
-SHARE = 0.25
+SHARE = 0.35
 # The student's steps of sampling.
 STEPS = 1
 
@@ -31,8 +31,8 @@ def distill(args: Namespace, overrides: dict[str, str]) -> None:
 def student(theirs: ConfigDict, path: str, objective: str) -> ConfigDict:
     """The config of a student of the run with that config, which begins as its teacher.
 
-    The student is the same network with a second time, and takes a quarter of the teacher's steps
-    of training. With the objective "trajectory" it learns from samples as the teacher is sampled:
+    The student is the same network with a second time, and takes SHARE of the teacher's steps of
+    training. With the objective "trajectory" it learns from samples as the teacher is sampled:
     by its solver, on its grid.
     """
     config = configs.from_json(configs.to_json(theirs)).unlock()

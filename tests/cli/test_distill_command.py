@@ -22,7 +22,7 @@ def student(trained, tmp_path_factory):
 def test_a_student_begins_as_its_teacher_and_learns_from_its_samples(trained, student):
     config = configs.from_json((student / "config.json").read_text())
     theirs = configs.from_json((trained / "config.json").read_text())
-    assert config.training.steps == 2  # a quarter of 8
+    assert config.training.steps == 3  # 0.35 of 8
     assert config.flow_map.name == "trajectory"
     assert config.flow_map.solver.startswith("dpmpp_2m")
     assert config.flow_map.grid == "log_snr"
@@ -54,19 +54,19 @@ def test_a_distillation_goes_on_where_it_stopped(trained, student, call):
         *("--config.flow_map.steps=4", "--config.training.batch_size=8"),
     )
     assert code == 0
-    assert "already at step 2 of 2" in err
+    assert "already at step 3 of 3" in err
 
 
 @pytest.mark.parametrize("name", [name for name in flow_maps.FLOW_MAPS if name != "none"])
 def test_every_objective_fits_a_config(name, tiny, trained, call, tmp_path):
-    # The check traces the objective; what it then refuses is the unknown option alone.
+    # The check traces the objective; only the last option is refused.
     teacher = [f"--config.teacher.path={trained}"] if name in flow_maps.NEED_TEACHER else []
     code, _, err = call(
         *("train", "--config", tiny, "--workdir", tmp_path / "run"),
-        *(f"--config.flow_map.name={name}", *teacher, "--config.training.steps=0"),
+        *(f"--config.flow_map.name={name}", *teacher, "--config.training.keep=0"),
     )
     assert (code, err.count("\n")) == (2, 1)
-    assert "steps: 0 is not at least 1" in err
+    assert "keep: 0 is not at least 1" in err
     assert "; " not in err  # the only thing that is wrong
 
 
