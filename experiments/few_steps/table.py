@@ -51,6 +51,7 @@ class Method(NamedTuple):
     teacher: bool
     cost: float
     gamma: float = 0.0  # of sampling, by which such students are sampled
+    batch: int = BATCH
 
 
 def methods(sde: sd.SDE, sigma_data: float) -> dict[str, Method]:
@@ -64,6 +65,7 @@ def methods(sde: sd.SDE, sigma_data: float) -> dict[str, Method]:
             partial(objectives.trajectory_loss, steps=16, grid=grid, from_start=0.3, to_end=0.4),
             True,
             16 + 4 * 3,
+            batch=BATCH // 4,  # of four pairs each
         ),
         "consistency distillation": Method(
             partial(objectives.consistency_loss, schedule=consistency.karras(18)), True, 6, 1.0
@@ -104,7 +106,7 @@ def train(name: str, method: Method, exact: Any, sde: sd.SDE, setting: dict, bud
     apply, parameterization = networks.two_times(network.apply), EDM(setting["sigma_data"])
     zeros, cond = jnp.zeros((1, *exact.event)), {networks.TOWARDS: jnp.zeros(1)}
     params = network.init(jax.random.key(1), zeros, jnp.zeros(1), cond)["params"]
-    steps = int(budget / (method.cost * BATCH))
+    steps = int(budget / (method.cost * method.batch))
     schedule = optax.warmup_cosine_decay_schedule(0.0, 2e-3, min(100, steps // 4), steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99))
 
@@ -115,7 +117,7 @@ def train(name: str, method: Method, exact: Any, sde: sd.SDE, setting: dict, bud
 
     def mean_loss(params: Any, average: Any, key: Any, step: Any) -> Any:
         key_x, key = jax.random.split(key)
-        x0 = exact.sample(key_x, BATCH)
+        x0 = exact.sample(key_x, method.batch)
         options = {"progress": step / steps, "teacher": teacher, "average": student(average)}
         return jnp.mean(method.loss(key, student(params), x0, **options))
 
@@ -135,8 +137,8 @@ def train(name: str, method: Method, exact: Any, sde: sd.SDE, setting: dict, bud
 
     state, chunk, key = (params, optimizer.init(params), params), 50, jax.random.key(0)
     clock = time.perf_counter()
-    for first in range(0, steps - chunk + 1, chunk):
-        keys = jax.random.split(jax.random.fold_in(key, first), chunk)
+    for first in range(0, steps, chunk):
+        keys = jax.random.split(jax.random.fold_in(key, first), min(chunk, steps - first))
         state = several(state, keys, jnp.asarray(first, jnp.float32))
     jax.block_until_ready(state)
     return student(state[2]), steps, time.perf_counter() - clock

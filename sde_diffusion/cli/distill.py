@@ -10,6 +10,8 @@ from sde_diffusion.config import schema as configs
 
 # The student's steps of training for each one of the teacher's.
 SHARE = 0.35
+# Objectives that learn only the map to the data, so that samples are renoised between the steps.
+TO_THE_DATA = ("consistency", "scm")
 # The student's steps of sampling.
 STEPS = 1
 
@@ -46,7 +48,8 @@ def student(theirs: ConfigDict, path: str, objective: str) -> ConfigDict:
     if objective == "trajectory":
         config.flow_map.solver = _written(theirs.sampling.solver)
         config.flow_map.grid = _written(theirs.sampling.grid)
-    config.sampling.solver = configs.choice("sampling.solver", "flow_map")
+    gamma = 1.0 if objective in TO_THE_DATA else 0.0
+    config.sampling.solver = configs.choice("sampling.solver", "flow_map", gamma=gamma)
     config.sampling.grid = configs.choice("sampling.grid", "karras")
     config.sampling.steps = STEPS
     return config.lock()

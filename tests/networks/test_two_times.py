@@ -9,13 +9,14 @@ import sde_diffusion as sd
 from sde_diffusion import networks
 from sde_diffusion.networks import TOWARDS
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 SMALL = {
     "mlp": {"features": 8, "num_blocks": 1},
     "ncsnpp": {
         **{"nf": 8, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()},
         **{"embedding_type": "positional", "scale_by_sigma": False},
     },
-    "ddpm": {"nf": 8, "ch_mult": (1,), "num_res_blocks": 1, "attn_resolutions": ()},
     "dit": {"depth": 1, "features": 16, "num_heads": 2},
 }
 X, LABELS = jax.random.normal(jax.random.key(0), (2, 4, 4, 1)), jnp.array([3, 1])
@@ -28,7 +29,7 @@ def pair(name):
     for numbers in ((), (TOWARDS,)):
         network = networks.build(name, **SMALL[name], num_classes=10, numbers=numbers)
         cond = {"label": LABELS} | dict.fromkeys(numbers, S)
-        drawn.append((network, network.init(jax.random.key(1), X, T, cond)["params"]))
+        drawn.append((network, jax.jit(network.init)(jax.random.key(1), X, T, cond)["params"]))
     (teacher, params), (student, more) = drawn
     leaves, structure = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(2), len(leaves))
@@ -38,16 +39,15 @@ def pair(name):
     return teacher, jax.tree.unflatten(structure, leaves), student, more
 
 
-@pytest.mark.parametrize("name", networks.NETWORKS)
-@pytest.mark.usefixtures("quickly_compiled")
+@pytest.mark.parametrize("name", ["mlp", "ncsnpp", "dit"])  # ddpm is a kind of ncsnpp
 def test_a_student_begins_as_its_teacher_and_can_tell_the_second_time(name):
     teacher, params, student, more = pair(name)
     begun = networks.begin_at(more, params)
-    apply = networks.two_times(student.apply)
-    expected = teacher.apply({"params": params}, X, T, LABELS)
+    apply = jax.jit(networks.two_times(student.apply))
+    expected = jax.jit(teacher.apply)({"params": params}, X, T, LABELS)
     for s in (S, T):
         made = apply({"params": begun}, X, T, s, LABELS)
-        np.testing.assert_array_equal(made, expected)
+        np.testing.assert_allclose(made, expected, rtol=1e-6, atol=1e-6)
     # The second time's layer takes a gradient, and tells times apart once it is not zero.
     told = jax.tree_util.tree_map_with_path(
         lambda path, leaf: leaf + 0.1 if "number_towards" in str(path) else leaf, begun
