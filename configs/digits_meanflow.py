@@ -2,7 +2,7 @@
 
 The straight path, on which the average velocity of MeanFlow (Geng et al. 2025) is the network's
 output, with the times of the paper. The network of configs/digits.py, with a smoother label of the
-time, since the loss differentiates it. docs/few_steps.md says what it reaches.
+time, since the loss differentiates it. What it reaches has not been measured yet.
 
     sde-diffusion train --config configs/digits_meanflow.py --workdir runs/digits_meanflow
     sde-diffusion sample --workdir runs/digits_meanflow --steps 1 --out samples.png
