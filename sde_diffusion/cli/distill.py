@@ -52,6 +52,7 @@ def student(theirs: ConfigDict, path: str, objective: str) -> ConfigDict:
     config.sampling.solver = configs.choice("sampling.solver", "flow_map", gamma=gamma)
     config.sampling.grid = configs.choice("sampling.grid", "karras")
     config.sampling.steps = STEPS
+    config.sampling.guidance.weight = 1.0  # the teacher is guided
     return config.lock()
 
 

@@ -1,7 +1,6 @@
 """What a run begins with: stored parameters (config.init_from), and its teacher."""
 
 import json
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from sde_diffusion import data, distributed, training
 from sde_diffusion.cli import run
 from sde_diffusion.cli.say import say
 from sde_diffusion.config import build, conditions, flow_maps
+from sde_diffusion.model import Model
 from sde_diffusion.pretrained import safetensors
 from sde_diffusion.training import init_from
 
@@ -36,7 +36,7 @@ def stored(config: ConfigDict) -> init_from.Stored | None:
 
 
 def teacher(config: ConfigDict, features: data.Features) -> flow_maps.Teacher | None:
-    """The model of the run that config.teacher names; None where it names none.
+    """The model of the run that config.teacher names, guided as its config says, or None.
 
     Raises FileNotFoundError for a folder without a run, and ValueError for a teacher of another
     SDE, shape, range of the data, or condition.
@@ -63,7 +63,11 @@ def teacher(config: ConfigDict, features: data.Features) -> flow_maps.Teacher | 
     found = run.restore_params(
         folder, theirs, described, step=step, ema="none" if ema is None else ema
     )
-    return flow_maps.Teacher(partial(build.model, theirs), found.params)
+
+    def guided(params: Any) -> Model:
+        return build.guided(theirs, build.model(theirs, params))
+
+    return flow_maps.Teacher(guided, found.params)
 
 
 def tell(workdir: epath.Path, stored: init_from.Stored, plan: init_from.Plan) -> None:
