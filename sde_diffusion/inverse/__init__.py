@@ -27,7 +27,7 @@ from sde_diffusion.inverse.pigdm import pigdm
 from sde_diffusion.inverse.replacement import RePaint, Replacement
 from sde_diffusion.inverse.sda import sda
 from sde_diffusion.inverse.tmpd import tmpd
-from sde_diffusion.inverse.twisted import TDS, FeynmanKac, likelihood
+from sde_diffusion.inverse.twisted import TDS, FKSteering, likelihood
 
 __all__ = [
     "DAPS",
@@ -40,7 +40,7 @@ __all__ = [
     "CompressedSensing",
     "DiffPIR",
     "Downsampling",
-    "FeynmanKac",
+    "FKSteering",
     "Grayscale",
     "Inpainting",
     "Linear",

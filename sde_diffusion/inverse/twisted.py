@@ -187,14 +187,14 @@ class TDS(Steered):
 
 
 @dataclasses.dataclass(frozen=True)
-class FeynmanKac(Steered):
+class FKSteering(Steered):
     """Feynman-Kac steering: particles of any stochastic solver, weighted by the rise of L_t.
 
     q is the solver's own law, so the reward needs no derivative: a count, or the score of a judge.
     One evaluation a step and particle, and no backward pass. It needs more particles than `TDS`.
     Source: Singhal et al. 2025 (Feynman-Kac steering), with the potential of differences.
 
-        FeynmanKac(particles=64, reward=reward, solver=Ancestral())
+        FKSteering(particles=64, reward=reward, solver=Ancestral())
 
     Raises ValueError for a solver that draws no noise, whose particles would stay equal, that
     keeps more than the sample, or that chooses its own steps.
@@ -206,9 +206,9 @@ class FeynmanKac(Steered):
         super().__post_init__()
         name = type(self.solver).__name__
         if self.solver is None or not self.solver.stochastic or self.solver.adaptive:
-            raise ValueError(f"FeynmanKac needs a solver that draws noise on the grid, got {name}")
+            raise ValueError(f"FKSteering needs a solver that draws noise on the grid, got {name}")
         if self.solver.denoises:
-            raise ValueError(f"FeynmanKac needs a solver that does not denoise itself, got {name}")
+            raise ValueError(f"FKSteering needs a solver that does not denoise itself, got {name}")
 
     @property
     def evaluations(self) -> int:  # type: ignore[override]

@@ -189,19 +189,6 @@ class TestEveryMethod:
         draw(method, Inpainting(jnp.array([0, 1, 1])), other, BATCH, key=1)
         assert len(TRACES) == traced
 
-    def test_it_is_mapped_and_spread_over_devices(self, method):
-        cond = each_its_own(8)
-        one = draw(method, None, cond, 8)
-        sharding = NamedSharding(make_mesh(), PartitionSpec("data"))
-        many = draw(method, None, jax.device_put(cond, sharding), 8)
-        np.testing.assert_allclose(many, one, rtol=2e-4, atol=2e-4)
-
-        def of_y(y):
-            return draw(method, None, Measurement(y, cond.std, cond.operator, cond.cond), 8)
-
-        mapped = jax.vmap(of_y)(jnp.stack([cond.y, cond.y + 1.0]))
-        np.testing.assert_allclose(mapped[0], one, rtol=2e-4, atol=2e-4)
-
     def test_bad_input_is_named_before_any_compute(self, method):
         cond = measured(MASK, 0.1)
         for operator, bad, message in (
@@ -222,6 +209,20 @@ class TestEveryMethod:
             method(MODEL, lambda x: x)
         with pytest.raises(TypeError, match="model must be a Model"):
             method(lambda x, t: x, MASK)
+
+
+def test_it_is_mapped_and_spread_over_devices():
+    cond = each_its_own(8)
+    one = draw(mmps, None, cond, 8)
+    sharding = NamedSharding(make_mesh(), PartitionSpec("data"))
+    many = draw(mmps, None, jax.device_put(cond, sharding), 8)
+    np.testing.assert_allclose(many, one, rtol=2e-4, atol=2e-4)
+
+    def of_y(y):
+        return draw(mmps, None, Measurement(y, cond.std, cond.operator, cond.cond), 8)
+
+    mapped = jax.vmap(of_y)(jnp.stack([cond.y, cond.y + 1.0]))
+    np.testing.assert_allclose(mapped[0], one, rtol=2e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize(
