@@ -1,4 +1,4 @@
-"""A run's folder is one config's: what may change in a run, and what would make it another one."""
+"""A run's folder belongs to one config. Here is which fields may change after a run has begun."""
 
 import dataclasses
 import fnmatch
@@ -12,9 +12,8 @@ from sde_diffusion.cli.run import CONFIG, DATA, Described, read_data, to_json
 from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
 
-# Fields that may change in a run that was begun. They decide where, how fast and how often
-# something is done, and how it is sampled and measured, but not what the parameters are after so
-# many steps.
+# Fields that may change after a run has begun. They decide where, how fast and how often something
+# is done, and how the run is sampled and measured. They do not affect the parameters.
 MAY_CHANGE = (
     "mesh.*",
     "training.compiler_options",
@@ -23,7 +22,7 @@ MAY_CHANGE = (
     "training.keep*",
     "sampling.*",
     "eval.*",
-    # Where the data lie. That they are the same is seen by their description.
+    # Where the data is stored. That it is the same data is checked by its description.
     "data.source.path",
     "data.source.labels",
     "data.source.data_dir",
@@ -39,13 +38,13 @@ OWN = (
 def claim(
     workdir: epath.Path, config: ConfigDict, described: Described, *, overwrite: bool
 ) -> list[str]:
-    """Make the folder that of this config; returns a line for each thing to say.
+    """Write the config to the folder of its run; returns messages for the user.
 
-    Call it when nothing else can be wrong with the config: with `overwrite` it removes what
-    another run left there. Of several processes the first one does it, and the others wait.
+    To be called after all other checks of the config, because with `overwrite` it deletes another
+    run's files. If there are several processes, the first one does this and the others wait.
 
-    Raises ValueError, before anything is changed, if a run of another config was begun there, or
-    one on other data.
+    Raises ValueError, before anything is changed, if the folder has a run of another config, or on
+    other data.
     """
     lines = []
     if distributed.is_first_process():
@@ -70,14 +69,14 @@ def _claim(
         _check_config(workdir, config, theirs)
         _check_data(workdir, described)
         lines = _changes(workdir, config, theirs)
-    # In this order: a folder with a config and no description is one of an earlier version.
+    # The config comes last: a folder with a config and no description is from an earlier version.
     training.write_whole(workdir / DATA, to_json(described))
     training.write_whole(path, text)
     return lines
 
 
 def begun(workdir: epath.Path) -> bool:
-    """Whether something was trained there, which another config must not take the place of."""
+    """Whether training has begun in this folder, so that another config must not replace it."""
     if steps_of(workdir):
         return True
     records = workdir / "metrics.jsonl"
@@ -122,7 +121,7 @@ def _check_config(workdir: epath.Path, ours: ConfigDict, theirs: ConfigDict) -> 
 
 def _check_data(workdir: epath.Path, described: Described) -> None:
     if not (workdir / DATA).is_file():
-        return  # of an earlier version, which did not describe its data
+        return  # written by an earlier version, without a description of the data
     ours, theirs = _fields(described), _fields(read_data(workdir))
     wrong = [
         f"{key}: {ours.get(key, 'absent')} instead of {theirs.get(key, 'absent')}"
@@ -144,7 +143,7 @@ def _fields(described: Described) -> dict[str, Any]:
 
 
 def _changes(workdir: epath.Path, ours: ConfigDict, theirs: ConfigDict) -> list[str]:
-    """A line for each field that is another from now on, and what that means for the schedule."""
+    """A line for each field that changes, and one if the learning rate's schedule changes."""
     lines = configs.differences(ours, theirs)
     lines = [f"from now on, {line}" for line in lines if not line.startswith("mesh.")]
     done = max(steps_of(workdir), default=0)

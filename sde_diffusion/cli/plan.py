@@ -19,7 +19,7 @@ from sde_diffusion.config import build, conditions
 from sde_diffusion.config import schema as configs
 from sde_diffusion.planning import Topology
 
-# The samples of these sources have one shape, so the data need not be present.
+# The samples of these sources have a known shape, so the data need not be present.
 EVENTS = {"cifar10": (32, 32, 3)}
 
 
@@ -43,8 +43,8 @@ def plan(args: Namespace, overrides: dict[str, str]) -> None:
 def plan_config(config: ConfigDict, topology: Topology, features: data.Features) -> dict[str, Any]:
     """The costs of a config's programs on a topology, as plain values.
 
-    Nothing is computed, and no array of the network is allocated. Raises ValueError where the
-    config, its mesh or its batches do not fit these devices.
+    Nothing is computed, and no array of the network is allocated. Raises ValueError if the config,
+    its mesh or its batches do not fit these devices.
     """
     mesh = build.mesh(config, topology.devices)
     abstract = jax.eval_shape(build.init_params(config, features.event.shape), jax.random.key(0))
@@ -86,7 +86,7 @@ def plan_training(
 def plan_sampling(
     config: ConfigDict, topology: Topology, features: data.Features
 ) -> dict[str, Any]:
-    """The costs of one step of the solver of `sample`, and the images a second of whole samples."""
+    """The costs of a step of the solver of `sample`, and the complete images per second."""
     mesh, event = build.mesh(config, topology.devices), features.event.shape
     solver, grid = build.solver(config), build.grid(config)
     # `sample` draws equally many on each device, too.
@@ -173,7 +173,7 @@ def _event(text: str) -> tuple[int, ...]:
 
 @contextmanager
 def _progress(what: str) -> Iterator[None]:
-    """Counts the seconds of the block in a line on standard error."""
+    """Shows the elapsed seconds of the block in a line on standard error."""
     start, done = time.perf_counter(), threading.Event()
 
     def line() -> str:

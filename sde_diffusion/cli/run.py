@@ -1,4 +1,4 @@
-"""A run's folder: what it holds, and the network that was trained in it."""
+"""A run's folder: its files, and the network that was trained in it."""
 
 import importlib.util
 import json
@@ -19,16 +19,16 @@ CONFIG, DATA = "config.json", "data.json"
 
 
 class Described(NamedTuple):
-    """What a run's folder says of its data: the number of records, and what each holds."""
+    """The description of the data in a run's folder: the number of records and their features."""
 
     records: int
     features: data.Features
 
 
 def enable_cache() -> None:
-    """Compiled programs are kept in the user's cache folder, for every run.
+    """Stores compiled programs in the user's cache folder, for all runs.
 
-    With JAX_COMPILATION_CACHE_DIR they are kept there, which may be at gs://, as JAX does it.
+    If JAX_COMPILATION_CACHE_DIR is set, JAX stores them there; it may be at gs://.
     """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -39,7 +39,7 @@ def folder(workdir: str, flag: str = "--workdir") -> epath.Path:
     """The folder of a run, here or at gs://; ValueError for another kind of address."""
     scheme, address, _ = workdir.partition("://")
     if address and scheme != "gs":
-        # orbax would take the address for a path that is not absolute.
+        # orbax would treat the address as a relative path.
         raise ValueError(
             f"{flag} {workdir}: of buckets only gs:// can be written to; mount this one "
             "(mountpoint-s3, for example) and name its folder"
@@ -52,7 +52,7 @@ def folder(workdir: str, flag: str = "--workdir") -> epath.Path:
 def read_config(workdir: epath.Path, overrides: dict[str, str]) -> ConfigDict:
     """The config of a run; FileNotFoundError that names the folder if there is none.
 
-    The mesh is not the run's but the default: the devices here may be others.
+    The mesh is the default one, not that of the run, because the devices may be different.
     """
     path = workdir / CONFIG
     if not path.is_file():
@@ -63,10 +63,10 @@ def read_config(workdir: epath.Path, overrides: dict[str, str]) -> ConfigDict:
 
 
 def read_data(workdir: epath.Path) -> Described:
-    """What the run was trained on, without the data.
+    """The description of the run's data.
 
-    Raises FileNotFoundError where an earlier version has left no description, and ValueError for a
-    file that is none.
+    Raises FileNotFoundError if there is none, as in folders of earlier versions, and ValueError if
+    the file is not such a description.
     """
     path = workdir / DATA
     if not path.is_file():
@@ -97,7 +97,7 @@ def restore_params(
     step: str | None = None,
     ema: str | None = None,
 ) -> training.Parameters:
-    """The parameters that sample, of the newest checkpoint unless `step` says another one.
+    """The parameters for sampling, from the newest checkpoint unless `step` is given.
 
     Args:
         step: the number of a step, or "best".
@@ -139,5 +139,5 @@ def _which_average(text: str | None, config: ConfigDict) -> int | None:
 
 
 def sampling_params(state: training.TrainState) -> Any:
-    """What samples: the parameters' first EMA where there is one."""
+    """The parameters for sampling: their first EMA, if there is one."""
     return state.ema[0] if state.ema else state.params

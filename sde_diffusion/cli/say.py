@@ -1,4 +1,4 @@
-"""What a command says: on standard output, and by the first process of many alone."""
+"""Messages of a command, printed by the first process only."""
 
 import logging
 
@@ -13,6 +13,6 @@ def say(line: str) -> None:
 
 
 def warn(line: str) -> None:
-    """A line on standard error; what it is about does not end the command."""
+    """Prints a line on standard error about something that does not end the command."""
     if distributed.is_first_process():
         log.warning("%s", line)

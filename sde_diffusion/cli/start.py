@@ -1,4 +1,4 @@
-"""What a run begins with: stored parameters (config.init_from), and its teacher."""
+"""The stored parameters that a run starts from (config.init_from), and its teacher."""
 
 import json
 from typing import Any
@@ -71,7 +71,7 @@ def teacher(config: ConfigDict, features: data.Features) -> flow_maps.Teacher | 
 
 
 def tell(workdir: epath.Path, stored: init_from.Stored, plan: init_from.Plan) -> None:
-    """Say what is taken, left and missing, and leave the whole lists in the run's folder."""
+    """Print what is taken, left and missing, and write the full lists to the run's folder."""
     lists = {name: list(names) for name, names in plan._asdict().items()}
     if distributed.is_first_process():
         text = json.dumps({"from": stored.name, **lists}, indent=1) + "\n"

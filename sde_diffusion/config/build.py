@@ -1,4 +1,4 @@
-"""From a config to the values that it describes. Nothing below this file sees a config."""
+"""Builds the values that a config describes. The code that uses them never sees a config."""
 
 import dataclasses
 import functools
@@ -74,8 +74,8 @@ def network(config: ConfigDict) -> nn.Module:
 
 @functools.cache
 def _network(name: str, fields: tuple[tuple[str, Any], ...]) -> nn.Module:
-    # One object for equal fields: a model's structure is compared by its network's identity, so
-    # another one would be compiled again.
+    # Cached, because a model's structure is compared by the identity of its network: a new object
+    # would be compiled again.
     return networks.build(name, **dict(fields))
 
 
@@ -100,7 +100,7 @@ def source(config: ConfigDict) -> data.Source:
 
 
 def record_names(config: ConfigDict, features: data.Features) -> list[str]:
-    """What training takes of a record: the event, and what the network is conditioned on."""
+    """The entries of a record that training uses: the event and the network's conditions."""
     return [features.event_name, *conditions.entries(config).values()]
 
 
@@ -123,7 +123,7 @@ def init_params(config: ConfigDict, event: tuple[int, ...]) -> Callable[[Array],
 
 
 def is_conditional(config: ConfigDict) -> bool:
-    """Whether the network is told a class."""
+    """Whether the network is conditioned on a class."""
     return "label" in conditions.names(config)
 
 
@@ -175,7 +175,7 @@ def _model(config: ConfigDict, apply: Callable[..., Any], params: Any) -> Model:
 def objective(
     config: ConfigDict, features: data.Features, teacher: flow_maps.Teacher | None = None
 ) -> objectives.Objective:
-    """What a step of training minimizes, on batches of records in the data's own range.
+    """The objective of training, on batches of records in the data's own range.
 
     A teacher's parameters are `frozen["teacher"]`.
     """
@@ -253,7 +253,7 @@ def loss(config: ConfigDict) -> Callable[..., Array]:
 def recipe(
     config: ConfigDict, features: data.Features, teacher: flow_maps.Teacher | None = None
 ) -> Recipe:
-    """What `training.train` trains, and how, on records of these features."""
+    """What `training.train` trains and how, on records with these features."""
     return Recipe(
         init_params(config, features.event.shape),
         objective(config, features, teacher),
@@ -270,7 +270,7 @@ def recipe(
 
 
 def run(config: ConfigDict) -> Run:
-    """How long training goes on, and when it writes."""
+    """The length of training, and when records and checkpoints are written."""
     training = config.training
     return Run(
         training.steps,
@@ -305,7 +305,7 @@ def optimizer(config: ConfigDict) -> optax.GradientTransformation:
 
 
 def solver(config: ConfigDict) -> samplers.Solver:
-    """The solver, with the corrector before each of its steps where there is one."""
+    """The solver, with a corrector before each of its steps if the config has one."""
     group, corrector = config.sampling.solver, config.sampling.corrector
     if group.name == "fitted":
         predictor = fitting.load(group.path, sampling_sde(config))
@@ -320,7 +320,7 @@ def solver(config: ConfigDict) -> samplers.Solver:
 
 
 def grid(config: ConfigDict) -> Array | None:
-    """The time grid of config.sampling; None for a fitted solver, which brings its own."""
+    """The time grid of config.sampling; None for a fitted solver, which has its own."""
     if config.sampling.solver.name == "fitted":
         return None
     flow_maps.require_steps(config)
@@ -332,5 +332,5 @@ def grid(config: ConfigDict) -> Array | None:
 
 
 def mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """All the devices of all hosts, or those that are given, as config.mesh divides them."""
+    """The mesh of config.mesh over all devices of all hosts, or over the given devices."""
     return distributed.make_mesh(**config.mesh, devices=devices)

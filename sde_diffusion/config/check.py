@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a config, found before a run's folder is touched."""
+"""Checks of a config that run before a run's folder is touched."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from sde_diffusion.training import (
 
 log = logging.getLogger(__name__)
 
-# What the time label of a parameterization is: `sigma` is positive, the others may be 0 or less.
+# The kind of a parameterization's time label: `sigma` is positive, the others may be 0 or negative.
 LABELS = {
     **dict.fromkeys(("ddpm", "v", "flow"), "steps of a chain, from 0"),
     "smld": "levels of noise, from 0 for the highest",
@@ -37,7 +37,7 @@ def check(
     arrays; nothing is computed, and no file is touched.
     """
     found = [*problems(config, features)]
-    # What is refused above would fail below as well, with a message that says less.
+    # A config that is refused above would also fail below, with a less helpful message.
     if not found:
         found = [*_failures(config, features, teacher)]
     if found:
@@ -47,7 +47,7 @@ def check(
 
 
 def problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
-    """A line for each field that does not fit another one, or the data."""
+    """A line for each field that conflicts with another one, or with the data."""
     yield from _loss_problems(config)
     yield from _flow_map_problems(config)
     yield from _label_problems(config)
@@ -59,7 +59,7 @@ def problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
 
 
 def warnings(config: ConfigDict, features: data.Features) -> Iterator[str]:
-    """A line for what is allowed and is seldom meant."""
+    """A line for each choice that is allowed but rarely intended."""
     yield from _attention_warnings(config, features)
     process, weighting = build.sde(config), config.loss.weighting
     if config.loss.name != "denoising" or float(process.alpha(jnp.asarray(process.t_max))) > 1e-6:

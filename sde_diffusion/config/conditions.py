@@ -1,12 +1,13 @@
-"""Conditions of a config: which entries of a record a network is told, and when it is not told.
+"""Conditions of a config: which entries of a record condition the network, and when they do not.
 
 A network takes a label, tokens or an image if its field `num_classes`, `vocabulary` or
 `image_channels` is set. `config.conditions` has a group for each: `field`, the entry of a record
-(a label is always its `label`); `drop`, how often it is left out in training; `null`, the number
-that then fills its place. With null=None the network receives what it understands as no condition
-at all (`NULLS`), for which it has zeros, or a learned vector if its `learned_null` has the name.
+(a label is always its `label`); `drop`, the probability with which training leaves it out; `null`,
+the number that then replaces it. With null=None the network receives the value that means "no
+condition" (`NULLS`), which it represents by zeros, or by a learned vector if the name is in its
+`learned_null`.
 
-An image is an entry of a record, or is made of the sample itself, as `conditions.image.of` says.
+An image is an entry of a record, or is computed from the sample, as `conditions.image.of` says.
 """
 
 import math
@@ -26,7 +27,7 @@ NULLS = {"label": -1, "tokens": PADDING, "image": math.nan}
 
 
 def names(config: ConfigDict) -> tuple[str, ...]:
-    """The conditions that the network takes."""
+    """The names of the conditions that the network takes."""
     return tuple(name for name, field in FIELDS.items() if config.network.get(field) is not None)
 
 
@@ -50,7 +51,7 @@ def of_sample(config: ConfigDict) -> objectives.ImageCondition | None:
 
 
 def null(config: ConfigDict) -> dict[str, float]:
-    """By name, the number that fills the place of a condition that is dropped."""
+    """{name of a condition: the number that replaces it where it is dropped}."""
     given = {name: config.conditions[name].null for name in names(config)}
     return {name: NULLS[name] if value is None else value for name, value in given.items()}
 
@@ -74,9 +75,9 @@ def example(config: ConfigDict, event: tuple[int, ...]) -> Any:
 
 
 def features(config: ConfigDict, event: tuple[int, ...]) -> dict[str, data.Feature]:
-    """The entries of a record that the network expects beside an event, where no data are at hand.
+    """The features that the network expects in addition to the event, if there is no data.
 
-    Raises ValueError where the length of a text is not known.
+    Raises ValueError if the length of a text is not known.
     """
     network, found = config.network, {}
     if "label" in names(config):
@@ -107,8 +108,8 @@ def of_records(
 ) -> Callable[[Array, Mapping[str, Any], Array], dict[str, Array]]:
     """(keys [B], records, x0) -> conditions by name, an image in the model's range.
 
-    x0 [B, *event] are the records' samples in the model's range, of which an image may be made. A
-    condition is left out where the records have no such entry.
+    x0 [B, *event] are the records' samples in the model's range, from which an image may be
+    computed. A condition is left out if the records have no such entry.
     """
     taken, made = entries(config), of_sample(config)
     if "image" in taken:

@@ -1,7 +1,7 @@
-"""From one device to many hosts: the mesh, the rule of sharding, and how processes join and leave.
+"""From one device to many hosts: the mesh, the sharding rule, and how processes start and end.
 
-It knows no SDE, network, training state or config. One program serves every topology: the compiler
-splits it by the shardings of what it is given.
+Nothing here depends on an SDE, a network, a training state or a config. The same program runs on
+every topology: the compiler partitions it by the shardings of its arguments.
 """
 
 from sde_diffusion.distributed.mesh import check_batch_size, make_mesh

@@ -1,10 +1,10 @@
 """The mesh: every device of every host, in two axes.
 
-A batch is split over both. Along `data` the parameters are repeated; along `fsdp` (fully sharded
-data parallelism) each device keeps a part of them, by the rule in `sharding`.
+A batch is split over both axes. Along `data` the parameters are replicated; along `fsdp` (fully
+sharded data parallelism) each device keeps a part of them, by the rule in `sharding`.
 
-Slices, the groups of devices that a fast network joins, are joined by a slow one. Between them go
-only the gradients: the copies along `fsdp` of one part of the batch lie within a slice.
+A slice is a group of devices with a fast network; slices are connected by a slow one. The `fsdp`
+axis always lies within a slice, so that only gradients travel between slices.
 """
 
 import math
@@ -20,8 +20,8 @@ from sde_diffusion.layerwise import FSDP
 
 DATA = "data"
 AXES = (DATA, FSDP)
-# Parts of the state where the mesh may choose. Its share is then small beside the activations, and
-# the widths of networks are multiples of it.
+# The size of `fsdp` if it is not given. A sixteenth of the state is small beside the activations,
+# and the widths of networks are multiples of 16.
 PARTS = 16
 
 
@@ -32,17 +32,16 @@ def make_mesh(
     *,
     devices: Sequence[jax.Device] | None = None,
 ) -> Mesh:
-    """A mesh of `data` x `fsdp` devices: all there are on all hosts, unless `devices` are given.
+    """A mesh of `data` x `fsdp` devices: all devices of all hosts, unless `devices` are given.
 
-    A size of -1 is as many as the other leaves. With both -1, `fsdp` is 16, or the largest power of
-    two below it that divides a slice, and `data` is what that leaves. `slices` is how many there
-    must be, by what the devices say; with -1 as many as there are of TPUs, and one of other
-    devices. Raises ValueError when the mesh is not all of the devices, or `fsdp` does not divide a
-    slice.
+    A size of -1 is the number of devices divided by the other size. With both -1, `fsdp` is 16, or
+    the largest smaller power of two that divides a slice. `slices` is the number of slices that the
+    devices must report; with -1 any number of TPU slices is accepted, and other devices count as
+    one slice. Raises ValueError if data x fsdp is not the number of devices, or if `fsdp` does not
+    divide the size of a slice.
     """
-    # Host by host, so that the h-th part of a batch belongs to host h; on a TPU the order of
-    # jax.devices() is that of the torus, in which hosts alternate. The hosts of a slice follow one
-    # another.
+    # Host by host, so that part h of a batch belongs to host h. On a TPU jax.devices() follows the
+    # torus, in which hosts alternate. The hosts of a slice are adjacent.
     ordered = sorted(
         jax.devices() if devices is None else devices,
         key=lambda device: (_slice(device), device.process_index, device.id),
@@ -61,10 +60,10 @@ def _slice(device: Any) -> int:
 
 
 def _check_slices(found: Counter[int], fsdp: int, slices: int) -> None:
-    """ValueError unless there are so many, and `fsdp` divides the devices of each."""
+    """Raises ValueError for another number of slices, or one whose size `fsdp` does not divide."""
     if slices not in (-1, len(found)):
         raise ValueError(
-            f"mesh.slices: {slices}, but the devices are of {len(found)} (-1 for what there are)"
+            f"mesh.slices: {slices}, but the devices form {len(found)} (-1 accepts any number)"
         )
     for size in found.values():
         if size % fsdp:
@@ -88,7 +87,7 @@ def _fill(data: int, fsdp: int, num: int) -> tuple[int, int]:
 
 
 def check_batch_size(mesh: Mesh, batch_size: int) -> None:
-    """ValueError unless the batch divides evenly over the devices of the mesh."""
+    """Raises ValueError unless the batch divides evenly over the devices of the mesh."""
     if batch_size % mesh.size:
         raise ValueError(
             f"batch_size: {batch_size} is not a multiple of the {mesh.size} devices of the mesh"

@@ -1,9 +1,14 @@
-"""How the processes of a run find each other, agree, and leave together.
+"""How the processes of a run find each other, agree, and end together.
 
-`jax.distributed` brings them together. Left to itself it aborts with a stack trace when one of them
-does not come, and when one fails it keeps that one waiting for the others, and the others in the
-middle of a message, for minutes. So here the one that fails tells the others why, through the
-coordinator, and all leave at once, with that line and that exit code.
+`jax.distributed` connects them. By itself it aborts with a stack trace when a process does not
+join. When a process fails, it waits for the others for minutes, and they wait for its messages.
+Here a process that fails sends the reason to the others through the coordinator, and all processes
+end at once, with the same line on standard error and the same exit code.
+
+Two private modules of JAX are used, since `jax.distributed` has no public function for either:
+- the client of the coordinator, whose key-value store carries the reason of a failure;
+- the list of known clusters. `jax.distributed.initialize()` also looks for a cluster, but refuses
+  to do so once JAX has been used, and a process that is alone may have used it.
 """
 
 import contextlib
@@ -22,7 +27,7 @@ from typing import Any, NoReturn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax._src import clusters  # neither has a public name
+from jax._src import clusters
 from jax._src import distributed as jax_distributed
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
@@ -31,8 +36,8 @@ from sde_diffusion.distributed.mesh import make_mesh
 from sde_diffusion.distributed.sharding import replicated, shard_samples
 
 FAILURES, DONE = "sde_diffusion/failure/", "sde_diffusion/done"
-SECONDS_BETWEEN_LOOKS = 0.5
-MILLISECONDS_OF_A_DAY = 24 * 3600 * 1000
+POLL_SECONDS = 0.5
+DAY_IN_MILLISECONDS = 24 * 3600 * 1000
 
 Describe = Callable[[BaseException], tuple[int, str]]
 
@@ -52,18 +57,18 @@ def joined(
     heartbeat_timeout: int = 100,
     describe: Describe = describe_error,
 ) -> Iterator[None]:
-    """Runs the block as one of the processes of a run; alone where there are no others.
+    """Runs the block as one of the processes of a run, or alone if there are no others.
 
-    TPU pods, SLURM and Open MPI are found by themselves. Elsewhere `coordinator` is HOST:PORT of
-    process 0, the same for all, `num_processes` how many there are, and `process_id` which this one
-    is. Under SLURM and Open MPI there is one process for each GPU, as JAX has it, on a TPU one for
-    each host. Must be entered before JAX is used.
+    TPU pods, SLURM and Open MPI are detected. Elsewhere `coordinator` is HOST:PORT of process 0,
+    the same for all processes, `num_processes` is their number, and `process_id` the index of this
+    one. Under SLURM and Open MPI JAX expects one process for each GPU, on a TPU one for each host.
+    Must be entered before JAX is used.
 
-    A process that does not join within `join_timeout` seconds ends the others, and so does an
-    exception in the block of one of them: with the line on standard error and the exit code that
-    `describe` gives for the exception, here a TimeoutError. One that dies without a word ends the
-    others `heartbeat_timeout` seconds later. (Ends the process itself, without unwinding: the main
-    thread of the others is waiting for messages that will not come.)
+    If a process does not join within `join_timeout` seconds, or if the block of one process raises
+    an exception, all processes end. They print the line, and have the exit code, that `describe`
+    gives for the exception (a TimeoutError if a process did not join). If a process dies without
+    raising an exception, the others end `heartbeat_timeout` seconds later. The other processes end
+    without unwinding their stacks, because their main threads wait for messages that will not come.
 
     Raises ValueError for arguments that do not name a process, OSError when the coordinator's port
     cannot be used.
@@ -71,7 +76,7 @@ def joined(
     _check(coordinator, num_processes, process_id)
     if join_timeout < 1:
         raise ValueError(f"join_timeout: {join_timeout} is not at least 1 second")
-    late = threading.Timer(join_timeout, _say_who_is_late, (coordinator, join_timeout, describe))
+    late = threading.Timer(join_timeout, _end_for_lateness, (coordinator, join_timeout, describe))
     late.daemon = True
     late.start()
     try:
@@ -82,19 +87,19 @@ def joined(
         yield
         return
     done = threading.Event()
-    watcher = threading.Thread(target=_leave_with_the_first_that_fails, args=(done,), daemon=True)
+    watcher = threading.Thread(target=_end_with_the_first_failure, args=(done,), daemon=True)
     watcher.start()
     try:
         yield
-        # The first process may have a picture to draw, or samples to evaluate, while the others are
-        # done; they wait for it, and for its failure.
-        _client().wait_at_barrier(DONE, MILLISECONDS_OF_A_DAY)
+        # The first process may still draw a picture or evaluate samples. The others wait until it
+        # is done, or has failed.
+        _client().wait_at_barrier(DONE, DAY_IN_MILLISECONDS)
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         code, line = describe(error)
         if code == 1:
             traceback.print_exc()
-        told = json.dumps({"code": code, "line": f"{line} (process {jax.process_index()})"})
-        _client().key_value_set(f"{FAILURES}{jax.process_index()}", told)
+        failure = {"code": code, "line": f"{line} (process {jax.process_index()})"}
+        _client().key_value_set(f"{FAILURES}{jax.process_index()}", json.dumps(failure))
         watcher.join()
         raise
     done.set()
@@ -105,7 +110,8 @@ def joined(
 def any_process(flag: bool) -> Any:
     """Whether the flag is set on any process: a scalar of type bool, the same on all of them.
 
-    All must ask the same number of times. It is not waited for until it is looked at.
+    Every process must call this equally often. The result is asynchronous: reading it blocks until
+    it is ready.
     """
     if jax.process_count() == 1:
         return flag
@@ -115,17 +121,17 @@ def any_process(flag: bool) -> Any:
 
 
 def is_first_process() -> bool:
-    """Whether this is the process that writes what is written once: records, pictures, configs."""
+    """Whether this process writes the files of the run: records, pictures, the config."""
     return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-    """Returns when all processes have come to the point of this name."""
+    """Blocks until all processes have called this with the same name."""
     multihost_utils.sync_global_devices(name)
 
 
 def to_every_process(x: jax.Array) -> np.ndarray:
-    """The whole of an array that is spread over the processes, on each of them."""
+    """The complete value, on every process, of an array that is sharded over the processes."""
     if x.is_fully_addressable or x.is_fully_replicated:
         return np.asarray(x)
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
@@ -157,17 +163,17 @@ def _join(
     join_timeout: int,
     heartbeat_timeout: int,
 ) -> bool:
-    """Whether there are other processes, after all of them have joined."""
+    """Waits until all processes have joined; returns False if this one is alone."""
     if coordinator is None and not _in_a_cluster():
         return False
-    # JAX's own answer to SIGTERM agrees on a step by counters that orbax moves as well.
+    # JAX's preemption service agrees on a step by counting calls, and orbax makes such calls too.
     jax.config.update("jax_enable_preemption_service", False)
     try:
         jax.distributed.initialize(
             coordinator,
             num_processes,
             process_id,
-            # Later than our own, for this one aborts with a stack trace.
+            # Longer than ours, because this timeout aborts with a stack trace.
             initialization_timeout=join_timeout + 60,
             heartbeat_timeout_seconds=heartbeat_timeout,
         )
@@ -177,14 +183,14 @@ def _join(
 
 
 def _in_a_cluster() -> bool:
-    """Whether this is a cluster in which JAX finds the other processes."""
+    """Whether JAX detects a cluster, and with it the other processes."""
     if os.environ.get("SLURM_NTASKS") == "1":
-        return False  # JAX would take one device of the machine, as if there were a task for each
+        return False  # JAX would use one device only, since it expects a task for each device
     known = clusters.ClusterEnv._cluster_types
     return any(kind.is_env_present() for kind in known if not kind.opt_in_only_method)
 
 
-def _say_who_is_late(coordinator: str | None, seconds: int, describe: Describe) -> NoReturn:
+def _end_for_lateness(coordinator: str | None, seconds: int, describe: Describe) -> NoReturn:
     line = f"not all processes joined within {seconds} s"
     if coordinator is not None:
         host, _, port = coordinator.rpartition(":")
@@ -195,18 +201,18 @@ def _say_who_is_late(coordinator: str | None, seconds: int, describe: Describe) 
     _end(*describe(TimeoutError(line)))
 
 
-def _leave_with_the_first_that_fails(done: threading.Event) -> None:
+def _end_with_the_first_failure(done: threading.Event) -> None:
     client = _client()
-    while not done.wait(SECONDS_BETWEEN_LOOKS):
+    while not done.wait(POLL_SECONDS):
         failures = client.key_value_dir_get(FAILURES)
         if failures:
-            told = json.loads(min(failures)[1])
-            # All have read it before the coordinator, which is in process 0, goes.
+            failure = json.loads(min(failures)[1])
+            # Process 0 runs the coordinator: it must not end before all have read the reason.
             with contextlib.suppress(Exception):
                 client.wait_at_barrier(f"{FAILURES}leaving", 10_000)
             if is_first_process():
-                time.sleep(SECONDS_BETWEEN_LOOKS)
-            _end(told["code"], told["line"])
+                time.sleep(POLL_SECONDS)
+            _end(failure["code"], failure["line"])
 
 
 def _client() -> Any:
@@ -216,4 +222,6 @@ def _client() -> Any:
 def _end(code: int, line: str) -> NoReturn:
     print(line, file=sys.stderr, flush=True)
     sys.stdout.flush()
+    # From a thread, only this ends the process with this exit code: sys.exit would end the thread,
+    # and a signal's Python handler does not run while the main thread waits inside a collective.
     os._exit(code)

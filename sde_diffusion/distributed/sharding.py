@@ -1,16 +1,17 @@
-"""What lies where on the mesh.
+"""How arrays are sharded over the mesh.
 
-- A batch: its samples are spread over all the devices.
-- Parameters, and what has their shapes (gradients, the optimizer's moments, averages): each leaf is
-  split over `fsdp` by `layerwise.split`.
+- A batch: its samples are split over all the devices.
+- Parameters, and arrays of their shapes (gradients, the optimizer's moments, averages): each leaf
+  is split over `fsdp` by `layerwise.split`.
 
-This is ZeRO-3 (Rajbhandari et al. 2020) by the compiler's means: parameters are gathered where they
-are used, gradients are summed, and each device keeps and updates its own part. Until then a
-gradient is whole on every device, as libtpu 0.0.52 has it also where a sum into the parts is asked.
+This is ZeRO-3 (Rajbhandari et al. 2020), carried out by the compiler: parameters are gathered where
+they are used, gradients are summed, and each device keeps and updates its own part. Before it is
+split, a gradient is complete on every device: libtpu 0.0.52 sums it that way even if the program
+asks for a reduce-scatter.
 
-Scanned layers are gathered one at a time, by the network itself (see `layerwise`). Everything else,
-such as the whole of a U-Net, is gathered at once: where it fits, fewer and larger messages are
-faster.
+Scanned layers are gathered one at a time, by the network itself (see `layerwise`). All other
+parameters, such as those of a U-Net, are gathered at once: if they fit, fewer and larger messages
+are faster.
 """
 
 import functools
@@ -28,17 +29,17 @@ from sde_diffusion.model import Model
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Whole on every device."""
+    """The sharding of an array that is complete on every device."""
     return NamedSharding(mesh, P())
 
 
 def shard_samples(mesh: Mesh) -> NamedSharding:
-    """An array [B, ...] with its samples spread over all the devices."""
+    """The sharding of an array [B, ...] whose samples are split over all the devices."""
     return NamedSharding(mesh, P(AXES))
 
 
 def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """The sharding of every leaf of a tree of arrays or of their shapes while a run trains."""
+    """The sharding in training of every leaf of a tree of arrays or shapes."""
 
     def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         scanned = layerwise.is_scanned(path)
@@ -48,10 +49,10 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
 
 
 def sampling_shardings(mesh: Mesh, params: Any) -> Any:
-    """The sharding of every parameter while a model samples.
+    """The sharding in sampling of every parameter.
 
     Scanned layers are split as in training, and gathered one at a time in every evaluation. All
-    other parameters are whole on every device.
+    other parameters are replicated.
     """
 
     def sharding(path: tuple[Any, ...], split: NamedSharding) -> NamedSharding:
@@ -61,9 +62,9 @@ def sampling_shardings(mesh: Mesh, params: Any) -> Any:
 
 
 def gather(params: Any, shardings: Any, whole: NamedSharding, *, dtype: str = "float32") -> Any:
-    """Inside jit: the parameters on `whole`, their gradients on `shardings`.
+    """Inside jit: the parameters with the sharding `whole`, their gradients with `shardings`.
 
-    See `layerwise.gather`. Scanned layers stay as they are: the network gathers one at a time.
+    See `layerwise.gather`. Scanned layers stay split, because the network gathers them itself.
     """
 
     def gathered(path: tuple[Any, ...], leaf: jax.Array, sharding: NamedSharding) -> jax.Array:
@@ -75,18 +76,18 @@ def gather(params: Any, shardings: Any, whole: NamedSharding, *, dtype: str = "f
 
 
 def spread(model: Model, mesh: Mesh) -> Model:
-    """The model, with samples x [B, *event] and their conditions spread over the devices.
+    """The same model, which splits samples x [B, *event] and their conditions over the devices.
 
-    So is then all that a solver or a likelihood computes between its calls. B must be a multiple of
-    the number of devices. Scanned layers of the model are gathered one at a time, in every call, if
-    its parameters are placed by `sampling_shardings`.
+    The compiler then also splits what a solver or a likelihood computes between two calls. B must
+    be a multiple of the number of devices. If the parameters have `sampling_shardings`, the model's
+    scanned layers are gathered one at a time in every call.
     """
     by_sample = shard_samples(mesh)
     mapping = None if model.mapping is None else _map_over(by_sample)
     return Model(model.sde, _spread_over(by_sample), model, mapping)
 
 
-@functools.cache  # the same function for the same devices, which does not retrace
+@functools.cache  # the same function object for the same mesh, so that nothing is traced again
 def _spread_over(by_sample: NamedSharding) -> Callable[..., Any]:
     def call(model: Model, sde: Any, x: jax.Array, t: jax.Array, cond: Any) -> Any:
         x, cond = _over(by_sample, x, cond)
@@ -114,9 +115,9 @@ def _over(by_sample: NamedSharding, x: jax.Array, cond: Any) -> tuple[jax.Array,
 
 
 def place_batches(mesh: Mesh, batches: Any) -> Any:
-    """This process's share of K batches, leaves [K, B / processes, ...], as global [K, B, ...].
+    """Global arrays [K, B, ...] of K batches, from this process's share [K, B / processes, ...].
 
-    Raises ValueError when B does not divide over the devices.
+    Raises ValueError if B is not a multiple of the number of devices.
     """
     by_sample = NamedSharding(mesh, P(None, AXES))
     share = jax.tree.leaves(batches)[0].shape[1]

@@ -1,4 +1,4 @@
-"""Fitting solvers to a model: fit(), and the files that fitted solvers are kept in."""
+"""Fitting a solver to a model with `fit`, and the files in which fitted solvers are stored."""
 
 from sde_diffusion.fitting.record import load, save
 from sde_diffusion.fitting.search import Fit, fit

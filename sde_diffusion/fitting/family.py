@@ -1,6 +1,7 @@
-"""What is fitted, as a vector: the times of any solver, or the times and coefficients of `Fitted`.
+"""The families of solvers that are fitted, each parametrized by a vector theta.
 
-Times are fitted by the shares that their steps have of the way in lambda = log(alpha / sigma).
+Either the times of a given solver, or the times and coefficients of `Fitted`. Times are
+parametrized by the shares of their steps in the whole change of lambda = log(alpha / sigma).
 """
 
 import functools
@@ -17,9 +18,9 @@ from sde_diffusion.samplers import Fitted, FittedGrid, Solver
 from sde_diffusion.samplers.solver import Counted
 from sde_diffusion.sdes import SDE, Array
 
-# Where lambda at t_max is lower, or infinite, the second time is sought from here on.
+# Times are parametrized above this lambda, because lambda may be infinite at t_max.
 LOWEST = -8.0
-# The least share of a step, so that times do not meet in float32.
+# The least share of a step, so that times remain distinct in float32.
 LEAST = 1e-3
 
 Make = Callable[[SDE, Array], Solver]
@@ -30,10 +31,10 @@ def ends(sde: SDE) -> tuple[Array, Array]:
 
 
 def times_of(sde: SDE, logits: Array) -> Array:
-    """n times, whose shares of the way from t_max to t_min are softmax(0, logits [n])[:-1].
+    """n times, whose steps from t_max on have shares softmax(0, logits [n])[:-1] of lambda's range.
 
-    The last share is what is left to t_min. The first time is free as well: near t_max every
-    prediction is about the data's mean, which is not worth an evaluation when they are few.
+    The last share is the remainder to t_min. The first time is free as well, because near t_max
+    every prediction is about the data's mean, and few evaluations are better spent elsewhere.
     """
     low, high = ends(sde)
     least = _least(len(logits))
@@ -44,7 +45,7 @@ def times_of(sde: SDE, logits: Array) -> Array:
 
 
 def logits_of(sde: SDE, times: Array) -> Array:
-    """The logits [n] of times [n] near to these: shares below twice the least are raised to it."""
+    """The inverse of `times_of`, except that shares below twice the least are raised to it."""
     low, high = ends(sde)
     lambdas = jnp.concatenate([low[None], jnp.maximum(sde.log_snr(times), low), high[None]])
     least = _least(len(times))
@@ -56,10 +57,10 @@ def _least(times: int) -> float:
     return min(LEAST, 0.1 / (times + 1))
 
 
-# One function for equal arguments: another one would be compiled again.
+# Cached, because a new function object would be compiled again.
 @functools.cache
 def grid_of(solver: Solver) -> Make:
-    """theta [n] -> the solver on the times that it stands for."""
+    """theta [n] -> the solver on the times that theta parametrizes."""
 
     def make(sde: SDE, theta: Array) -> Solver:
         return FittedGrid(solver, times_of(sde, theta))  # type: ignore[arg-type]
@@ -69,16 +70,17 @@ def grid_of(solver: Solver) -> Make:
 
 @functools.cache
 def multistep(nfe: int) -> Make:
-    """theta -> `Fitted` with so many steps: n logits, n factors a, c below the diagonal, n sums.
+    """theta -> `Fitted` with n = nfe steps.
 
-    The diagonal of c follows from the sums of its rows, told as what they are beyond the one that
-    leaves a constant prediction where it is: so a move of a time alone keeps the solver consistent.
+    theta holds n logits of the times, the n factors a, n row sums of c, and c below its diagonal.
+    A row sum is stored as the difference from the sum that keeps a constant prediction unchanged,
+    so that the solver stays consistent when only a time moves. The diagonal of c follows.
     """
 
     def make(sde: SDE, theta: Array) -> Solver:
         logits, a, beyond, below = jnp.split(theta, [nfe, 2 * nfe, 3 * nfe])
         times = times_of(sde, logits)
-        # The last step goes to the denoised sample, of alpha = 1.
+        # The last step ends at the denoised sample, where alpha = 1.
         alpha = jnp.append(sde.alpha(times), 1.0)
         c = jnp.zeros((nfe, nfe), theta.dtype).at[np.tril_indices(nfe, -1)].set(below)
         c = c + jnp.diag(beyond + alpha[1:] - a * alpha[:-1] - jnp.sum(c, axis=1))
@@ -89,12 +91,12 @@ def multistep(nfe: int) -> Make:
 
 
 def as_multistep(solver: Solver, sde: SDE, times: Array, *, denoise_last: bool = True) -> Array:
-    """The theta of `multistep` that makes the samples of `sample` with a solver on these times.
+    """The theta of `multistep` with the same samples as `sample` with a solver on these times.
 
-    For a deterministic solver whose steps are combinations of x and the x0 predicted so far, with
-    coefficients from the times alone: what it calls the model with is such a combination, and is
-    read off where x_T and the predictions are unit vectors. Without `denoise_last` the last step
-    of `multistep` is the solver's own to times[-1].
+    For a deterministic solver whose steps are linear combinations of x and the x0 predicted so far,
+    with coefficients that depend on the times only. The coefficients are read from the inputs of
+    the model when x_T and the predictions are unit vectors. Without `denoise_last` the last step of
+    `multistep` is the solver's own step to times[-1].
     """
     asked = times if denoise_last else times[:-1]
     times = jnp.concatenate([times_of(sde, logits_of(sde, asked)), times[len(asked) :]])
@@ -125,7 +127,7 @@ def as_multistep(solver: Solver, sde: SDE, times: Array, *, denoise_last: bool =
 
 
 def settle(solver: Solver) -> Solver:
-    """The solver with plain numbers in place of arrays: a value that can be hashed and saved."""
+    """The solver with Python numbers instead of arrays, so that it can be hashed and saved."""
     times = tuple(np.asarray(solver.times, float).tolist())
     if isinstance(solver, FittedGrid):
         return FittedGrid(solver.solver, times)

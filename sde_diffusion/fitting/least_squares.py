@@ -1,10 +1,11 @@
-"""Gauss-Newton with damping (Levenberg-Marquardt) on the ends that a solver's samples reach.
+"""Gauss-Newton with damping (Levenberg-Marquardt) on the end points of a solver's samples.
 
-The loss is the weighted mean over starts of rho(|x - target|^2), rho(q) = m log(1 + q / m), which
-for large m is q and for small m lets go of the samples that end in another mode of the data,
-through which no linear model sees. Its gradient is taken over all starts, backward. Its curvature
-takes the Jacobian forward, a column for each of the few parameters, and so comes from a part of
-the starts, drawn by their errors: few of them carry most of the curvature.
+The loss is the weighted mean over starts of rho(|x - target|^2) with rho(q) = m log(1 + q / m). For
+large m, rho(q) is q. A small m gives little weight to samples that end in another mode of the data,
+where a linear model of the solver is wrong. The gradient is computed over all starts in reverse
+mode. The curvature needs the Jacobian, which is computed in forward mode, a column for each of the
+few parameters. It uses only some of the starts, drawn by their errors, because few starts carry
+most of the curvature.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,15 +26,15 @@ FIRST_MU = 1e-2
 
 
 def end(make: Make, model: Model, theta: Array, starts: Starts) -> Array:
-    """The samples [N, *event] that the solver of theta makes."""
+    """The samples [N, *event] of the solver that theta parametrizes."""
     sde = model.sde
     solver = make(sde, theta)
     times = jnp.asarray(solver.times)
-    # As `sample` starts it, with the noise of its own first time.
+    # As in `sample`, the solver starts from noise of its own first time.
     x = starts.x * (sde.sigma(times[0]) / sde.sigma(sde.t_max))
-    # The keys are the contract's; what is fitted draws no noise.
+    # `solve` requires keys, but a fitted solver draws no noise.
     keys = noise.sample_keys(jax.random.key(0), len(x))
-    # Recomputing a step costs less than its insides do in memory: 2 to 6 times on exact mixtures.
+    # Recomputing a step is 2 to 6 times faster than storing its intermediate values (on mixtures).
     x = solver.solve(keys, model, x, times, starts.cond, remat=True).x
     return x if solver.denoises else model(x, times[-1], starts.cond).x0
 
@@ -81,8 +82,8 @@ def _curvature(make: Make, model: Model, theta: Array, chunk: Starts, weight: Ar
 def _drawn(
     rng: np.random.Generator, starts: Starts, square: np.ndarray, m: float, num: int, size: int
 ) -> Iterator[tuple[Starts, np.ndarray]]:
-    """`num` starts drawn by their losses, weighted for 2 J^T diag(w rho') J / N, in chunks."""
-    # Chosen by the root of what they add to the loss, and some of those that add little.
+    """`num` starts drawn by their losses, in chunks, with weights for 2 J^T diag(w rho') J / N."""
+    # In proportion to the root of their loss plus its mean, so that those of little loss occur too.
     error = np.sqrt(starts.weight * _rho(square, m))
     likely = (error + error.mean()) / np.sum(error + error.mean())
     rows = rng.choice(len(square), num, p=likely)
@@ -106,12 +107,12 @@ def descend(
     patience: int = 10,
     lap: int = 10,
 ) -> Iterator[Array]:
-    """Ever better theta, until `patience` steps in a row gain less than `tolerance` each.
+    """Yields theta after each step, until `patience` steps in a row gain less than `tolerance`.
 
     A step solves (H + mu diag(H)) d = -gradient, where H is a running mean of the curvatures of
-    `num` starts each. mu grows until the loss over all starts falls, and shrinks after. Where it
-    does not fall, H has gone stale, and is begun anew once. The starts are choose(number, theta),
-    anew after every `lap` steps; None ends it.
+    `num` starts each. mu grows until the loss over all starts falls, and shrinks afterwards. If the
+    loss does not fall for any mu, the running mean is out of date and is started again, once. The
+    starts are choose(number, theta), called again after every `lap` steps; None ends the descent.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
 
@@ -137,7 +138,7 @@ def descend(
         curvature = np.sum(products, axis=0, dtype=float)
         new = mean is None
         mean = curvature if new else mean + 0.3 * (curvature - mean)
-        # Nothing to go by, or nothing to gain: shares of steps that are all at their bounds.
+        # Not finite, or no dependence on theta: then all shares of steps are at their bounds.
         if not (np.isfinite(mean).all() and np.isfinite(slope).all() and mean.any()):
             return
         diagonal = np.diag(mean) + 1e-6 * np.diag(mean).max()

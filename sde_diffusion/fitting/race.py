@@ -1,4 +1,4 @@
-"""Which of many starts a descent should begin at: those that are ahead after a few of its steps."""
+"""Choosing the starting points of a long descent by short descents from many."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from sde_diffusion.sdes import Array
 
-# Steps between two halvings, and how many go on to the end.
+# Steps between two halvings, and the number of starts that remain at the end.
 LAP = 3
 FINALISTS = 2
 
@@ -21,13 +21,13 @@ def race(
     standing: S,
     going: Callable[[], bool],
 ) -> tuple[S, list[Array]]:
-    """(standing, the FINALISTS of the starts, as far as they came, the best first).
+    """(standing, the last theta of the FINALISTS, best first).
 
-    descent(i, start) is what follows start i. All take LAP steps, the better half LAP more, and so
-    on; the race is called off, as it stands, once it is not `going`. reached(standing, theta) gives
-    the error at theta, and what is known after it. The error has many local minima, and the start
-    of the least error does not lead to the least of them. Successive halving: Jamieson & Talwalkar
-    2016.
+    descent(i, start) yields the steps from start i. All starts take LAP steps, the better half
+    takes LAP more, and so on. Once going() is false, the race ends with the order at that moment.
+    reached(standing, theta) returns the standing after theta and the error of theta. The race is
+    needed because the error has many local minima, and the start of the least error does not lead
+    to the lowest one. Successive halving: Jamieson & Talwalkar 2016.
     """
     runs = [(math.inf, theta, descent(i, theta)) for i, theta in enumerate(starts)]
     while len(runs) > FINALISTS and going():

@@ -1,4 +1,4 @@
-"""The JSON file of a fitted solver: numbers and names to read, which nothing executes."""
+"""The JSON file of a fitted solver: only numbers and names, no code."""
 
 import dataclasses
 import hashlib
@@ -20,7 +20,7 @@ FIELDS = ("format", "version", "fitted_on", "sde", "nfe", "rms_error", "solver",
 
 
 def save(path: str | Path, fit: Fit, sde: SDE, fitted_on: str) -> None:
-    """Write what `fit` found, for this SDE, on the problem or the model named by `fitted_on`."""
+    """Write the result of `fit`; `fitted_on` names the problem or the model."""
     record = {
         "format": FORMAT,
         "version": VERSION,
@@ -41,10 +41,10 @@ def save(path: str | Path, fit: Fit, sde: SDE, fitted_on: str) -> None:
 
 
 def load(path: str | Path, sde: SDE) -> Solver:
-    """The solver that `save` wrote; it brings its own grid.
+    """The solver that `save` wrote, which has its own grid.
 
-    Raises FileNotFoundError, and ValueError that names the file and what is wrong in it, also for
-    a solver that was fitted for another SDE.
+    Raises FileNotFoundError, and ValueError that names the file and the error in it, also if the
+    solver was fitted for another SDE.
     """
     path = Path(path)
     if not path.is_file():
@@ -52,7 +52,7 @@ def load(path: str | Path, sde: SDE) -> Solver:
     try:
         return _read(json.loads(path.read_text()), sde)
     except json.JSONDecodeError as error:
-        raise ValueError(f"fitted solver {path} is no JSON: {error}") from error
+        raise ValueError(f"fitted solver {path} is not JSON: {error}") from error
     except ValueError as error:
         raise ValueError(f"fitted solver {path}: {error}") from error
 
@@ -63,7 +63,7 @@ def _read(record: Any, sde: SDE) -> Solver:
     for field in FIELDS:
         _require(field in record, field, "there")
     if record["sde"] != _told(sde):
-        raise ValueError(f"it was fitted for the SDE {record['sde']}, and this one is {_told(sde)}")
+        raise ValueError(f"it was fitted for the SDE {record['sde']}, but the SDE is {_told(sde)}")
     times, solver = record["times"], record["solver"]
     _require(_are_numbers(times) and len(times) > 1, "times", "two numbers or more")
     falls = all(s < t for t, s in itertools.pairwise(times))
@@ -93,7 +93,7 @@ def _are_numbers(value: Any) -> bool:
 
 
 def _told(sde: SDE) -> dict[str, Any]:
-    """The SDE's kind and fields, as JSON gives them back; a table by the digest of its values."""
+    """The SDE's class and fields as JSON values; a table is stored as the digest of its values."""
 
     def number(value: Any) -> float | str:
         if np.ndim(value) == 0:

@@ -1,4 +1,4 @@
-"""fit(): the solver that takes noise to where a fine solution takes it, in few evaluations."""
+"""fit(): finds a solver whose few evaluations end where a fine solution ends."""
 
 import dataclasses
 import math
@@ -16,24 +16,24 @@ from sde_diffusion.model import Model, require_model
 from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import Array
 
-# One start is looked at for those held out for so many that are for those fitted to.
+# One validation start is screened for every HELD training starts.
 HELD = 4
-# So many laps of the last phase without a gain of 1 % over the pool end it.
+# The last phase ends after this many laps without a gain of 1 % over the pool.
 IDLE = 3
-# How many standard solvers race, and for which share of the time that is left.
+# The number of standard solvers in the race, and its share of the remaining time.
 RUNNERS = 12
 RACING = 0.4
-# Up to this share of the standard solver's error a sample counts fully, in each of three phases.
+# In each of the three phases, errors above this multiple of the standard solver's count less.
 FAR = (0.1, 0.3, 30.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A fitted solver, and what came of the fit.
+    """A fitted solver and its error.
 
-    Errors are RMS distances, over starts that were not fitted to, of the samples to where a fine
-    solution takes the same starts: `start_error` that of the best standard solver, `start`, with
-    as many evaluations, and `error` that of `solver`, at most as large.
+    Errors are RMS distances between samples and a fine solution from the same starts, over starts
+    that were held out of the fit. `start_error` is the error of `start`, the best standard solver
+    with as many evaluations; `error` is that of `solver`, which is at most as large.
     """
 
     solver: Solver
@@ -61,29 +61,38 @@ def fit(
     shares: tuple[float, float] = (1.0, 1.0),
     progress: Callable[[float, float], None] = lambda seconds, error: None,
 ) -> Fit:
-    """Fit a solver to a model, so that `nfe` evaluations end where a fine solution does.
+    """Fit a solver to a model, so that `nfe` evaluations end where a fine solution ends.
 
-    Without `solver`: times and coefficients of `Fitted`, from the best standard solvers on. With a
-    deterministic one: its times alone, from its best standard grids on. These race, half of them
-    going on after every few steps, for they lead to minima of very unlike errors.
+    Without `solver`, the times and coefficients of `Fitted` are fitted, starting from the best
+    standard solvers. With a deterministic `solver`, only its times are fitted, starting from its
+    best standard grids. Short fits from many starting points come first; the better half continues
+    after every few steps, because the starting points lead to very different minima.
 
-    The starts are `shape` [N, *event], and `held_out` others, by which the result is chosen: it is
-    never worse there than what the fit started from. With a `pool` of more than N, the N are drawn
-    from so many, by how far off a standard solver takes them, and weighted to stand for all; those
-    held out likewise, from a quarter as many. The last phase draws anew, by how far off the solver
-    of the fit is. The fine solution is UniPC's in `fine_steps` steps.
+    Args:
+      key: the key of the starts and of all random choices.
+      model: the `Model` that the solver is fitted to.
+      shape: [N, *event]; the solver is fitted to N starts.
+      nfe: the number of model evaluations of a sample.
+      solver: a deterministic solver whose times are fitted; by default all of `Fitted`.
+      conditions: conditions(rows) returns the model's `cond` for the starts number rows [B].
+      seconds: the fit ends at the first step after this time, which includes compilation. Until
+        then it depends on the key only. If the model is slow, fewer starts and standard solvers are
+        used, at least one batch and one step, so that half of the time is left for the fit.
+      pool: the number of starts from which the N are drawn, N by default. They are drawn by the
+        error of a standard solver and weighted accordingly. The starts that are held out are drawn
+        in the same way from a quarter of this number. The last phase draws again, by the error of
+        the fitted solver.
+      held_out: the number of other starts, by which the result is chosen. There it is never worse
+        than the best standard solver.
+      fine_steps: the number of UniPC's steps in the fine solution.
+      jacobian: the number of starts from which the curvature is computed.
+      batch: the number of starts to which the model is applied at a time.
+      shares: the latest ends of the first two of three phases, as shares of the time. They give
+        little weight to large errors, and end earlier when they gain little.
+      progress: called with the seconds since the start, and the error so far or nan.
 
-    model(x, t), or model(x, t, **conditions(rows)) for the starts number `rows` [B]. The fit stops
-    after `seconds`, compilation included, at the step that it is at; before that it depends on the
-    key alone. Where the model is slow for so few seconds, it takes fewer starts and standard
-    solvers, so that half of the time is left to fit in, but at least a `batch` and a step. Of three
-    phases the first two, in which samples far off count little, end where they gain little more,
-    and at these `shares` of the time at the latest. `jacobian` starts give the curvature, `batch`
-    go through the model at a time. `progress` is called with the seconds since the start and the
-    error so far, nan until there is one.
-
-    Raises ValueError for nfe below 2, a stochastic solver, nfe that are not whole steps of it, a
-    pool of fewer than N, or a model whose fine solution is not finite.
+    Raises ValueError for nfe below 2, a stochastic solver, an nfe that does not fit whole steps of
+    the solver, a pool of fewer than N, or a model whose fine solution is not finite.
 
         fitted = sde_diffusion.fit(key, model, (8192, 2), nfe=8)
         sde_diffusion.sample(key, model, (1000, 2), solver=fitted.solver)
@@ -115,7 +124,7 @@ def fit(
     _require_finite(held, fine_steps)
     error = task.error(base, held)
     standing = Standing(held, base, error, base, error)
-    if error == 0.0:  # data that are a single point: any solver ends there
+    if error == 0.0:  # the data is a single point, where any solver ends
         return done(standing)
     trained, own = _prepared(task, key, base, drawn.rows(slice(many)), num, pooled)
     plan = Plan(trained, own, rest, len(trained.x), len(held.x), shares)
@@ -123,16 +132,17 @@ def fit(
 
 
 class Pool(NamedTuple):
-    """Starts to choose from, with rough ends, and how far off the standard solver is there."""
+    """Starts to choose from, with rough targets, and the standard solver's error for each."""
 
     rough: Starts
     off: np.ndarray
 
 
 class Plan(NamedTuple):
-    """The starts that are fitted to, and the pools that they and those held out were chosen from.
+    """The starts that the solver is fitted to, and the pools from which starts are chosen.
 
-    num, others: how many are fitted to, and held out.
+    own, rest: the pools of the starts that are fitted to, and of those that are held out.
+    num, others: the numbers of these starts.
     shares: of the time left, at which the first two phases end at the latest.
     """
 
@@ -145,7 +155,7 @@ class Plan(NamedTuple):
 
 
 class Standing(NamedTuple):
-    """The best solver so far, by its error on the starts held out, beside the standard one."""
+    """The best solver so far, by its error on the starts held out, and the standard solver."""
 
     held: Starts
     best: Array
@@ -164,7 +174,7 @@ def _check(nfe: int, shape: tuple[int, ...], pool: int | None) -> None:
 
 
 def _ranked(task: Task, candidates: Mapping[str, Array], few: Starts) -> list[str]:
-    """The names of the standard solvers that there is time to try, the best first."""
+    """The names of the standard solvers, best first, as many as time allows to try."""
     few, going = task.finely(few), task.preparing()
     tried: dict[str, float] = {}
     for name, theta in candidates.items():
@@ -177,7 +187,7 @@ def _ranked(task: Task, candidates: Mapping[str, Array], few: Starts) -> list[st
 def _prepared(
     task: Task, key: Array, base: Array, of: Starts, num: int, pooled: bool
 ) -> tuple[Starts, Pool | None]:
-    """Starts with fine ends, as many as there is time for; and their pool, if they are chosen."""
+    """Starts with fine targets, as many as time allows, and their pool if they are chosen."""
     pool = None
     if pooled:
         rough = task.roughly(of)
@@ -187,7 +197,7 @@ def _prepared(
 
 
 def _chosen(key: Array, pool: Pool, num: int, *off: np.ndarray) -> Starts:
-    """`num` of a pool, by how far off the start is and others are; their ends are rough."""
+    """`num` starts of a pool, chosen by the standard solver's error and by other errors `off`."""
     return starts.choose(key, pool.rough, [pool.off, *off], min(num, len(pool.off)))
 
 
@@ -227,7 +237,7 @@ def _search(task: Task, plan: Plan, standing: Standing, runners: list[Array]) ->
 
 
 def _reached(task: Task, standing: Standing, theta: Array) -> tuple[Standing, float]:
-    """(what is the best after theta, the error of theta on the starts held out)."""
+    """(the standing after theta is measured, the error of theta on the starts held out)."""
     error = task.error(theta, standing.held)
     if error < standing.error:
         standing = standing._replace(best=theta, error=error)
@@ -238,12 +248,13 @@ def _reached(task: Task, standing: Standing, theta: Array) -> tuple[Standing, fl
 def _phase(
     task: Task, plan: Plan, phase: int, number: int, theta: Array, start_error: float
 ) -> Iterator[Array]:
-    """Ever better theta: a descent of the first, second or last phase, from its own key.
+    """The descent of phase 0, 1 or 2, which yields theta after each step; `number` gives its key.
 
-    The first leaves samples far off out of account, and has a quarter of the starts; the last
-    takes the mean square of all. Near a border between two modes a start that is a little off ends
-    far off. The better the solver, the nearer to the border: where a standard one is off tells
-    little of where this one is, and so the last phase chooses starts anew from the pool.
+    Phase 0 gives large errors little weight, and uses a quarter of the starts; phase 2 minimizes
+    the mean square over all starts. A start close to the border between two modes may end in the
+    wrong mode. The better the solver, the closer to the border are the starts for which this
+    happens. The errors of a standard solver therefore say little about those of a good one, and
+    phase 2 chooses its starts again from the pool.
     """
     key = jax.random.fold_in(task.key, number)
     choose: Callable[[int, Array], Starts | None]
@@ -271,7 +282,7 @@ def _phase(
 def _choosing(
     task: Task, pool: Pool, num: int, key: Array
 ) -> Callable[[int, Array], Starts | None]:
-    """Chooses the starts of a lap by how far off theta is; none after IDLE laps without a gain."""
+    """Chooses the starts of a lap by the errors of theta; None after IDLE laps without a gain."""
     came: list[float] = []
 
     def choose(lap: int, theta: Array) -> Starts | None:
@@ -286,9 +297,9 @@ def _choosing(
 
 
 def _held_anew(task: Task, plan: Plan, standing: Standing, number: int, theta: Array) -> Standing:
-    """Where there is a pool, other starts are held out: where theta and the best one are far off.
+    """If there is a pool, holds out other starts, chosen by the errors of theta and of the best.
 
-    What was the best on the old ones stays so, unless the standard solver is better on the new.
+    The best solver stays the same, unless the standard solver is better on the new starts.
     """
     if plan.rest is None:
         return standing

@@ -1,4 +1,4 @@
-"""What a fit may start from: standard solvers on standard grids, as parameters of the family."""
+"""Starting points of a fit: standard solvers on standard grids, as parameters of the family."""
 
 from functools import partial
 
@@ -10,7 +10,8 @@ from sde_diffusion.fitting import family
 from sde_diffusion.samplers import DDIM, DEIS, DPMSolverPP2M, Solver, UniPC
 from sde_diffusion.sdes import SDE, Array
 
-# These on these grids, with and without a last evaluation that denoises,
+# These solvers on these grids, with and without a last evaluation that denoises. A grid starts at
+# t_max, or after a share SKIPPED of the whole change in lambda.
 SOLVERS: dict[str, Solver] = {
     "unipc": UniPC(),
     "deis": DEIS(),
@@ -18,12 +19,11 @@ SOLVERS: dict[str, Solver] = {
     "ddim": DDIM(),
 }
 GRIDS = ("log_snr", "karras", "quadratic", "uniform", "cosine")
-# and from these shares of the way in lambda on.
 SKIPPED = (0.0, 0.15, 0.3)
 
 
 def candidates(sde: SDE, nfe: int, solver: Solver | None) -> tuple[family.Make, dict[str, Array]]:
-    """What theta stands for, and the thetas of standard solvers by name."""
+    """The family of solvers that theta parametrizes, and the thetas of standard solvers by name."""
     if solver is None:
         make = family.multistep(nfe)
         made: dict[str, Array] = {}
@@ -37,7 +37,7 @@ def candidates(sde: SDE, nfe: int, solver: Solver | None) -> tuple[family.Make, 
         return make, made
     if solver.stochastic or solver.adaptive:
         raise ValueError(
-            f"only a deterministic solver with steps of a grid can be fitted: {solver}"
+            f"only a deterministic solver that steps along a grid can be fitted, got {solver}"
         )
     extra = 0 if solver.denoises else 1
     steps, rest = divmod(nfe - extra, solver.evaluations)
@@ -53,13 +53,13 @@ def candidates(sde: SDE, nfe: int, solver: Solver | None) -> tuple[family.Make, 
 
 
 def _standard_times(sde: SDE, steps: int) -> dict[str, Array]:
-    """GRIDS by name, from t_max on and from where shares of the way in lambda are SKIPPED."""
+    """The times of GRIDS by name, once from t_max and once for each share SKIPPED."""
     low, high = family.ends(sde)
     made = {}
     for share in SKIPPED:
         start = float(sde.t_of_log_snr(low + share * (high - low))) if share else sde.t_max
         for name in GRIDS:
-            # Flow's at t = 1 are not finite.
+            # At t = 1 Flow's log-SNR is infinite, which these two grids cannot start from.
             if jnp.isfinite(sde.log_snr(start)) or name not in ("log_snr", "karras"):
                 told = f"{name} from t = {start:.3g}" if share else name
                 made[told] = grids.named(name, sde, steps, t_max=start)

@@ -1,4 +1,4 @@
-"""The starts that a solver is fitted to, where they should end, and which of many are worth it."""
+"""The starts that a solver is fitted to, their targets, and the choice of useful starts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,8 +17,8 @@ from sde_diffusion.sdes import SDE, Array
 class Starts(NamedTuple):
     """Starts x and targets [N, *event], their conditions cond [N, ...] or None, and weights [N].
 
-    NumPy arrays, which go through the model `size` at a time, so that nothing is compiled for
-    another N.
+    These are NumPy arrays. The model is applied to `size` of them at a time, so that another N
+    needs no new compilation.
     """
 
     x: Any
@@ -40,7 +40,7 @@ def draw(
     shape: tuple[int, ...],
     conditions: Callable[[np.ndarray], Any] | None,
 ) -> Starts:
-    """The starts [N, *event] that `sample` draws by the key, of equal weights; no targets yet."""
+    """The starts [N, *event] that `sample` draws from the key: equal weights, no targets."""
     num, event = shape[0], shape[1:]
     keys = noise.fold_in(noise.sample_keys(key, num), 0)
     x = sde.sigma(sde.t_max) * noise.normal(keys, jnp.zeros((num, *event)))
@@ -57,9 +57,9 @@ def solved(
     size: int,
     going: Callable[[], bool] = lambda: True,
 ) -> Starts:
-    """With the targets where UniPC takes them in so many steps, the noise left taken out.
+    """The starts with targets: the denoised ends of UniPC's solution in `steps` steps.
 
-    `size` starts after the other, as many as are solved while it is `going`.
+    Solves `size` starts at a time, and returns only those solved before going() is false.
     """
     sde = model.sde
     low, high = family.ends(sde)
@@ -82,11 +82,11 @@ def _solve(model: Model, starts: Starts, times: Array) -> Array:
 
 
 def choose(key: Array, starts: Starts, errors: Sequence[np.ndarray], num: int) -> Starts:
-    """`num` of the starts, drawn by their errors [N] under some solvers, and weighted to undo that.
+    """Draws `num` starts by importance sampling, from their errors [N] under some solvers.
 
-    Weighted means over them are those over all, with less noise where few starts carry the errors:
-    those near the border between two modes of the data. An error that is not finite counts as the
-    largest that is.
+    The weights make weighted means unbiased for means over all starts. They have less variance
+    where few starts carry most of the error, as those near the border between two modes of the data
+    do. An error that is not finite counts as the largest finite one.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
     share = np.sum([_shares(error) for error in errors], axis=0)
@@ -97,7 +97,7 @@ def choose(key: Array, starts: Starts, errors: Sequence[np.ndarray], num: int) -
 
 
 def _shares(error: np.ndarray) -> np.ndarray:
-    """How often a start is drawn for its error, and half as often as the mean one for none."""
+    """The relative frequency of each start: its error over the mean error, plus one."""
     finite = np.isfinite(error)
     error = np.where(finite, error, np.max(error[finite]) if finite.any() else 1.0)
     return error / error.mean() + 1.0 if error.any() else np.ones(len(error))

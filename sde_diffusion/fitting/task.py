@@ -1,4 +1,4 @@
-"""What a fit has to do, and for how long: what stays the same from its start to its end."""
+"""The task of a fit: the model, the family of solvers and the budget, which stay the same."""
 
 import math
 import time
@@ -13,10 +13,11 @@ from sde_diffusion.fitting.starts import Starts
 from sde_diffusion.model import Model
 from sde_diffusion.sdes import Array
 
-# The share of the time that each of the preparations may take: which standard solver is the best,
-# and of the starts held out, and of those fitted to, which are hard, and the fine solutions.
+# The share of the time that each preparation may take. The preparations are the ranking of standard
+# solvers and, both for the starts held out and for those fitted to, the choice of hard starts and
+# the fine solution.
 PREPARING = 1 / 10
-# Steps of the solution that tells which starts are hard.
+# Steps of the rough solution by which hard starts are found.
 ROUGH = 48
 
 Progress = Callable[[float, float], None]
@@ -25,12 +26,12 @@ Progress = Callable[[float, float], None]
 class Task(NamedTuple):
     """A model, the family of solvers that is fitted to it, and the budget.
 
-    make: what parameters theta stand for.
-    fine_steps: of the solution that says where starts should end.
-    jacobian: how many starts give the curvature.
-    batch: how many go through the model at a time.
-    began, seconds: when the fit began, by `time.monotonic`, and how long it may take.
-    progress: called with the seconds since then and the error so far.
+    make: maps the parameters theta to a solver.
+    fine_steps: steps of the fine solution, whose ends are the targets.
+    jacobian: number of starts from which the curvature is computed.
+    batch: number of starts to which the model is applied at a time.
+    began, seconds: start time by `time.monotonic`, and how long the fit may take.
+    progress: called with the seconds since the start and the error so far.
     """
 
     key: Array
@@ -52,9 +53,9 @@ class Task(NamedTuple):
         return -(-num // self.batch) * self.batch
 
     def preparing(self) -> Callable[[], bool]:
-        """Says whether there is time for more of a preparation.
+        """A function that returns whether time remains for a preparation.
 
-        The time counts from the first call on, since what comes before that is compilation.
+        Its clock starts at its first call, so that compilation is excluded.
         """
         calls: list[float] = []
 
@@ -66,20 +67,20 @@ class Task(NamedTuple):
         return going
 
     def finely(self, of: Starts, going: Callable[[], bool] = lambda: True) -> Starts:
-        """The starts with the ends of the fine solution, as many as there is time for."""
+        """The starts with targets of the fine solution, as many as time allows."""
         return starts.solved(self.model, of, steps=self.fine_steps, size=self.batch, going=going)
 
     def roughly(self, of: Starts) -> Starts:
-        """The starts with rough ends, as many as there is time for."""
+        """The starts with targets of the rough solution, as many as time allows."""
         going = self.preparing()
         return starts.solved(self.model, of, steps=ROUGH, size=self.batch, going=going)
 
     def errors(self, theta: Array, of: Starts) -> np.ndarray:
-        """How far from its target the solver theta takes each start, [N]."""
+        """The distance of each sample of the solver theta from its target, [N]."""
         square = least_squares.squares(self.make, self.model, theta, of, size=self.batch)
         return np.sqrt(square)
 
     def error(self, theta: Array, of: Starts) -> float:
-        """The weighted RMS of the errors; infinite where one is not finite."""
+        """The weighted RMS of the errors; infinite if one of them is not finite."""
         error = float(np.sqrt(np.mean(of.weight * self.errors(theta, of) ** 2)))
         return error if np.isfinite(error) else math.inf

@@ -1,11 +1,11 @@
-"""Attention, the one function for all networks, by the implementation that suits the device.
+"""Attention: one function for all networks, with an implementation that suits the device.
 
     attention(q, k, v) = softmax(q k^T / sqrt(H) + bias) v      for each head of H features
 
-The logits are [T, S] for each sample and head. "xla" holds all of them. "chunked" holds those of a
-part of the queries at a time, in the backward pass too, so its memory grows with S alone. "cudnn"
-is the fused kernel of a GPU, which holds none; it has no forward-mode derivative, so a network
-whose likelihood is computed needs another.
+The logits are [T, S] for each sample and head. "xla" stores all of them. "chunked" stores those of
+some of the queries at a time, also in the backward pass, so its memory grows only with S. "cudnn"
+is the fused kernel of a GPU, which stores none. It has no forward-mode derivative, so it cannot be
+used to compute a likelihood.
 
 Vaswani et al. 2017, sec. 3.2.1; Rabe & Staats 2021, "Self-attention does not need O(n^2) memory".
 """

@@ -1,13 +1,13 @@
-"""What a network is told beside the sample and its noise level: a label, tokens, an image.
+"""The conditions of a network, in addition to the sample and its noise level.
 
 Conditions are given by name, in a dict; an array alone is the label.
 
-    label   int [B]              a class, or a negative number where there is none
-    tokens  int [B, L]           a text; 0 is padding, and a text of padding alone is none
-    image   float [B, H, W, C]   an image beside the sample, or NaN in every element for none
+    label   int [B]              a class; a negative number means no class
+    tokens  int [B, L]           a text; 0 is padding, and a text of padding only means no text
+    image   float [B, H, W, C]   an image; NaN in every element means no image
 
-Numbers [B] of the names in `numbers` may stand beside them, such as a second time ("towards") or a
-weight of guidance ("guidance").
+The dict may also have numbers [B], under the names in `numbers`, such as a second time ("towards")
+or a weight of guidance ("guidance").
 
 A label and a text become vectors that are added to the embedding of the noise level; an image is
 appended to the input. Where a sample has no condition, zeros take its place, or, for the names in

@@ -2,10 +2,10 @@
 
 On a CPU, XLA has a fast convolution for one arrangement of the axes only (images NHWC, kernels
 HWIO). The gradients of such a convolution are convolutions in other arrangements; XLA rearranges
-those in the main part of a program, but not inside a loop (jax 0.10): there, in a scan over
-training steps or over parts of a batch, a step of a U-Net took 50 times as long. So convolution is
-a primitive here, bilinear like XLA's own, that a CPU gets in the one arrangement always, and by
-Winograd's algorithm where that is faster. Other devices get what XLA makes of it.
+those in the main part of a program, but not inside a loop (jax 0.10). In a scan over training steps
+or over parts of a batch, a step of a U-Net took 50 times as long. Convolution is therefore a
+primitive here, bilinear like XLA's own. On a CPU it is always lowered to the fast arrangement, and
+to Winograd's algorithm where that is faster. On other devices it is XLA's convolution.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What tells a network the noise level."""
+"""Embeddings of the noise level."""
 
 from collections.abc import Callable
 

@@ -1,14 +1,13 @@
 """Layers of one shape, run by a scan: compiled once, however many they are.
 
-Their parameters are arrays [L, ...], of which a device gathers one layer at a time where they are
-split over a mesh; see `layerwise`. What the forward pass keeps for the backward pass is chosen by
-`remat`:
+Their parameters are arrays [L, ...]. If these are split over a mesh, a device gathers one layer at
+a time; see `layerwise`. `remat` chooses what the forward pass stores for the backward pass:
 
-- "none": the results of all operations except those that cost next to nothing, such as conversions;
-- "pointwise": what affine maps and attention give; all else is computed again;
+- "none": the results of all operations except very cheap ones, such as conversions;
+- "pointwise": the results of affine maps and attention; all others are computed again;
 - "blocks": the input of each layer.
 
-In none of them is a gathered layer kept.
+A gathered layer is never stored.
 """
 
 from collections.abc import Callable
@@ -21,8 +20,8 @@ from sde_diffusion.layerwise import gather_layer
 from sde_diffusion.networks.attention import ATTENTION
 from sde_diffusion.networks.layers import AFFINE
 
-# What stands between a parameter and the product that it is used in. A policy that kept the result
-# of one of these would keep the parameters of every layer.
+# Operations between a parameter and the product in which it is used. A policy that stored their
+# results would store the parameters of every layer.
 FREE = {
     *("linear_call", "sharding_constraint", "optimization_barrier", "convert_element_type"),
     *("reshape", "transpose", "squeeze", "slice", "broadcast_in_dim"),
@@ -63,7 +62,7 @@ def scanned(
         init=initializing,
         mutable=initializing,
     )
-    # The two passes are loops of their own, between which nothing can be shared by mistake.
+    # The forward and backward passes are separate loops, so that the compiler shares nothing.
     kept = nn.remat(gathered, policy=REMAT[remat], prevent_cse=False)
     of_all: type[nn.Module] = nn.scan(
         kept,

@@ -1,4 +1,4 @@
-"""Training: state, step, EMA, checkpoints and the loop. It knows no SDE, network or config."""
+"""Training: state, step, EMA, checkpoints and the loop; independent of SDE, network and config."""
 
 from sde_diffusion.compilation_cache import (
     enable_compilation_cache,

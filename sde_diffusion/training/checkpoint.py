@@ -1,8 +1,8 @@
-"""Checkpoints: the training state and the data's position, written by orbax beside the run.
+"""Checkpoints: the training state and the data's position, written by orbax while the run goes on.
 
-A checkpoint is believed only when it is whole: orbax gives it its name after the last byte is
-written, and each leaf of the state must have the checksum that it had on the device. (Orbax alone
-notices files that are cut short or missing, but not a bit that changed in the data.)
+A checkpoint is used only if it is complete and undamaged: orbax renames it to its final name after
+the last byte is written, and each leaf of the state must have the checksum that it had on the
+device. (Orbax itself detects truncated and missing files, but not a flipped bit in the data.)
 """
 
 import errno
@@ -37,11 +37,11 @@ T = TypeVar("T")
 
 
 class CheckpointMismatch(ValueError):
-    """The checkpoint is of another network, optimizer or set of EMA rates."""
+    """The checkpoint belongs to another network, optimizer or set of EMA rates."""
 
 
 class DamagedCheckpoint(ValueError):
-    """The checkpoint cannot be read, or is not what was written."""
+    """The checkpoint cannot be read, or differs from what was written."""
 
 
 class Restored(NamedTuple):
@@ -60,10 +60,11 @@ def open_checkpoints(
     keep_every: int | None = None,
     keep_best: int | None = None,
 ) -> Iterator[ocp.CheckpointManager]:
-    """The checkpoints of a run that is about to train; what a killed run left half written goes.
+    """The checkpoints of a run that is about to train; incomplete ones of a killed run are deleted.
 
-    The last `keep` are kept, those whose step is a multiple of `keep_every`, and the `keep_best`
-    that were saved with the lowest loss. Leaving waits for the one being written.
+    Three kinds are kept: the last `keep`, those whose step is a multiple of `keep_every`, and the
+    `keep_best` that were saved with the lowest loss. On exit, this waits until the checkpoint that
+    is being written is complete.
     """
     for name, value in {"keep": keep, "keep_every": keep_every, "keep_best": keep_best}.items():
         if value is not None and value < 1:
@@ -82,7 +83,7 @@ def open_checkpoints(
             folder,
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=preservation_policy.AnyPreservationPolicy(policies),
-                best_fn=_loss_of,  # without it orbax would not write the loss down
+                best_fn=_loss_of,  # without it orbax would not store the loss
                 cleanup_tmp_directories=True,
             ),
         )
@@ -102,8 +103,9 @@ def save(
 ) -> None:
     """Starts writing the state after `step` updates; `position` is any JSON value.
 
-    The state is copied before this returns, so it may be donated; the files are written meanwhile
-    and a failure is raised by the next `save` or `finish`. Raises OSError when the disk is full.
+    The state is copied before this returns, so it may be donated. The files are written in the
+    background, and the next `save` or `finish` raises an error that occurs there. Raises OSError if
+    the disk is full.
     """
     finish(checkpoints)
     _check_room(checkpoints.directory, state)
@@ -125,25 +127,25 @@ def save(
 
 
 def finish(checkpoints: ocp.CheckpointManager) -> None:
-    """Waits for the checkpoint being written; raises OSError when the disk is full."""
+    """Waits until the checkpoint is written; raises OSError if the disk is full."""
     with disk_errors(checkpoints.directory):
         checkpoints.wait_until_finished()
 
 
 def restore(checkpoints: ocp.CheckpointManager, abstract: TrainState) -> Restored:
-    """The newest checkpoint that is whole, on the shardings of `abstract`.
+    """The newest undamaged checkpoint, with the shardings of `abstract`.
 
-    A damaged one is passed over with a warning. Raises FileNotFoundError when there is none,
-    DamagedCheckpoint when none is whole, CheckpointMismatch when `abstract` is of another model.
+    Damaged ones are skipped with a warning. Raises FileNotFoundError if there is no checkpoint,
+    DamagedCheckpoint if all are damaged, CheckpointMismatch if `abstract` is of another model.
     """
     return newest_whole(checkpoints, lambda where: _restore_state(where, abstract))
 
 
 @contextmanager
 def read_checkpoints(workdir: str | os.PathLike[str]) -> Iterator[ocp.CheckpointManager]:
-    """The checkpoints of a run for a reader, who changes nothing.
+    """The checkpoints of a run, opened for reading only.
 
-    Raises FileNotFoundError when `workdir` has none.
+    Raises FileNotFoundError if `workdir` has none.
     """
     folder = absolute(workdir) / FOLDER
     if not folder.is_dir():
@@ -157,7 +159,10 @@ def read_checkpoints(workdir: str | os.PathLike[str]) -> Iterator[ocp.Checkpoint
 
 
 def newest_whole(checkpoints: ocp.CheckpointManager, read: Callable[[epath.Path], T]) -> T:
-    """`read(folder of a checkpoint)` of the newest one that it finds whole, as `restore` does."""
+    """`read(folder)` of the newest checkpoint for which it does not raise DamagedCheckpoint.
+
+    Raises as `restore` does.
+    """
     steps = sorted(checkpoints.all_steps(), reverse=True)
     if not steps:
         raise FileNotFoundError(f"{checkpoints.directory.parent}: no checkpoint here")
@@ -170,7 +175,7 @@ def newest_whole(checkpoints: ocp.CheckpointManager, read: Callable[[epath.Path]
 
 
 def set_aside_newer(checkpoints: ocp.CheckpointManager, step: int) -> None:
-    """Renames the checkpoints after `step` to `damaged-*`, so that the run can write them anew."""
+    """Renames the checkpoints after `step` to `damaged-*`, so that the run can write them again."""
     folder = checkpoints.directory
     if distributed.is_first_process():
         for newer in [other for other in checkpoints.all_steps() if other > step]:
@@ -182,9 +187,9 @@ def set_aside_newer(checkpoints: ocp.CheckpointManager, step: int) -> None:
 
 @jax.jit
 def checksums(tree: Any) -> jax.Array:
-    """A uint32 a leaf [number of leaves]: the sum, modulo 2^32, of its elements' bits.
+    """One uint32 for each leaf, [number of leaves]: the sum, modulo 2^32, of its elements' bits.
 
-    Integers add up to the same in every order, so it does not depend on how the leaf is sharded.
+    A sum of integers does not depend on the order, and so not on how the leaf is sharded.
     """
 
     def checksum(leaf: jax.Array) -> jax.Array:
@@ -198,22 +203,22 @@ def checksums(tree: Any) -> jax.Array:
 
 
 def read_meta(where: epath.Path) -> dict[str, Any]:
-    """What a checkpoint says of itself: the data's "position", and of each leaf of the state, in
-    their order, its kind ("leaves", see `kinds`) and its sum ("checksums").
+    """The description of a checkpoint: the data's "position", and for each leaf of the state, in
+    order, its dtype and shape ("leaves", see `kinds`) and its checksum ("checksums").
 
     Raises DamagedCheckpoint.
     """
     with damage_to(where):
         meta = _read_alone(ocp.JsonCheckpointHandler, where / "meta", ocp.args.JsonRestore())
         if _crc32(meta["body"]) != meta["crc32"]:
-            raise ValueError("meta is not what was written")
+            raise ValueError("meta differs from what was written")
         return {name: meta["body"][name] for name in ("position", "leaves", "checksums")}
 
 
 def read_part(where: epath.Path, part: Any) -> Any:
-    """The arrays of `part`, a part of the state as nested dicts of abstract arrays; no others are
-    read. Of a tuple of the state all entries must be there, where `ocp.PLACEHOLDER` leaves one out.
+    """Reads only the arrays of `part`, a part of the state as nested dicts of abstract arrays.
 
+    A tuple must have all the entries that it has in the state; `ocp.PLACEHOLDER` skips an entry.
     Raises DamagedCheckpoint.
     """
     with damage_to(where):
@@ -240,7 +245,9 @@ def check_sums(where: epath.Path, saved: Mapping[str, int], tree: Any) -> None:
     """Raises DamagedCheckpoint that names the first leaf of `tree` without its checksum."""
     for (name, before), now in zip(saved.items(), np.asarray(checksums(tree)), strict=True):
         if before != now:
-            raise DamagedCheckpoint(f"{where} is damaged: state{name} is not what was written")
+            raise DamagedCheckpoint(
+                f"{where} is damaged: state{name} differs from what was written"
+            )
 
 
 def kinds(tree: Any, at: str = "") -> dict[str, str]:
@@ -261,8 +268,7 @@ def _restore_state(where: epath.Path, abstract: TrainState) -> Restored:
 
 
 def _read_alone(handler: Any, path: epath.Path, args: Any) -> Any:
-    # Without orbax's waiting for the other processes after a read: one that meets a damaged file
-    # would not come.
+    # Without orbax's barrier after a read: a process that reads a damaged file never reaches it.
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(),
         active_processes={jax.process_index()},
@@ -279,13 +285,13 @@ def _loss_of(metrics: Any) -> float:
 def _check_room(folder: epath.Path, state: TrainState) -> None:
     if in_bucket(folder):
         return
-    # Asked first because a write that fails half way leaves threads complaining for a while.
-    # The tenth and the megabyte are for the index beside the data.
+    # Checked first, because after a write that fails half way, threads log errors for a while.
+    # The extra tenth and the megabyte are for the index that is stored with the data.
     needed = int(1.1 * sum(leaf.nbytes for leaf in jax.tree.leaves(state))) + 2**20
     free = shutil.disk_usage(folder).free
     if free < needed:
-        told = f"the disk is full ({needed:,} bytes needed, {free:,} free)"
-        raise OSError(errno.ENOSPC, told, str(folder))
+        message = f"the disk is full ({needed:,} bytes needed, {free:,} free)"
+        raise OSError(errno.ENOSPC, message, str(folder))
 
 
 def _crc32(value: Any) -> int:
@@ -293,8 +299,8 @@ def _crc32(value: Any) -> int:
 
 
 def _read_index(folder: epath.Path) -> None:
-    # Asked first because, when it is damaged, the reads that orbax has started for every array fill
-    # standard error with stack traces from the threads of tensorstore.
+    # Checked first: if the index is damaged, the reads that orbax has started for every array fill
+    # standard error with stack traces from tensorstore's threads.
     base = f"{folder}/" if in_bucket(folder) else f"file://{folder}/"
     index = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     if not index.list().result():
@@ -303,34 +309,34 @@ def _read_index(folder: epath.Path) -> None:
 
 @contextmanager
 def damage_to(where: epath.Path) -> Iterator[None]:
-    """Turns whatever a damaged file makes the block raise into DamagedCheckpoint."""
-    # That is almost anything: ValueError, KeyError, JSONDecodeError, FileNotFoundError, or
-    # Exception itself.
+    """Raises DamagedCheckpoint in place of any exception of the block."""
+    # A damaged file causes exceptions of almost any type: ValueError, KeyError, JSONDecodeError,
+    # FileNotFoundError, or Exception itself.
     reason = None
     try:
         yield
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         _drop_unfinished_reads(error)
-    # Each process reads its own part, but all must take the same checkpoint.
+    # Each process reads its own part, but all must choose the same checkpoint.
     if distributed.any_process(reason is not None):
         reason = reason or "for another process"
         raise DamagedCheckpoint(f"{where} is damaged ({reason:.200})")
 
 
 def _drop_unfinished_reads(error: Exception) -> None:
-    # Orbax reads every array at once and leaves at the first error. Each of the other reads, when
-    # collected, would print the error again; so they are collected here, unheard.
-    told, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    # Orbax reads all arrays concurrently and raises the first error. Each of the other reads prints
+    # the error again when it is garbage collected, so they are collected here, without output.
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
         traceback.clear_frames(error.__traceback__)
         gc.collect()
     finally:
-        sys.unraisablehook = told
+        sys.unraisablehook = hook
 
 
 def _say_errors_once() -> None:
-    # Orbax logs every failure of its threads with a stack trace, and then raises it as well.
+    # Orbax logs every failure of its threads with a stack trace, although it raises it as well.
     logging.getLogger("absl").addFilter(_not_of_orbax)
 
 

@@ -1,4 +1,4 @@
-"""Options of XLA's compiler, for a step that is worth tuning to its device."""
+"""Options of XLA's compiler, with which a step can be tuned to its device."""
 
 from collections.abc import Mapping
 
@@ -10,7 +10,7 @@ from sde_diffusion.compilation_cache import without_compilation_cache
 
 
 def read_compiler_options(text: str) -> dict[str, str]:
-    """ "name=value,name=value" -> {name: value}; ValueError for a part that is none of these."""
+    """ "name=value,name=value" -> {name: value}; ValueError for a part of another form."""
     options = {}
     for part in filter(None, text.split(",")):
         name, equals, value = (piece.strip() for piece in part.partition("="))
@@ -21,7 +21,7 @@ def read_compiler_options(text: str) -> dict[str, str]:
 
 
 def check_compiler_options(options: Mapping[str, str], device: jax.Device) -> None:
-    """ValueError with the compiler's own words, where that of the device does not take them."""
+    """Raises ValueError with the compiler's message if the device's compiler refuses an option."""
     if not options:
         return
     scalar = jax.ShapeDtypeStruct((), jnp.float32, sharding=SingleDeviceSharding(device))
@@ -29,5 +29,5 @@ def check_compiler_options(options: Mapping[str, str], device: jax.Device) -> No
         with without_compilation_cache():
             jax.jit(jnp.negative, compiler_options=dict(options)).lower(scalar).compile()
     except jax.errors.JaxRuntimeError as error:
-        told = str(error).removeprefix("INVALID_ARGUMENT: ")
-        raise ValueError(f"compiler_options: {told} ({device.device_kind})") from error
+        message = str(error).removeprefix("INVALID_ARGUMENT: ")
+        raise ValueError(f"compiler_options: {message} ({device.device_kind})") from error

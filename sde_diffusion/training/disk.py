@@ -1,7 +1,7 @@
-"""Where a run is written: a folder of this machine's, or of a bucket; and a full disk.
+"""Paths that a run is written to, on this machine or in a bucket, and errors of a full disk.
 
-Paths are etils' `epath`, which has the interface of pathlib for gs:// as well; orbax, tensorstore
-and tensorboardX know these addresses by themselves.
+Paths are etils' `epath`, which has the interface of pathlib for gs:// as well. Orbax, tensorstore
+and tensorboardX accept these addresses too.
 """
 
 import errno
@@ -13,19 +13,19 @@ from etils import epath
 
 
 def absolute(path: str | os.PathLike[str]) -> epath.Path:
-    """The whole path. (`Path.absolute` takes an address for a relative path: etils 1.15.)"""
+    """The absolute path. (`Path.absolute` of etils 1.15 treats an address as a relative path.)"""
     whole = epath.Path(path)
     return whole if whole.is_absolute() else whole.absolute()
 
 
 def in_bucket(path: str | os.PathLike[str]) -> bool:
-    """Whether it is the address of an object store: no disk to fill, no file to append to."""
+    """Whether the path is in an object store, which has no free space to check and no appending."""
     return "://" in os.fspath(path)
 
 
 def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a file such that a kill leaves what was there before, or all of the text."""
-    if in_bucket(path):  # an object is there once its last byte is
+    """Writes a file atomically: after a kill it has either its old contents or all of the text."""
+    if in_bucket(path):  # an object appears when its last byte is written
         path.write_text(text)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -36,12 +36,12 @@ def write_whole(path: epath.Path, text: str) -> None:
 
 @contextmanager
 def disk_errors(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns what a full disk makes the block raise into an OSError (ENOSPC) that names `path`."""
+    """Raises an OSError (ENOSPC) that names `path` in place of any error due to a full disk."""
     try:
         yield
     except (OSError, ValueError) as error:
-        # tensorstore has no error of its own for it: a ValueError with the code in its text.
-        told = getattr(error, "errno", None) == errno.ENOSPC
-        if not told and f"os_error_code='{errno.ENOSPC}'" not in str(error):
+        # tensorstore raises a ValueError with the error code in its text.
+        is_full = getattr(error, "errno", None) == errno.ENOSPC
+        if not is_full and f"os_error_code='{errno.ENOSPC}'" not in str(error):
             raise
         raise OSError(errno.ENOSPC, "the disk is full", str(path)) from error

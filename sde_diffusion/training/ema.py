@@ -18,14 +18,14 @@ def check_rates(rates: Sequence[float]) -> tuple[float, ...]:
 def rate_at(rate: float, step: jax.Array) -> jax.Array:
     """The rate of the update after `step` earlier ones: min(rate, (1 + step) / (10 + step)).
 
-    While the run is young the average reaches back over about the last tenth of it, so that it
-    forgets the initial parameters however close to 1 the rate is. The rule is that of
-    `tf.train.ExponentialMovingAverage(num_updates=...)`.
+    Early in a run the average covers about the last tenth of the updates. It so forgets the initial
+    parameters even if the rate is close to 1. `tf.train.ExponentialMovingAverage(num_updates=...)`
+    has the same rule.
     """
     return jnp.minimum(rate, (1.0 + step) / (10.0 + step))
 
 
 def update_ema(ema: Any, params: Any, rate: jax.Array) -> Any:
     """rate * ema + (1 - rate) * params, leaf by leaf."""
-    # As an increment: where ema equals params it stays so exactly.
+    # Written as an increment, so that an ema equal to params stays exactly equal.
     return jax.tree.map(lambda e, p: e + (1 - rate) * (p - e), ema, params)

@@ -11,11 +11,11 @@ from sde_diffusion.training.reporting import read_metrics
 def plot_loss(
     workdir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
 ) -> epath.Path:
-    """Draws the loss over the steps of `workdir`'s metrics.jsonl; returns where (loss.png there).
+    """Plots the loss in `workdir`'s metrics.jsonl; returns the path, by default workdir/loss.png.
 
-    Raises ValueError when nothing was recorded.
+    Raises ValueError if no loss is recorded.
     """
-    from matplotlib.figure import Figure  # slow to import, and of no use to the training itself
+    from matplotlib.figure import Figure  # slow to import, and not needed in training
 
     records = [record for record in read_metrics(workdir) if record.get("loss") is not None]
     if not records:

@@ -1,4 +1,4 @@
-"""A run that starts from stored parameters, whole or in part, in place of random ones."""
+"""Starting a run from stored parameters, all or some of them, instead of random ones."""
 
 import fnmatch
 import json
@@ -19,11 +19,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Stored(NamedTuple):
-    """Parameters that lie somewhere, by names such as "down_0/conv/kernel".
+    """Stored parameters, by names such as "down_0/conv/kernel".
 
-    name: where they lie, for messages.
+    name: where they are stored, for messages.
     shapes: the shape of each.
-    read: takes {name: abstract array with its sharding} to {name: array}, reading no others.
+    read: maps {name: abstract array with its sharding} to {name: array}; reads no others.
     """
 
     name: str
@@ -32,9 +32,13 @@ class Stored(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Names of parameters: those to take, those to leave where they lie, and those of the network
-    that keep their random values, because nothing of their name is stored (`missing`) or because
-    they are not wanted (`unwanted`)."""
+    """Names of parameters.
+
+    take: stored parameters that the network starts from.
+    left: stored parameters that are not used.
+    missing: the network's parameters that stay random because none of that name is stored.
+    unwanted: the network's parameters that stay random because no pattern selects them.
+    """
 
     take: tuple[str, ...]
     left: tuple[str, ...]
@@ -46,14 +50,14 @@ def plan(stored: Stored, params: Any, names: str = "*") -> Plan:
     """Which of the stored parameters a network starts from.
 
     Args:
-        stored: where the parameters lie.
+        stored: the stored parameters.
         params: the network's parameters, or their shapes.
-        names: patterns such as "down_*,!down_0/*": those of the network's parameters that match
-            one, and none that begins with "!", are wanted.
+        names: patterns such as "down_*,!down_0/*", which select the network's parameters that
+            match a pattern without "!" and no pattern with "!".
 
     Raises:
-        ValueError: a pattern matches none, a stored parameter has another shape than the network's
-            of the same name, or there is nothing to take.
+        ValueError: a pattern matches no parameter, a stored parameter and the network's parameter
+            of the same name have different shapes, or no parameter can be taken.
     """
     shapes = {name: leaf.shape for name, leaf in named(params).items()}
     wanted = _matching(names, shapes)
@@ -78,9 +82,10 @@ def plan(stored: Stored, params: Any, names: str = "*") -> Plan:
 
 
 def start(state: TrainState, stored: Stored, take: tuple[str, ...]) -> TrainState:
-    """The state of step 0 with the named parameters as they are stored, its averages equal to them.
+    """The state of step 0 with the named parameters replaced by the stored ones.
 
-    What is read goes straight to the devices and in the dtype of the state's own arrays.
+    The averages are set to the same values. Parameters are read directly onto the devices, in the
+    dtypes of the state.
     """
     at_home = named(state.params)
     abstract = {
@@ -90,7 +95,7 @@ def start(state: TrainState, stored: Stored, take: tuple[str, ...]) -> TrainStat
     }
     found = at_home | stored.read(abstract)
     params = jax.tree.unflatten(jax.tree.structure(state.params), [found[k] for k in at_home])
-    # Copies, since the training step donates every buffer of the state, each of them once.
+    # Copies, because the training step donates every buffer of the state, and only once each.
     ema = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
     return state._replace(params=params, ema=ema)
 
@@ -102,7 +107,7 @@ def named(params: Any) -> dict[str, Any]:
 
 
 def in_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Stored:
-    """Parameters in arrays on the host; "a.b.c" is taken for "a/b/c"."""
+    """Parameters in arrays on the host; the name "a.b.c" means "a/b/c"."""
     arrays = {key.replace(".", "/"): array for key, array in arrays.items()}
 
     def place(array: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -120,7 +125,7 @@ def in_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Stored:
 def in_run(
     workdir: str | os.PathLike[str], *, ema: int | None = 0, step: parameters.Step = None
 ) -> Stored:
-    """Parameters of a checkpoint, or an average of them; see `restore_params` for the arguments.
+    """Parameters of a checkpoint, or their average; the arguments are those of `restore_params`.
 
     Raises what `restore_params` raises, and ValueError for parameters that are not nested dicts.
     """
@@ -135,7 +140,7 @@ def in_run(
                 folder = nested
                 for key in keys[:-1]:
                     folder = folder.setdefault(key, {})
-                # In the dtype in which it was saved, which its checksum is of.
+                # In the dtype in which it was saved, because the checksum was computed in it.
                 folder[keys[-1]] = abstract[name].update(dtype=dtypes[name])
         arrays = named(parameters.read_saved(saved, nested))
         return {name: array.astype(abstract[name].dtype) for name, array in arrays.items()}
@@ -148,7 +153,7 @@ def _keys(path: str) -> tuple[str, ...]:
     """("a", "b") of "['a']['b']"."""
     keys = re.findall(r"\['(.*?)'\]", path)
     if "".join(f"['{key}']" for key in keys) != path:
-        raise ValueError(f"init_from takes parameters in nested dicts, not {path}")
+        raise ValueError(f"init_from needs parameters in nested dicts, got {path}")
     return tuple(keys)
 
 
@@ -158,7 +163,7 @@ def _shape(kind: str) -> tuple[int, ...]:
 
 
 def _matching(patterns: str, names: Collection[str]) -> list[str]:
-    """The names that match a pattern, and none that begins with "!"."""
+    """The names that match a pattern without "!" and no pattern with "!"."""
     split = [pattern.strip() for pattern in patterns.split(",")]
     for pattern in split:
         if not fnmatch.filter(names, pattern.removeprefix("!")):

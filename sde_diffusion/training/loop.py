@@ -26,8 +26,8 @@ from sde_diffusion.training.step import step_on_mesh
 class Data(Protocol):
     """An endless iterator over batches (trees of arrays [B, ...]) that knows its position.
 
-    The iterators of grain are of this kind. The position is a JSON value. Where a batch is a dict,
-    its texts and its entry "index", the number of each record, stay on the host.
+    Grain's iterators have these methods. The position is a JSON value. If a batch is a dict, its
+    texts and its entry "index", the number of each record, stay on the host.
     """
 
     def __iter__(self) -> Iterator[Any]: ...
@@ -39,7 +39,7 @@ class Data(Protocol):
 class Every(NamedTuple):
     """`call(state, step)` is called after every `steps` steps.
 
-    The scalars that it returns by name, if any, are written into the records.
+    If it returns scalars by name, they are written to the run's records.
     """
 
     steps: int
@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What one call of the compiled step takes, and the step and position of the data after it."""
+    """The batches of one call of the compiled step; the step and the data's position after it."""
 
     batches: Any
     end: int
@@ -75,21 +75,21 @@ def train(
 ) -> Outcome:
     """Train to `run.steps` updates, from the newest checkpoint in `workdir` if there is one.
 
-    The parameters after n updates are a function of the recipe, the seed, the data and n alone:
-    stopping, killing and resuming the run leave them the same bit for bit.
+    The parameters after n updates depend only on the recipe, the seed, the data and n: a run that
+    was stopped or killed and then resumed has the same bits as one that was not interrupted.
 
-    The state and the batches are spread over `mesh` (`distributed.make_mesh`), by default the first
-    device alone; `data` gives this process's share of each batch. With several processes all of
-    them call this, on a `workdir` that all see. The first one writes the records, and a SIGTERM or
-    Ctrl-C that reaches any of them makes all save the same step and return.
+    The state and the batches are sharded over `mesh` (`distributed.make_mesh`), by default the
+    first device alone; `data` yields this process's share of each batch. With several processes,
+    each of them calls this function with a `workdir` that all can read and write. The first process
+    writes the records. If any receives SIGTERM or Ctrl-C, all save the same step and return.
 
-    `start(state)` gives the state of step 0 that a run begins with, from the random one; see
+    `start(state)` maps the random initial state to the one that a new run begins with; see
     `init_from`. A run that resumes does not call it.
 
-    Raises NonFiniteLoss, after which the last checkpoint is the last good one; OSError when the
-    disk is full; CheckpointMismatch when `workdir` holds a run of another model or with other
-    frozen trees; DamagedCheckpoint when it has checkpoints and none of them is whole; ValueError
-    for compiler options that the compiler does not know, and for data that ends.
+    Raises NonFiniteLoss: the last checkpoint then precedes the bad step; OSError if the disk is
+    full; CheckpointMismatch if `workdir` holds a run of another model or with other frozen trees;
+    DamagedCheckpoint if it has checkpoints but all are damaged; ValueError for unknown compiler
+    options, and for data that ends.
     """
     init_key, step_key = jax.random.split(noise.key(run.seed))
     if mesh is None:
@@ -109,14 +109,14 @@ def train(
         )
 
         # ---- The state. A run resumes in this order:
-        # 1. the newest checkpoint that is whole gives the state, straight onto its devices;
-        #    without a checkpoint the seed gives the parameters;
+        # 1. the state is read from the newest undamaged checkpoint, directly onto its devices;
+        #    without a checkpoint it is initialized from the seed;
         if checkpoints.all_steps():
             state, step, position = checkpoint.restore(checkpoints, abstract)
             check_fingerprints(marks, position["frozen"])
-            # 2. newer ones, which are damaged, make room for what will be written again;
+            # 2. newer, damaged checkpoints are renamed, because their steps will be saved again;
             checkpoint.set_aside_newer(checkpoints, step)
-            # 3. the data goes on behind the last batch that this state has seen;
+            # 3. the data continues after the last batch that this state was trained on;
             data.set_state(position["data"])
             _say(progress, f"resuming at step {step} of {run.steps}")
         else:
@@ -130,8 +130,8 @@ def train(
         cuts = [run.steps_per_call, run.checkpoint_every, *(action.steps for action in every)]
         calls = _calls(data, step, run.steps, cuts=cuts, mesh=mesh)
         call = next(calls)
-        # 4. the records past the state's step are dropped.
-        # There is no random state: update n draws from fold_in(key, n).
+        # 4. records after the state's step are deleted.
+        # No random state is stored: update n draws from fold_in(key, n).
         report = None
         if distributed.is_first_process():
             batch_size = jax.tree.leaves(call.batches)[0].shape[1]
@@ -142,7 +142,7 @@ def train(
         unchecked: list[tuple[Call, Mapping[str, jax.Array]]] = []
         losses: list[float] = []  # since the last checkpoint
         while True:
-            # Before the step, so that the answer is there before the step's end.
+            # Asked before the step, so that the answer arrives while the step runs.
             noticed = distributed.any_process(notice.is_set())
             state, metrics = train_step(state, step_key, call.batches, frozen)
             step = call.end
@@ -177,7 +177,7 @@ def train(
 def next_cut(step: int, cuts: Sequence[int]) -> int:
     """The first step after `step` that is a multiple of one of `cuts`.
 
-    It depends on `step` alone, not on where the run began: a resumed run makes the same calls.
+    It depends on `step` alone, not on where the run began, so a resumed run makes the same calls.
     """
     return min(step - step % cut + cut for cut in cuts)
 
@@ -197,7 +197,7 @@ def _calls(
 
 
 def for_devices(batch: Any) -> Any:
-    """The batch without what stays on the host: texts, and the numbers of the records."""
+    """The batch without the entries that stay on the host: texts, and the records' numbers."""
     if not isinstance(batch, dict):
         return batch
     return {
@@ -210,9 +210,9 @@ def for_devices(batch: Any) -> Any:
 def _reported(
     unchecked: list[tuple[Call, Mapping[str, jax.Array]]], report: Report | None
 ) -> list[float]:
-    """Report the calls' metrics, empty the list and return the losses; NonFiniteLoss for a bad one.
+    """Report the calls' metrics, empty the list, and return the losses.
 
-    The steps before the bad one are reported.
+    Raises NonFiniteLoss if a loss is not finite, after the steps before it are reported.
     """
     losses: list[float] = []
     for call, on_devices in unchecked:

@@ -6,13 +6,12 @@ from sde_diffusion.selection import choose
 
 
 class Elementwise(optax.GradientTransformation):
-    """An optimizer that updates every element alike, whichever leaf of the tree it is in.
+    """An optimizer that treats every element alike, independently of the leaf that it is in.
 
-    The training step may then update small leaves of one shape together. Adam is such an optimizer,
-    also with clipping by the global norm. Weight decay that is masked by the number of a leaf's
-    dimensions is not, because leaves that are updated together have one dimension more. Only
-    `make_optimizer` makes one: an optimizer built from it by `optax.chain` is a plain one again,
-    and is applied to the tree as it is.
+    The training step may then stack small leaves of one shape and update them together. Adam has
+    this property, also with clipping by the global norm. Weight decay with a mask that looks at
+    `ndim` does not have it, because stacked leaves have one dimension more. Only `make_optimizer`
+    returns this type: `optax.chain` of it is an ordinary optimizer, for which nothing is stacked.
     """
 
     __slots__ = ()
@@ -21,7 +20,7 @@ class Elementwise(optax.GradientTransformation):
 def make_schedule(
     schedule: str = "constant", *, lr: float, warmup: int = 0, total_steps: int
 ) -> optax.Schedule:
-    """update -> learning rate: from 0 to `lr` in `warmup` updates, then constant, or down to 0.
+    """update -> learning rate: from 0 to `lr` in `warmup` updates, then constant or decaying to 0.
 
     `cosine` is lr (1 + cos(pi u)) / 2 with u from 0 after the warm-up to 1 at `total_steps`
     (Loshchilov & Hutter 2017, without restarts). Raises ValueError naming the field.
@@ -53,10 +52,10 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip_norm: float | None = None,
 ) -> Elementwise:
-    """Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019), the gradient clipped before it.
+    """Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019), after clipping the gradient.
 
-    `clip_norm` bounds the global norm of the gradient; None leaves it as it is. Raises ValueError
-    naming the field; weight decay with `adam`, which has none, is an error rather than ignored.
+    `clip_norm` bounds the global norm of the gradient; None means no clipping. Raises ValueError
+    that names the field, also for weight decay with `adam`, which has none.
     """
     for field, rate in {"b1": b1, "b2": b2}.items():
         if not 0 <= rate < 1:

@@ -1,4 +1,4 @@
-"""Parameters alone, out of a run's checkpoints: no optimizer is needed, and none is read."""
+"""Reading only the parameters of a run's checkpoints, without the state of the optimizer."""
 
 import json
 import os
@@ -17,16 +17,17 @@ Step = int | Literal["best"] | None
 
 
 class Parameters(NamedTuple):
-    """Parameters, and the number of the step that they are of."""
+    """Parameters, and the step at which they were saved."""
 
     params: Any
     step: int
 
 
 class SavedParameters(NamedTuple):
-    """Parameters in a checkpoint's folder `where`: average number `ema` of so many `averages`.
+    """Parameters in a checkpoint's folder `where`: average number `ema` out of `averages`.
 
-    `kinds` and `sums` hold dtype, shape and checksum of each leaf by its path, which begins `at`.
+    `kinds` has the dtype and shape of each leaf, and `sums` its checksum, by the leaf's path. All
+    paths begin with `at`.
     """
 
     where: epath.Path
@@ -43,17 +44,17 @@ def restore_params(
     """The parameters of a run, or one of their averages; the rest of the state is not read.
 
     Args:
-        workdir: the run's folder, in which nothing changes.
+        workdir: the run's folder, which is not changed.
         abstract: the shapes, dtypes and shardings of the parameters.
         ema: the number of the average, from 0; None for the parameters themselves.
-        step: that of the checkpoint; "best" for the one saved with the lowest loss, as `keep_best`
-            counts it; None for the newest one that is whole.
+        step: the step of the checkpoint; "best" for the one saved with the lowest loss, as defined
+            for `keep_best`; None for the newest undamaged one.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: none of this step, or no average of this number.
+        ValueError: there is no checkpoint of this step, or no average of this number.
         CheckpointMismatch: the parameters are those of another network.
-        DamagedCheckpoint: the checkpoint is damaged, or all are where the newest is wanted.
+        DamagedCheckpoint: the checkpoint is damaged; without a given step, all of them are.
     """
 
     def read(where: epath.Path) -> Parameters:
@@ -67,7 +68,7 @@ def restore_params(
 def find(
     workdir: str | os.PathLike[str], *, ema: int | None = 0, step: Step = None
 ) -> SavedParameters:
-    """Where the parameters that `restore_params` restores lie, and what they are.
+    """The location, dtypes and shapes of the parameters that `restore_params` restores.
 
     Raises what `restore_params` raises.
     """
@@ -131,7 +132,7 @@ def _folder_of(checkpoints: ocp.CheckpointManager, step: int | str) -> epath.Pat
 
 
 def _loss(folder: epath.Path) -> float | None:
-    """The loss that a checkpoint was saved with, as orbax writes it down."""
+    """The loss that a checkpoint was saved with, from the file in which orbax stores it."""
     try:
         loss = json.loads((folder / "metrics" / "metrics").read_text())["loss"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Signals that ask a run to save and leave: SIGTERM before a machine is taken away, and Ctrl-C."""
+"""Signals after which a run saves and stops: SIGTERM, as sent before a preemption, and Ctrl-C."""
 
 import signal
 import sys
@@ -10,13 +10,13 @@ from types import FrameType
 
 @contextmanager
 def preemption_notice() -> Iterator[threading.Event]:
-    """An event that SIGTERM and Ctrl-C (SIGINT) set while the block runs, in place of their effect.
+    """An event that SIGTERM and Ctrl-C (SIGINT) set, instead of ending the process.
 
     A second Ctrl-C ends the process at once, even while it waits for a compiler or a device.
     """
     notice = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        # Python lets only the main thread choose what a signal does.
+        # Python allows only the main thread to set signal handlers.
         yield notice
         return
 
@@ -25,9 +25,9 @@ def preemption_notice() -> Iterator[threading.Event]:
 
     def interrupted(number: int, frame: FrameType | None) -> None:
         notice.set()
-        # The system's own handler, because Python's would wait for the end of a compilation.
+        # The operating system's default handler: Python's would run only after a compilation ends.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        print("saving; press Ctrl-C again to leave at once", file=sys.stderr, flush=True)
+        print("saving; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
 
     before = {
         signal.SIGTERM: signal.signal(signal.SIGTERM, terminated),

@@ -1,4 +1,4 @@
-"""What a run is made of: the Recipe that it follows, and the Run that says how long it goes on."""
+"""The description of a run: the Recipe (what is trained and how) and the Run (how long)."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,8 +20,8 @@ class StepOptions:
 
     accumulate: the gradient is averaged over this many parts of the batch, one after another, so
         that activations take that many times less memory.
-    gather_dtype: the dtype in which parameters that are split over the mesh are gathered. It
-        changes nothing for a network that computes in it; bfloat16 halves the traffic of float32.
+    gather_dtype: the dtype in which parameters that are split over the mesh are gathered; bfloat16
+        halves the traffic of float32. The result is the same if the network computes in this dtype.
     compiler_options: options of XLA's compiler.
 
     Raises ValueError for accumulate below 1.
@@ -40,13 +40,13 @@ class StepOptions:
 class Recipe:
     """What is trained, and how.
 
-    init_params: init_params(key) gives the parameters.
-    objective: what is minimized, see `objectives.Objective`.
-    optimizer: any of optax's.
+    init_params: init_params(key) returns the parameters.
+    objective: the function that is minimized, see `objectives.Objective`.
+    optimizer: an optax optimizer.
     ema_rates: one moving average of the parameters is kept for each rate.
     frozen: a pytree of arrays that the objective uses and that is not trained, or None. On a mesh
         it is split like the parameters; it is never donated.
-    learning_rate: update -> learning rate, to be written into the records; or None.
+    learning_rate: update -> learning rate, for the records; or None.
     options: how an update is computed.
 
     Raises ValueError for a rate outside [0, 1).
@@ -66,16 +66,17 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Run:
-    """How long a run is, and when it writes.
+    """How long a run is, and when it writes records and checkpoints.
 
-    steps: updates in all.
-    seed: from which parameters and noise are drawn, in [0, 2^64).
+    steps: the total number of updates.
+    seed: the seed of the initial parameters and of all noise, in [0, 2^64).
     steps_per_call: updates made by one call of the compiled step.
     log_every: steps from one record to the next.
-    checkpoint_every: steps from one checkpoint to the next; the last step has one as well.
+    checkpoint_every: steps from one checkpoint to the next; the last step is always saved.
     keep: how many of the newest checkpoints are kept.
     keep_every: checkpoints whose step is a multiple of this are kept too.
-    keep_best: so many checkpoints with the lowest mean loss since the one before are kept too.
+    keep_best: this many checkpoints with the lowest loss are kept too. The loss of a checkpoint is
+        the mean over the steps since the previous checkpoint.
 
     Raises ValueError for a number out of its range.
     """

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl, TensorBoard events, and a progress bar."""
+"""A run's reports: metrics.jsonl, TensorBoard events, and a progress bar."""
 
 import io
 import json
@@ -22,7 +22,7 @@ UNSHOWN = ("grad_norm", "learning_rate")  # in the records, not in the progress
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """The records of metrics.jsonl, in order; a last line that a kill cut short is left out."""
+    """The records of metrics.jsonl, in order, without a last line that is incomplete."""
     path = epath.Path(workdir) / FILE
     records = []
     for line in path.read_text().splitlines() if path.exists() else []:
@@ -34,7 +34,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def forget_after(workdir: str | os.PathLike[str], step: int) -> None:
-    """Drops the records past `step`, so that a resumed run's file reads as one run."""
+    """Deletes the records after `step`, so that a resumed run's file looks like one run."""
     path = epath.Path(workdir) / FILE
     kept = [record for record in read_metrics(workdir) if record["step"] <= step]
     with disk_errors(path):
@@ -42,7 +42,7 @@ def forget_after(workdir: str | os.PathLike[str], step: int) -> None:
 
 
 class _Object(io.StringIO):
-    """A file of a bucket, where none can be appended to: `flush` writes it anew, as a whole."""
+    """A file in a bucket. Objects cannot be appended to, so `flush` writes the whole file again."""
 
     def __init__(self, path: epath.Path):
         super().__init__()

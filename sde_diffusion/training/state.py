@@ -1,4 +1,4 @@
-"""TrainState: all that changes from one training step to the next."""
+"""TrainState: the values that change from one training step to the next."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from sde_diffusion.training.recipe import Recipe
 
 
 class TrainState(NamedTuple):
-    """The number of updates made (int32), the parameters, the optimizer's state, one EMA a rate."""
+    """The number of updates (int32), parameters, the optimizer's state, an EMA for each rate."""
 
     step: jax.Array
     params: Any
@@ -24,8 +24,8 @@ def abstract_state(
 ) -> TrainState:
     """Shape, dtype and sharding of every leaf of the state, without computing or allocating it.
 
-    `shardings` takes this tree (without shardings) to the tree of them; by default everything is
-    on the first device.
+    `shardings` maps the tree of shapes to a tree of shardings; by default everything is on the
+    first device.
     """
     state = jax.eval_shape(_new_state(recipe), jax.random.key(0))
     if shardings is None:
@@ -46,9 +46,9 @@ def init_state(
     *,
     shardings: Callable[[TrainState], TrainState] | None = None,
 ) -> TrainState:
-    """The state at step 0, born on its devices: no device ever holds a leaf that it does not keep.
+    """The state at step 0, created with its shardings: no device ever holds more than its parts.
 
-    `recipe.init_params(key)` gives the parameters; the EMAs start equal to them.
+    `recipe.init_params(key)` returns the parameters; the EMAs start equal to them.
     """
     abstract = abstract_state(recipe, shardings=shardings)
     placed = jax.tree.map(lambda leaf: leaf.sharding, abstract)

@@ -63,8 +63,8 @@ def test_a_copy_of_the_state_never_lies_on_two_slices(fsdp, slices):
     [
         ({"fsdp": 8}, "mesh.fsdp: 8 does not divide the 4 devices of a slice"),
         ({"fsdp": -1, "data": 1}, "mesh.fsdp: 8 does not divide the 4 devices of a slice"),
-        ({"slices": 4}, r"mesh.slices: 4, but the devices are of 2 \(-1 for what there are\)"),
-        ({"slices": 1}, "mesh.slices: 1, but the devices are of 2"),
+        ({"slices": 4}, r"mesh.slices: 4, but the devices form 2 \(-1 accepts any number\)"),
+        ({"slices": 1}, "mesh.slices: 1, but the devices form 2"),
     ],
 )
 def test_a_mesh_that_does_not_fit_the_slices_is_refused(sizes, message):

@@ -98,7 +98,7 @@ def test_a_missing_field_is_named(saved, field):
 
 def test_text_that_is_no_json_and_a_file_that_is_not_there(saved):
     saved.write_text("{")
-    with pytest.raises(ValueError, match=r"solver\.json is no JSON"):
+    with pytest.raises(ValueError, match=r"solver\.json is not JSON"):
         fitting.load(saved, SDE)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         fitting.load(saved.with_name("none.json"), SDE)
