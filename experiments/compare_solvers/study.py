@@ -49,7 +49,6 @@ def fitted(problem: Problem, budget: int, seconds: float, folder: Path) -> str:
         made = fitting.fit(
             jax.random.key(1),  # not the noise that solvers are compared on
             problem.model,
-            problem.sde,
             nfe=budget,
             seconds=seconds,
             **command.sizes(problem),
