@@ -1,9 +1,16 @@
-"""Eight CPU devices, so that pmap and sharding are tested on any machine."""
+"""Settings and fixtures of the whole suite.
 
+Eight CPU devices, so that pmap and sharding are tested on any machine. A cache of compiled programs
+for all processes of a run of the suite: the workers of pytest-xdist and what the tests start.
+"""
+
+import atexit
 import contextlib
 import gc
 import itertools
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import hypothesis
@@ -14,6 +21,17 @@ jax.config.update("jax_platforms", "cpu")
 # For the processes that tests start: with libtpu installed JAX looks for a TPU and warns of none.
 os.environ["JAX_PLATFORMS"] = "cpu"
 jax.config.update("jax_num_cpu_devices", 8)
+
+# Most of the suite's time is compilation, and many tests compile what others have compiled. The
+# cache begins empty, unless the environment names one. Workers and other processes find it there.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    folder = tempfile.mkdtemp(prefix="sde-diffusion-tests-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
+    # Programs that compile sooner are not worth a file.
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 # The first example of a law pays for compilation, so no deadline. A suite that says the same of the
 # same code takes the same examples; `pytest --hypothesis-profile=search` looks for new ones.

@@ -7,14 +7,21 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from sde_diffusion.compilation_cache import enable_compilation_cache, without_compilation_cache
 
+OPTIONS = (
+    "jax_compilation_cache_dir",
+    "jax_persistent_cache_min_compile_time_secs",
+    "jax_persistent_cache_min_entry_size_bytes",
+)
+
 
 @pytest.fixture
 def kept(tmp_path):
     """How many programs there are on disk."""
-    before = jax.config.values["jax_compilation_cache_dir"]
+    before = {name: jax.config.values[name] for name in OPTIONS}
     folder = enable_compilation_cache(tmp_path)
     yield lambda: len(list(folder.glob("*-cache")))
-    jax.config.update("jax_compilation_cache_dir", before)
+    for name, value in before.items():
+        jax.config.update(name, value)
     compilation_cache.reset_cache()
 
 
