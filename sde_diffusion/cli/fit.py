@@ -61,6 +61,7 @@ def fit(args: Namespace, overrides: dict[str, str]) -> None:
             problem.model,
             nfe=args.nfe,
             solver=solver,
+            t_min=problem.t_min,
             seconds=args.seconds,
             conditions=problem.conditions,
             progress=progress,

@@ -1,6 +1,5 @@
 """The network of a run as a problem that solvers are compared on, or fitted to."""
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -45,12 +44,13 @@ def trained_problem(
 
     return problems.Problem(
         f"{workdir} at step {done}{f', ema {ema}' if ema else ''}",
-        build.guided(config, dataclasses.replace(trained, sde=build.sampling_sde(config))),
+        build.guided(config, trained),
         features.event.shape,
         draw_data,
         _exact(source, scaling.slope),
         cond_of if conditions.names(config) else None,
         len(source),
+        build.sampling_t_min(config),
     )
 
 

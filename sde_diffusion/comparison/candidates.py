@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,12 @@ def candidates(
     given_grids: Sequence[str | Grid],
     sde: SDE,
     denoise_last: Sequence[bool] = (True,),
+    *,
+    t_min: float | None = None,
 ) -> list[Candidate]:
     """A candidate for every solver, grid, budget and value of `denoise_last`.
+
+    Grids that are given by name end at t_min, and so do adaptive solvers.
 
     A solver that denoises by itself has no candidate without a last denoising evaluation. A fitted
     solver runs once, on its own grid. An adaptive solver chooses its own steps, so it runs once for
@@ -81,7 +86,7 @@ def candidates(
         raise ValueError(f"nfe needs numbers of at least 1, got {nfe}")
     if not denoise_last:
         raise ValueError("denoise_last: none is given; (True,), (False,) or (True, False)")
-    made_grids = dict(_grid(given) for given in given_grids)
+    made_grids = dict(_grid(given, t_min) for given in given_grids)
     given = notation.split(solvers) if isinstance(solvers, str) else list(solvers)
     if not given:
         raise ValueError("solvers: none is given; names, or all")
@@ -92,7 +97,7 @@ def candidates(
         label, solver = parse(item, sde) if isinstance(item, str) else (repr(item), item)
         for last in dict.fromkeys(last or solver.denoises for last in denoise_last):
             if solver.adaptive:
-                made += _adaptive(label, solver, sde, last)
+                made += _adaptive(label, solver, sde, last, t_min)
             elif solver.times is not None:
                 steps = len(solver.times) - 1
                 budget = steps * solver.evaluations + _extra(solver, last)
@@ -102,12 +107,12 @@ def candidates(
     return [c for c in made if _fits(c, sde, skip=everything)]
 
 
-def _grid(given: str | Grid) -> tuple[str, Grid]:
+def _grid(given: str | Grid, t_min: float | None) -> tuple[str, Grid]:
     """(label, grid) of "karras", "karras(rho=3)" or a function; ValueError lists the choices."""
     if not isinstance(given, str):
         return getattr(given, "__name__", repr(given)), given
     name, fields = notation.read("grid", given)
-    return given.strip().replace(" ", ""), grids.with_fields(name, **fields)
+    return given.strip().replace(" ", ""), partial(grids.with_fields(name, **fields), t_min=t_min)
 
 
 def _fits(candidate: Candidate, sde: SDE, *, skip: bool) -> bool:
@@ -154,8 +159,10 @@ def _at_budgets(
     return made
 
 
-def _adaptive(label: str, solver: Any, sde: SDE, denoise_last: bool) -> list[Candidate]:
-    ends = (float(sde.t_max), float(sde.t_min))
+def _adaptive(
+    label: str, solver: Any, sde: SDE, denoise_last: bool, t_min: float | None
+) -> list[Candidate]:
+    ends = (float(sde.t_max), float(sde.t_min if t_min is None else t_min))
     kind = type(solver)
     if (solver.rtol, solver.atol) != (kind.rtol, kind.atol):  # the caller chose a tolerance
         return [Candidate(label, solver, "own", ends, None, denoise_last)]

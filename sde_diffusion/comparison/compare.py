@@ -65,7 +65,8 @@ def compare(
         `Problem`.
       solvers: "all", names such as "heun" or "ddim(eta=0.5)", or solvers.
       nfe: the budgets. Every evaluation counts, including the last one, which denoises.
-      grids: names such as "karras" or "karras(rho=3)", or functions (sde, steps) -> times.
+      grids: names such as "karras" or "karras(rho=3)", which end at the t_min of the problem, or
+        functions (sde, steps) -> times.
       denoise_last: whether the last evaluation denoises. Without it the solver may take one step
         more. (True, False) measures both.
       metrics: names in METRICS; by default all that apply. Of the two KL divergences at most one
@@ -103,12 +104,12 @@ def compare(
     if metrics is None:
         metrics = _usual(problem)
     measures = _measures(problem, (*metrics, PART_METRIC))
-    todo = candidates(solvers, nfe, grids, problem.sde, denoise_last)
+    todo = candidates(solvers, nfe, grids, problem.sde, denoise_last, t_min=problem.t_min)
     folder = None if out is None else Path(out)
     done = {row["id"]: row for row in store.load(folder / "results.json")} if folder else {}
     common = {
         "problem": problem.name,
-        "sde": repr(problem.sde),
+        "sde": _sde_of(problem),
         "num": num,
         "seed": seed,
         "device": jax.devices()[0].device_kind,
@@ -135,11 +136,17 @@ def compare(
     return rows
 
 
+def _sde_of(problem: Problem) -> str:
+    """The SDE, and where solvers stop if not at its t_min, so that rows differ in this."""
+    stops = "" if problem.t_min is None else f", stopped at t_min={problem.t_min:g}"
+    return f"{problem.sde!r}{stops}"
+
+
 def _fingerprint(problem: Problem) -> str:
     """A hash of some data and of the model's output for them, since names are not unique."""
     x = jnp.asarray(problem.data(jax.random.key(0), PROBES))
     cond = problem.conditions(np.arange(PROBES)) if problem.conditions else None
-    middle = jnp.asarray(0.5 * (problem.sde.t_min + problem.sde.t_max))
+    middle = jnp.asarray(0.5 * sum(problem.ends))
     x0 = _x0(problem.model, x, middle, cond)
     return hashlib.sha256(np.asarray(x).tobytes() + np.asarray(x0).tobytes()).hexdigest()[:16]
 

@@ -96,7 +96,7 @@ def fine(
 
     The starts are those of every other run with this key, or `start` [num, *event] at t_max.
     """
-    times = fine_grid(problem.sde, steps)
+    times = fine_grid(problem.sde, steps, t_min=problem.t_min)
     return _ends(problem, problem.model, times, key, num, batch, start)
 
 
@@ -105,7 +105,7 @@ def fine_exact(
 ) -> np.ndarray:
     """As `fine`, with the exact model. With `start` it goes on to t_min / 100, close to t = 0."""
     assert problem.exact is not None
-    t_min = None if start is None else float(problem.sde.t_min) / 100
+    t_min = problem.t_min if start is None else problem.ends[0] / 100
     times = fine_grid(problem.sde, FINE, t_min=t_min)
     return _ends(problem, problem.exact.model(problem.sde), times, key, num, batch, start)
 

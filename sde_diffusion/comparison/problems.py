@@ -12,6 +12,7 @@ import numpy as np
 from sde_diffusion.analytic import Empirical, Exact, Gaussian, GaussianMixture, Mixture, Uniform
 from sde_diffusion.model import Model
 from sde_diffusion.sdes import EDM, SDE, Array
+from sde_diffusion.sdes.base import ends
 from sde_diffusion.selection import choose
 
 
@@ -29,6 +30,7 @@ class Problem:
       conditions: conditions(rows) returns the model's condition `cond` for the samples number
         rows [B].
       size: the number of data, if it is finite: `data` repeats none before it has drawn all.
+      t_min: the time at which solvers stop, by default that of the SDE.
 
         Problem("mine", sde_diffusion.from_eps(sde, network), (2,), lambda key, num: x[:num])
     """
@@ -40,15 +42,23 @@ class Problem:
     exact: Exact | None = None
     conditions: Callable[[np.ndarray], Any] | None = None
     size: int | None = None
+    t_min: float | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None and self.size < 2:
             raise ValueError(f"Problem takes a size of at least 2 data, got {self.size}")
+        ends(self.sde, self.t_min, None)
 
     @property
     def sde(self) -> SDE:
         """The model's SDE."""
         return self.model.sde
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """(t_min, t_max), between which solvers run."""
+        t_min, t_max = ends(self.sde, self.t_min, None)
+        return float(t_min), float(t_max)
 
     def log_prob(self, x: Array) -> Array:
         """log p_0(x) in nats, [B]; ValueError if `exact` is not given."""

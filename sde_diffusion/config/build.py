@@ -1,6 +1,5 @@
 """Builds the values that a config describes. The code that uses them never sees a config."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -53,18 +52,18 @@ def sde(config: ConfigDict) -> SDE:
     return selection.build("sde", config.sde.name, sdes.KINDS, _fields(config.sde))
 
 
-def sampling_sde(config: ConfigDict) -> SDE:
-    """The SDE as samplers see it, down to config.sampling.t_min where there is one."""
+def sampling_t_min(config: ConfigDict) -> float | None:
+    """The time at which samplers stop, config.sampling.t_min; None for that of the SDE."""
     process, t_min = sde(config), config.sampling.t_min
     if t_min is None:
-        return process
+        return None
     low, high = float(process.t_min), float(process.t_max)
     if not isinstance(t_min, int | float) or not low <= t_min < high:
         raise ValueError(
             f"config.sampling.t_min must be None or from config.sde's t_min of {low:g} to below "
             f"its t_max of {high:g}, got {t_min!r}"
         )
-    return dataclasses.replace(process, t_min=float(t_min))
+    return float(t_min)
 
 
 def network(config: ConfigDict) -> nn.Module:
@@ -308,7 +307,7 @@ def solver(config: ConfigDict) -> samplers.Solver:
     """The solver, with a corrector before each of its steps if the config has one."""
     group, corrector = config.sampling.solver, config.sampling.corrector
     if group.name == "fitted":
-        predictor = fitting.load(group.path, sampling_sde(config))
+        predictor = fitting.load(group.path, sde(config))
     else:
         predictor = samplers.named(group.name, **_fields(group))
     if corrector.name == "none":
@@ -328,7 +327,8 @@ def grid(config: ConfigDict) -> Array | None:
     if steps < 1:
         raise ValueError(f"config.sampling.steps (--steps) must be at least 1, got {steps}")
     group = config.sampling.grid
-    return grids.named(group.name, sampling_sde(config), steps, **_fields(group))
+    t_min = sampling_t_min(config)
+    return grids.named(group.name, sde(config), steps, t_min=t_min, **_fields(group))
 
 
 def mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:

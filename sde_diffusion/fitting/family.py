@@ -26,17 +26,19 @@ LEAST = 1e-3
 Make = Callable[[SDE, Array], Solver]
 
 
-def ends(sde: SDE) -> tuple[Array, Array]:
-    return jnp.maximum(sde.log_snr(sde.t_max), LOWEST), sde.log_snr(sde.t_min)
+def ends(sde: SDE, t_min: float | None = None) -> tuple[Array, Array]:
+    """lambda at t_max, or LOWEST if that is larger, and at t_min, by default that of the SDE."""
+    last = sde.t_min if t_min is None else t_min
+    return jnp.maximum(sde.log_snr(sde.t_max), LOWEST), sde.log_snr(last)
 
 
-def times_of(sde: SDE, logits: Array) -> Array:
+def times_of(sde: SDE, logits: Array, t_min: float | None = None) -> Array:
     """n times, whose steps from t_max on have shares softmax(0, logits [n])[:-1] of lambda's range.
 
     The last share is the remainder to t_min. The first time is free as well, because near t_max
     every prediction is about the data's mean, and few evaluations are better spent elsewhere.
     """
-    low, high = ends(sde)
+    low, high = ends(sde, t_min)
     least = _least(len(logits))
     shares = jax.nn.softmax(jnp.concatenate([jnp.zeros(1, logits.dtype), logits]))
     shares = least + (1.0 - least * len(shares)) * shares
@@ -44,9 +46,9 @@ def times_of(sde: SDE, logits: Array) -> Array:
     return times.astype(logits.dtype)
 
 
-def logits_of(sde: SDE, times: Array) -> Array:
+def logits_of(sde: SDE, times: Array, t_min: float | None = None) -> Array:
     """The inverse of `times_of`, except that shares below twice the least are raised to it."""
-    low, high = ends(sde)
+    low, high = ends(sde, t_min)
     lambdas = jnp.concatenate([low[None], jnp.maximum(sde.log_snr(times), low), high[None]])
     least = _least(len(times))
     shares = jnp.maximum(jnp.diff(lambdas) / (high - low), 2.0 * least) - least
@@ -59,17 +61,17 @@ def _least(times: int) -> float:
 
 # Cached, because a new function object would be compiled again.
 @functools.cache
-def grid_of(solver: Solver) -> Make:
+def grid_of(solver: Solver, t_min: float | None = None) -> Make:
     """theta [n] -> the solver on the times that theta parametrizes."""
 
     def make(sde: SDE, theta: Array) -> Solver:
-        return FittedGrid(solver, times_of(sde, theta))  # type: ignore[arg-type]
+        return FittedGrid(solver, times_of(sde, theta, t_min))  # type: ignore[arg-type]
 
     return make
 
 
 @functools.cache
-def multistep(nfe: int) -> Make:
+def multistep(nfe: int, t_min: float | None = None) -> Make:
     """theta -> `Fitted` with n = nfe steps.
 
     theta holds n logits of the times, the n factors a, n row sums of c, and c below its diagonal.
@@ -79,18 +81,26 @@ def multistep(nfe: int) -> Make:
 
     def make(sde: SDE, theta: Array) -> Solver:
         logits, a, beyond, below = jnp.split(theta, [nfe, 2 * nfe, 3 * nfe])
-        times = times_of(sde, logits)
+        times = times_of(sde, logits, t_min)
         # The last step ends at the denoised sample, where alpha = 1.
         alpha = jnp.append(sde.alpha(times), 1.0)
         c = jnp.zeros((nfe, nfe), theta.dtype).at[np.tril_indices(nfe, -1)].set(below)
         c = c + jnp.diag(beyond + alpha[1:] - a * alpha[:-1] - jnp.sum(c, axis=1))
-        times = jnp.append(times, jnp.asarray(sde.t_min, times.dtype))
+        last = sde.t_min if t_min is None else t_min
+        times = jnp.append(times, jnp.asarray(last, times.dtype))
         return Fitted(times, a, c)  # type: ignore[arg-type]
 
     return make
 
 
-def as_multistep(solver: Solver, sde: SDE, times: Array, *, denoise_last: bool = True) -> Array:
+def as_multistep(
+    solver: Solver,
+    sde: SDE,
+    times: Array,
+    *,
+    denoise_last: bool = True,
+    t_min: float | None = None,
+) -> Array:
     """The theta of `multistep` with the same samples as `sample` with a solver on these times.
 
     For a deterministic solver whose steps are linear combinations of x and the x0 predicted so far,
@@ -99,7 +109,8 @@ def as_multistep(solver: Solver, sde: SDE, times: Array, *, denoise_last: bool =
     `multistep` is the solver's own step to times[-1].
     """
     asked = times if denoise_last else times[:-1]
-    times = jnp.concatenate([times_of(sde, logits_of(sde, asked)), times[len(asked) :]])
+    asked = times_of(sde, logits_of(sde, asked, t_min), t_min)
+    times = jnp.concatenate([asked, times[len(asked) :]])
     nfe = (len(times) - 1) * solver.evaluations + denoise_last
     unit = jnp.eye(nfe + 1, dtype=times.dtype)
     called: list[tuple[Array, Array]] = []
@@ -123,7 +134,7 @@ def as_multistep(solver: Solver, sde: SDE, times: Array, *, denoise_last: bool =
     alpha = jnp.append(sde.alpha(at), 1.0)
     beyond = jnp.sum(c, axis=1) - alpha[1:] + a * alpha[:-1]
     below = c[np.tril_indices(nfe, -1)]
-    return jnp.concatenate([logits_of(sde, at), a, beyond, below])
+    return jnp.concatenate([logits_of(sde, at, t_min), a, beyond, below])
 
 
 def settle(solver: Solver) -> Solver:

@@ -15,6 +15,7 @@ from sde_diffusion.fitting.task import Task
 from sde_diffusion.model import Model, require_model
 from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import Array
+from sde_diffusion.sdes.base import ends
 
 # One validation start is screened for every HELD training starts.
 HELD = 4
@@ -51,6 +52,7 @@ def fit(
     *,
     nfe: int,
     solver: Solver | None = None,
+    t_min: float | None = None,
     conditions: Callable[[np.ndarray], Any] | None = None,
     seconds: float = 60.0,
     pool: int | None = None,
@@ -74,6 +76,7 @@ def fit(
       shape: [N, *event]; the solver is fitted to N starts.
       nfe: the number of model evaluations of a sample.
       solver: a deterministic solver whose times are fitted; by default all of `Fitted`.
+      t_min: the time at which samples end, by default that of the SDE.
       conditions: conditions(rows) returns the model's `cond` for the starts number rows [B].
       seconds: the fit ends at the first step after this time, which includes compilation. Until
         then it depends on the key only. If the model is slow, fewer starts and standard solvers are
@@ -92,7 +95,8 @@ def fit(
       progress: called with the seconds since the start, and the error so far or nan.
 
     Raises ValueError for nfe below 2, a stochastic solver, an nfe that does not fit whole steps of
-    the solver, a pool of fewer than N, or a model whose fine solution is not finite.
+    the solver, a t_min that is not in the SDE's range, a pool of fewer than N, or a model whose
+    fine solution is not finite.
 
         fitted = sde_diffusion.fit(key, model, (8192, 2), nfe=8)
         sde_diffusion.sample(key, model, (1000, 2), solver=fitted.solver)
@@ -102,9 +106,10 @@ def fit(
     began = time.monotonic()
     _check(nfe, shape, pool)
     require_model(model)
-    make, candidates = standard.candidates(model.sde, nfe, solver)
+    ends(model.sde, t_min, None)
+    make, candidates = standard.candidates(model.sde, nfe, solver, t_min)
     batch = min(batch, shape[0])
-    task = Task(key, model, make, fine_steps, jacobian, batch, began, seconds, progress)
+    task = Task(key, model, make, t_min, fine_steps, jacobian, batch, began, seconds, progress)
     pool = shape[0] if pool is None else pool
     pooled = pool > shape[0]
     sizes = (shape[0], held_out, pool, max(held_out, pool // HELD) if pooled else held_out)

@@ -22,16 +22,18 @@ GRIDS = ("log_snr", "karras", "quadratic", "uniform", "cosine")
 SKIPPED = (0.0, 0.15, 0.3)
 
 
-def candidates(sde: SDE, nfe: int, solver: Solver | None) -> tuple[family.Make, dict[str, Array]]:
+def candidates(
+    sde: SDE, nfe: int, solver: Solver | None, t_min: float | None = None
+) -> tuple[family.Make, dict[str, Array]]:
     """The family of solvers that theta parametrizes, and the thetas of standard solvers by name."""
     if solver is None:
-        make = family.multistep(nfe)
+        make = family.multistep(nfe, t_min)
         made: dict[str, Array] = {}
         for denoise_last, told in ((True, ""), (False, ", not denoised")):
-            times = _standard_times(sde, nfe - denoise_last)
+            times = _standard_times(sde, nfe - denoise_last, t_min)
             stacked = jnp.stack(list(times.values()))
             for name, standard in SOLVERS.items():
-                thetas = _thetas(standard, sde, stacked, denoise_last)
+                thetas = _thetas(standard, sde, stacked, denoise_last, t_min)
                 named = (f"{name} on {grid}{told}" for grid in times)
                 made |= dict(zip(named, thetas, strict=True))
         return make, made
@@ -46,15 +48,15 @@ def candidates(sde: SDE, nfe: int, solver: Solver | None) -> tuple[family.Make, 
             f"{type(solver).__name__} takes {solver.evaluations} evaluations a step"
             f"{' and one to denoise' * extra}, got nfe={nfe}"
         )
-    times = _standard_times(sde, steps)
-    return family.grid_of(solver), {
-        f"its {name} grid": family.logits_of(sde, at) for name, at in times.items()
+    times = _standard_times(sde, steps, t_min)
+    return family.grid_of(solver, t_min), {
+        f"its {name} grid": family.logits_of(sde, at, t_min) for name, at in times.items()
     }
 
 
-def _standard_times(sde: SDE, steps: int) -> dict[str, Array]:
+def _standard_times(sde: SDE, steps: int, t_min: float | None) -> dict[str, Array]:
     """The times of GRIDS by name, once from t_max and once for each share SKIPPED."""
-    low, high = family.ends(sde)
+    low, high = family.ends(sde, t_min)
     made = {}
     for share in SKIPPED:
         start = float(sde.t_of_log_snr(low + share * (high - low))) if share else sde.t_max
@@ -62,11 +64,13 @@ def _standard_times(sde: SDE, steps: int) -> dict[str, Array]:
             # At t = 1 Flow's log-SNR is infinite, which these two grids cannot start from.
             if jnp.isfinite(sde.log_snr(start)) or name not in ("log_snr", "karras"):
                 told = f"{name} from t = {start:.3g}" if share else name
-                made[told] = grids.named(name, sde, steps, t_max=start)
+                made[told] = grids.named(name, sde, steps, t_min=t_min, t_max=start)
     return made
 
 
-@partial(jax.jit, static_argnames=("solver", "denoise_last"))
-def _thetas(solver: Solver, sde: SDE, times: Array, denoise_last: bool) -> Array:
-    as_multistep = partial(family.as_multistep, solver, sde, denoise_last=denoise_last)
+@partial(jax.jit, static_argnames=("solver", "denoise_last", "t_min"))
+def _thetas(
+    solver: Solver, sde: SDE, times: Array, denoise_last: bool, t_min: float | None
+) -> Array:
+    as_multistep = partial(family.as_multistep, solver, sde, denoise_last=denoise_last, t_min=t_min)
     return jax.vmap(as_multistep)(times)

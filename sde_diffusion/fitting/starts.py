@@ -56,13 +56,15 @@ def solved(
     steps: int,
     size: int,
     going: Callable[[], bool] = lambda: True,
+    t_min: float | None = None,
 ) -> Starts:
     """The starts with targets: the denoised ends of UniPC's solution in `steps` steps.
 
-    Solves `size` starts at a time, and returns only those solved before going() is false.
+    It ends at t_min, by default that of the SDE. Solves `size` starts at a time, and returns only
+    those solved before going() is false.
     """
     sde = model.sde
-    low, high = family.ends(sde)
+    low, high = family.ends(sde, t_min)
     inner = sde.t_of_log_snr(jnp.linspace(low, high, steps + 1)[1:])
     times = jnp.append(jnp.asarray(sde.t_max, inner.dtype), inner)
     target = []

@@ -27,6 +27,7 @@ class Task(NamedTuple):
     """A model, the family of solvers that is fitted to it, and the budget.
 
     make: maps the parameters theta to a solver.
+    t_min: the last time of the solutions, None for that of the SDE.
     fine_steps: steps of the fine solution, whose ends are the targets.
     jacobian: number of starts from which the curvature is computed.
     batch: number of starts to which the model is applied at a time.
@@ -37,6 +38,7 @@ class Task(NamedTuple):
     key: Array
     model: Model
     make: Make
+    t_min: float | None
     fine_steps: int
     jacobian: int
     batch: int
@@ -68,12 +70,16 @@ class Task(NamedTuple):
 
     def finely(self, of: Starts, going: Callable[[], bool] = lambda: True) -> Starts:
         """The starts with targets of the fine solution, as many as time allows."""
-        return starts.solved(self.model, of, steps=self.fine_steps, size=self.batch, going=going)
+        return self._solved(of, self.fine_steps, going)
 
     def roughly(self, of: Starts) -> Starts:
         """The starts with targets of the rough solution, as many as time allows."""
-        going = self.preparing()
-        return starts.solved(self.model, of, steps=ROUGH, size=self.batch, going=going)
+        return self._solved(of, ROUGH, self.preparing())
+
+    def _solved(self, of: Starts, steps: int, going: Callable[[], bool]) -> Starts:
+        return starts.solved(
+            self.model, of, steps=steps, size=self.batch, going=going, t_min=self.t_min
+        )
 
     def errors(self, theta: Array, of: Starts) -> np.ndarray:
         """The distance of each sample of the solver theta from its target, [N]."""

@@ -36,7 +36,7 @@ def test_compares_on_a_trained_network(call, trained, tmp_path):
 def test_solvers_of_a_run_stop_where_its_sampling_does(trained):
     overrides = {"sampling.t_min": "0.25"}
     config = run.read_config(run.folder(str(trained)), overrides)
-    assert trained_problem(run.folder(str(trained)), overrides).sde.t_min == 0.25
+    assert trained_problem(run.folder(str(trained)), overrides).t_min == 0.25
     assert float(build.grid(config)[-1]) == pytest.approx(0.25)
     assert build.sde(config).t_min == 1e-3  # of training and of likelihoods
 

@@ -160,3 +160,9 @@ def test_a_grid_may_have_fields_or_be_a_function():
 def test_an_unknown_field_of_a_grid_lists_those_that_there_are():
     with pytest.raises(ValueError, match="unknown field of grid 'karras' 'rh'; did you mean 'rho'"):
         candidates("ddim", (6,), ("karras(rh=3)",), sd.VP())
+
+
+def test_grids_given_by_name_and_adaptive_solvers_end_at_t_min():
+    for candidate in candidates("ddim,ode(rtol=0.1)", (5,), ("karras",), sd.VP(), t_min=0.1):
+        assert candidate.grid[-1] == pytest.approx(0.1)
+        assert candidate.grid[0] == pytest.approx(1.0)

@@ -116,6 +116,14 @@ def test_the_fine_grid_spans_every_sde(sde):
     np.testing.assert_allclose([grid[0], grid[-1]], [sde.t_max, sde.t_min], rtol=1e-5)
 
 
+def test_the_fine_solution_of_a_problem_with_t_min_is_that_of_an_sde_that_ends_there():
+    key, given = jax.random.key(0), dataclasses.replace(gaussian(sd.VP(), 0.25), t_min=0.1)
+    ends = gaussian(sd.VP(t_min=0.1), 0.25)
+    np.testing.assert_allclose(
+        measure.fine(given, key, 8, 8), measure.fine(ends, key, 8, 8), rtol=1e-5, atol=1e-6
+    )
+
+
 def test_truncation_is_that_of_the_prior_in_closed_form():
     # From N(0, s^2) in place of N(0, v + s^2) the flow ends narrower by s / sqrt(v + s^2).
     v, s = 0.25, 1.0

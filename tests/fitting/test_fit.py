@@ -122,6 +122,22 @@ def test_of_data_that_are_one_point_it_keeps_a_standard_solver():
     assert isinstance(result.solver, samplers.Fitted)
 
 
+def test_a_fit_to_t_min_is_one_of_an_sde_that_ends_there():
+    few = {"held_out": 64, "fine_steps": 20, "nfe": 3, "solver": samplers.DDIM()}
+    model = GAUSSIAN.model(sd.VP(t_min=0.05))
+    ends = sd.fit(jax.random.key(0), model, (64, 2), **(SMALL | few))
+    given = fitted(GAUSSIAN, 64, **few, t_min=0.05)
+    assert min(given.solver.times) > 0.05
+    np.testing.assert_allclose(given.solver.times, ends.solver.times, rtol=1e-2)
+    assert given.error == pytest.approx(ends.error, rel=1e-2)
+    assert given.start_error == pytest.approx(ends.start_error, rel=1e-3)
+
+
+def test_a_t_min_outside_of_the_sde_is_refused():
+    with pytest.raises(ValueError, match="t_min must be from 0 to the t_max of VP"):
+        fitted(GAUSSIAN, 8, t_min=2.0)
+
+
 @pytest.mark.slow
 def test_a_grid_alone_is_fitted_to_any_deterministic_solver():
     result = fitted(PAIR, 128, nfe=5, solver=samplers.DPMSolverPP2M())
