@@ -10,7 +10,7 @@ most of the curvature.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -115,10 +115,6 @@ def descend(
     starts are choose(number, theta), called again after every `lap` steps; None ends the descent.
     """
     rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-
-    def loss(square: np.ndarray) -> float:
-        return float(np.mean(starts.weight * _rho(square, m)))
-
     mean: Any = None
     mu, poor = FIRST_MU, 0
     for number in range(1000):
@@ -127,12 +123,9 @@ def descend(
             if chosen is None:
                 return
             starts = chosen
-        parts = [_gradient(make, model, theta, chunk, m) for chunk in starts.chunks(size)]
-        square = np.concatenate([square for _, square in parts])
-        before = loss(square)
-        if before == 0.0:
+        square, slope = _slope(make, model, theta, starts, m, size)
+        if _loss(starts, square, m) == 0.0:
             return
-        slope = np.sum([slope for slope, _ in parts], axis=0, dtype=float) / len(square)
         drawn = _drawn(rng, starts, square, m, num, size)
         products = [_curvature(make, model, theta, *chunk) for chunk in drawn]
         curvature = np.sum(products, axis=0, dtype=float)
@@ -141,21 +134,62 @@ def descend(
         # Not finite, or no dependence on theta: then all shares of steps are at their bounds.
         if not (np.isfinite(mean).all() and np.isfinite(slope).all() and mean.any()):
             return
-        diagonal = np.diag(mean) + 1e-6 * np.diag(mean).max()
-        for _ in range(10):
-            move = np.linalg.solve(mean + mu * np.diag(diagonal), -slope)
-            near = theta + jnp.asarray(move, theta.dtype)
-            gain = 1.0 - loss(squares(make, model, near, starts, size=size)) / before
-            if gain > 0.0:
-                break
-            mu *= 4.0
-        else:
+        step = _damped_step(make, model, theta, starts, square, slope, mean, mu, m=m, size=size)
+        if step is None:
             if new:
                 return
             mean, mu = None, FIRST_MU
             continue
-        theta, mu = near, max(mu / 5.0, 1e-9)
+        theta, gain = step.theta, step.gain
+        mu = max(step.mu / 5.0, 1e-9)
         yield theta
         poor = poor + 1 if gain < tolerance else 0
         if poor == patience:
             return
+
+
+def _loss(starts: Starts, square: np.ndarray, m: float) -> float:
+    return float(np.mean(starts.weight * _rho(square, m)))
+
+
+def _slope(
+    make: Make, model: Model, theta: Array, starts: Starts, m: float, size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """(|x - target|^2 [N], gradient [P] of the loss)."""
+    parts = [_gradient(make, model, theta, chunk, m) for chunk in starts.chunks(size)]
+    square = np.concatenate([square for _, square in parts])
+    return square, np.sum([slope for slope, _ in parts], axis=0, dtype=float) / len(square)
+
+
+class _Step(NamedTuple):
+    """theta after a step, the relative decrease of the loss, and the damping of the step."""
+
+    theta: Array
+    gain: float
+    mu: float
+
+
+def _damped_step(
+    make: Make,
+    model: Model,
+    theta: Array,
+    starts: Starts,
+    square: np.ndarray,
+    slope: np.ndarray,
+    mean: np.ndarray,
+    mu: float,
+    *,
+    m: float,
+    size: int,
+) -> _Step | None:
+    """The first step that decreases the loss as mu grows; None if none of ten does."""
+    before = _loss(starts, square, m)
+    diagonal = np.diag(mean) + 1e-6 * np.diag(mean).max()
+    for _ in range(10):
+        move = np.linalg.solve(mean + mu * np.diag(diagonal), -slope)
+        near = theta + jnp.asarray(move, theta.dtype)
+        gain = 1.0 - _loss(starts, squares(make, model, near, starts, size=size), m) / before
+        if gain > 0.0:
+            return _Step(near, gain, mu)
+        mu *= 4.0
+    return None
