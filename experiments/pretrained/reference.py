@@ -48,7 +48,7 @@ STRINGS = [
     "the house of the cat in the tree on the hill " * 4,
 ]
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-STEPS, GUIDANCE = 6, 4.0
+STEPS, GUIDANCE = 5, 4.0
 SCHEDULERS = {
     "ddim": (diffusers.DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
     "euler": (diffusers.EulerDiscreteScheduler, {}),
@@ -286,9 +286,11 @@ def pictures(pipe: diffusers.DiffusionPipeline) -> dict[str, np.ndarray]:
             pipe.scheduler = scheduler(**fields, timestep_spacing="leading", **options)
         made = pipe(PROMPTS, negative_prompt=NEGATIVE, latents=noise.clone(), **size, **shared)
         told[f"picture.{name}"] = made.images.astype(np.float32)
-    pipe.scheduler = own
+    scheduler, options = SCHEDULERS["ddim"]
+    pipe.scheduler = scheduler(**fields, timestep_spacing="leading", **options)
     made = pipe(PROMPTS, latents=noise.clone(), **size, **shared)
     told["picture.no_negative"] = made.images.astype(np.float32)
+    pipe.scheduler = own
     return told
 
 

@@ -103,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument(
         "--class", dest="label", help="the name or number of one class; all if absent"
     )
+    _add_pretrained(sample)
     sample.add_argument("--prompt", help="a text, for a network that takes one")
     sample.add_argument("--image", help="an image, for a network that takes one or to fill in")
     sample.add_argument("--mask", help="an image that is white where --image is to be filled in")
@@ -124,7 +125,8 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", allow_abbrev=False, help="compare with the data")
     for command in (sample, evaluate):
-        command.add_argument("--workdir", required=True, help="the folder of a trained run")
+        needed = command is evaluate
+        command.add_argument("--workdir", required=needed, help="the folder of a trained run")
         _add_which(command)
         command.add_argument(
             "--solver", help="a solver, such as ddim(eta=1), or a fitted one's .json"
@@ -155,6 +157,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_fit(commands)
     _add_plan(commands)
     return parser
+
+
+def _add_pretrained(sample: Any) -> None:
+    pretrained = sample.add_argument_group("pretrained text-to-image models")
+    pretrained.add_argument("--pretrained", help="a folder as diffusers writes it, for --workdir")
+    pretrained.add_argument("--negative-prompt", help="what the pictures are guided away from")
+    pretrained.add_argument("--size", help="HEIGHTxWIDTH in pixels; the model's own if absent")
+    pretrained.add_argument("--variant", help="of the folder's weights, such as fp16")
+    pretrained.add_argument(
+        "--dtype", default="float32", choices=("float32", "bfloat16", "float16")
+    )
 
 
 def _add_which(command: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from sde_diffusion import distributed
-from sde_diffusion.cli import draw, picture, run, wishes
+from sde_diffusion.cli import draw, picture, pretrained, run, wishes
 from sde_diffusion.cli.options import sampling_options
 from sde_diffusion.cli.say import say
 from sde_diffusion.config import build
@@ -21,6 +21,11 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
         raise ValueError(f"--out must end in .png or .npz, got {out}")
     if args.num is not None and args.num < 1:
         raise ValueError(f"--num must be at least 1, got {args.num}")
+    if args.pretrained is not None:
+        pretrained.sample(args, overrides, out)
+        return
+    if args.workdir is None:
+        raise ValueError("give --workdir, a trained run, or --pretrained, a pretrained folder")
     workdir = run.folder(args.workdir)
     config = run.read_config(workdir, sampling_options(args) | overrides)
     features = run.read_data(workdir).features

@@ -1,1 +1,9 @@
-"""Weights of other projects, read as data."""
+"""Other projects' models, read as data: nothing is unpickled, nothing is downloaded.
+
+`load(folder)` makes a `Pipeline` of a folder as diffusers writes it. `tensors` says how names and
+arrays correspond, `kinds` which classes are read.
+"""
+
+from sde_diffusion.pretrained.load import load
+
+__all__ = ["load"]

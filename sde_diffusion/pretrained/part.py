@@ -62,15 +62,15 @@ def read_part(
 
     Args:
         variant: see `folder.read_weights`.
-        dtype: of the parameters.
+        dtype: of the parameters and of the computation.
         put: see `tensors.to_params`.
-        fields: of the module, such as dtype, that no config has.
+        fields: of the module that no config has, such as `attention`.
 
     Raises ValueError or FileNotFoundError for a folder that is not whole, a config that is not
     supported, and tensors that do not fit.
     """
     config = read_json(Path(folder) / "config.json")
-    module = build(kind, config, source=str(folder), **fields)
+    module = build(kind, config, source=str(folder), dtype=str(jnp.dtype(dtype)), **fields)
     weights = read_weights(folder, variant)
     params = to_params(
         shapes(kind, module),

@@ -1,0 +1,116 @@
+"""The command sample --pretrained: pictures of a prompt by a pretrained pipeline."""
+
+import time
+from argparse import Namespace
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from sde_diffusion import data, distributed, fitting, grids, noise, notation, samplers
+from sde_diffusion.cli import picture, run
+from sde_diffusion.cli.draw import NonFiniteSamples
+from sde_diffusion.cli.say import say
+from sde_diffusion.pipeline import Pipeline, Size
+
+STEPS = 50
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+OF_A_RUN = ("step", "ema", "label", "image", "mask", "super_resolve", "edit", "guidance_interval")
+"""Options that only a network of one's own takes."""
+
+
+def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:
+    """Draw pictures of --prompt by the pipeline in the folder --pretrained, into the file `out`."""
+    _require_fitting_options(args, overrides)
+    from sde_diffusion import pretrained
+
+    run.enable_cache()
+    pipe = pretrained.load(args.pretrained, variant=args.variant, dtype=DTYPES[args.dtype])
+    size = pipe.size if args.size is None else _size(args.size)
+    pipe.latent_shape(1, size)
+    options = {"size": size} | _solver(args, pipe)
+    if args.guidance is not None:
+        options["guidance"] = args.guidance
+    num, began = args.num or 1, time.perf_counter()
+    pictures = []
+    for first in tqdm(range(num), desc="sampling", unit="picture", disable=num == 1):
+        drawn = pipe.latents(
+            noise.key(args.seed),
+            [args.prompt],
+            negative=args.negative_prompt,
+            first=first,
+            **options,
+        )
+        pictures.append(pipe.decode(drawn.x))
+    x = np.concatenate(pictures)
+    bad = np.flatnonzero(~np.isfinite(x).reshape(num, -1).all(axis=1))
+    if len(bad):
+        raise NonFiniteSamples(
+            f"{len(bad)} of {num} pictures are not finite, the first of them picture {bad[0]}"
+        )
+    seconds = time.perf_counter() - began
+    if distributed.is_first_process():
+        _save(out, x)
+    say(
+        f"{num} picture{'s' * (num > 1)} of {size[0]}x{size[1]} by {_name(options, pipe)}, "
+        f"{int(np.max(drawn.nfe))} evaluations each, in {seconds:.1f} s (compilation included): "
+        f"{out}"
+    )
+
+
+def _require_fitting_options(args: Namespace, overrides: dict[str, str]) -> None:
+    """Raise ValueError for what --pretrained does not take, and where it has no prompt."""
+    if args.workdir is not None:
+        raise ValueError("--pretrained and --workdir are two networks: give one of them")
+    if args.prompt is None:
+        raise ValueError("--pretrained needs --prompt, the text of the picture")
+    given = [name for name in OF_A_RUN if getattr(args, name, None) is not None]
+    if given:
+        option = {"label": "class"}.get(given[0], given[0].replace("_", "-"))
+        raise ValueError(f"--{option} is for the networks of --workdir, not for --pretrained")
+    if overrides:
+        raise ValueError(f"--config.{next(iter(overrides))}: a pretrained folder has no config")
+
+
+def _size(text: str) -> Size:
+    """(512, 768) of "512x768", height and width."""
+    parts = text.split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"--size is written as HEIGHTxWIDTH, such as 512x768, got {text!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def _solver(args: Namespace, pipe: Pipeline) -> dict[str, Any]:
+    """--solver, --grid and --steps as options of `Pipeline.latents`."""
+    steps = STEPS if args.steps is None else args.steps
+    if args.solver is not None and args.solver.endswith(".json"):
+        if args.grid is not None or args.steps is not None:
+            raise ValueError(
+                f"--solver {args.solver} brings its own grid: leave out --grid and --steps"
+            )
+        fitted = fitting.load(args.solver, pipe.model.sde)
+        return {"solver": fitted, "grid": jnp.asarray(fitted.times)}
+    options: dict[str, Any] = {"steps": steps}
+    if args.solver is not None:
+        name, fields = notation.read("solver", args.solver)
+        options["solver"] = samplers.named(name, **fields)
+    if args.grid is not None:
+        name, fields = notation.read("grid", args.grid)
+        # As many evaluations as the pipeline's own grid has, the last of which denoises.
+        options["grid"] = grids.named(name, pipe.model.sde, steps - 1, **fields)
+    return options
+
+
+def _name(options: dict[str, Any], pipe: Pipeline) -> str:
+    return type(options.get("solver", pipe.solver)).__name__
+
+
+def _save(out: epath.Path, x: np.ndarray) -> None:
+    if out.suffix == ".npz":
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("wb") as file:
+            np.savez(file, image=x)
+        return
+    picture.save(out, x, data.Feature(x.shape[1:], "float32", low=0.0, high=1.0))

@@ -1,0 +1,196 @@
+"""Pipeline: text encoders, a model of latents and a codec, with the defaults they are used with.
+
+    picture = decode(sample of the model under (text, negative text), guided by
+              negative + w (positive - negative))
+
+Every part is usable alone: `pipe.model` is a Model like any other, of latents, whose cond is what
+`pipe.text` makes.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sde_diffusion.model import Model
+from sde_diffusion.prediction import Prediction
+from sde_diffusion.samplers import Samples, Solver, sample
+from sde_diffusion.sdes import SDE, Array
+
+Size = tuple[int, int]
+
+
+class Codec(Protocol):
+    """Images to latents and back; `factor` pixels along an axis are one latent."""
+
+    @property
+    def factor(self) -> int: ...
+
+    def encode(self, params: Any, key: Array | None, x: Array) -> Array: ...
+
+    def decode(self, params: Any, z: Array) -> Array: ...
+
+
+class Text(Protocol):
+    """Texts to conditions of the model, for pictures of a size in pixels, height and width.
+
+    None stands for no text, of which there are `num`. The arrays are [num, ...].
+    """
+
+    def __call__(self, texts: Sequence[str] | None, num: int, size: Size) -> Any: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """A pretrained text-to-image model, as `pretrained.load` makes it.
+
+    model: of latents [B, h, w, channels]; it is called with cond as `text` makes it.
+    codec, codec_params: between images [B, H, W, C] in [-1, 1] and latents.
+    text: texts to conditions.
+    grid: a number of steps -> times, and whether an evaluation denoises after them.
+    solver: the solver that the folder says.
+    size: height and width in pixels of the pictures that the model was trained on.
+    channels: of the latents.
+    guidance: the weight by default.
+    """
+
+    model: Model
+    codec: Codec
+    codec_params: Any
+    text: Text
+    grid: Callable[[int], tuple[Array, bool]]
+    solver: Solver
+    size: Size
+    channels: int
+    guidance: float = 7.5
+
+    def sample(self, key: Array, prompts: Sequence[str], **options: Any) -> np.ndarray:
+        """Pictures [B, H, W, C] of the prompts, float32 in [0, 1].
+
+        The options and errors are those of `latents`. Pictures are decoded one by one.
+
+            pipe.sample(jax.random.key(0), ["a red fox"], negative="blurry", steps=25)
+        """
+        return self.decode(self.latents(key, prompts, **options).x)
+
+    def latents(
+        self,
+        key: Array,
+        prompts: Sequence[str],
+        *,
+        negative: str | Sequence[str] | None = None,
+        guidance: float | None = None,
+        steps: int = 50,
+        solver: Solver | None = None,
+        grid: Array | None = None,
+        denoise_last: bool | None = None,
+        size: Size | None = None,
+        x_init: Array | None = None,
+        first: int = 0,
+    ) -> Samples:
+        """Samples of latents [B, h, w, channels] under the prompts; nfe counts both branches.
+
+        Args:
+            key: of the noise; sample i depends on (key, first + i) and its texts only.
+            prompts: one for each sample.
+            negative: what the samples are guided away from, one text for all or one for each; by
+                default no text.
+            guidance: the weight w; 1 takes one evaluation in place of two. By default the
+                pipeline's.
+            steps: evaluations of the solver along the pipeline's own grid.
+            solver: by default the pipeline's.
+            grid: times of `pipe.model.sde`, in place of `steps`.
+            denoise_last: whether an evaluation denoises after the grid; by default as the pipeline
+                does, and with a `grid` it does.
+            size: height and width of the pictures in pixels.
+            x_init: the noise to start with, [B, h, w, channels].
+            first: the number of the first sample.
+
+        Raises ValueError for prompts that are one string, negative texts of another number, and a
+        size that is no multiple of `codec.factor`.
+        """
+        if isinstance(prompts, str):
+            raise ValueError("prompts must be a list of texts, got one text")
+        size = self.size if size is None else size
+        weight = self.guidance if guidance is None else guidance
+        cond = self.text(prompts, len(prompts), size)
+        model = self.model
+        if weight != 1.0:
+            texts = [negative] * len(prompts) if isinstance(negative, str) else negative
+            if texts is not None and len(texts) != len(prompts):
+                raise ValueError(f"{len(prompts)} prompts have {len(texts)} negative texts")
+            cond = {"negative": self.text(texts, len(prompts), size), "positive": cond}
+            model = guided(model, weight)
+        elif negative is not None:
+            raise ValueError("negative texts have no effect with guidance = 1")
+        denoises = True
+        if grid is None:
+            grid, denoises = self.grid(steps)
+        return sample(
+            key,
+            model,
+            self.latent_shape(len(prompts), size),
+            solver=self.solver if solver is None else solver,
+            grid=grid,
+            cond=cond,
+            x_init=x_init,
+            first=first,
+            denoise_last=denoises if denoise_last is None else denoise_last,
+        )
+
+    def latent_shape(self, num: int, size: Size | None = None) -> tuple[int, ...]:
+        """The shape [num, h, w, channels] of latents of pictures of this size in pixels."""
+        height, width = self.size if size is None else size
+        factor = self.codec.factor
+        if height % factor or width % factor:
+            raise ValueError(f"size must be a multiple of {factor}, got {height}x{width}")
+        return (num, height // factor, width // factor, self.channels)
+
+    def decode(self, latents: Array) -> np.ndarray:
+        """Pictures [B, H, W, C] in [0, 1] of latents, one by one: the decoder takes most memory."""
+        pictures = [
+            np.asarray(_decode(self.codec, self.codec_params, latents[i : i + 1]))
+            for i in range(len(latents))
+        ]
+        return np.concatenate(pictures)
+
+    def encode(self, key: Array | None, pictures: Any) -> Array:
+        """Latents of pictures [B, H, W, C] in [0, 1]: a sample, or the mean where key is None."""
+        return _encode(self.codec, self.codec_params, key, 2.0 * jnp.asarray(pictures) - 1.0)
+
+
+def guided(model: Model, weight: float | Array) -> Model:
+    """negative + w (positive - negative), with cond = {"negative": ..., "positive": ...}.
+
+    One call of twice the batch evaluates both, which counts as two evaluations. Ho & Salimans 2022,
+    whose weight is w - 1, with another text in place of none.
+    """
+    return Model(model.sde, _guided, (model, jnp.asarray(weight, float)))
+
+
+def _guided(params: Any, sde: SDE, x: Array, t: Array, cond: Any) -> Prediction:
+    model, weight = params
+
+    def join(*leaves: Array) -> Array:
+        # The branches of a sample are neighbours, so that they stay on one device.
+        return jnp.stack(leaves, axis=1).reshape(-1, *leaves[0].shape[1:])
+
+    both = jax.tree.map(join, cond["negative"], cond["positive"])
+    made = dataclasses.replace(model, sde=sde)(join(x, x), jnp.repeat(t, 2) if t.ndim else t, both)
+    value = made.value.reshape(-1, 2, *x.shape[1:])
+    value = value[:, 0] + weight * (value[:, 1] - value[:, 0])
+    return Prediction(made.kind, value, x, t, sde, 2 * made.evaluations)
+
+
+@partial(jax.jit, static_argnames="codec")
+def _decode(codec: Codec, params: Any, latents: Array) -> Array:
+    return jnp.clip(0.5 * codec.decode(params, latents) + 0.5, 0.0, 1.0)
+
+
+@partial(jax.jit, static_argnames="codec")
+def _encode(codec: Codec, params: Any, key: Array | None, x: Array) -> Array:
+    return codec.encode(params, key, x)

@@ -1,0 +1,57 @@
+"""load(folder): a pretrained folder as a Pipeline."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from sde_diffusion.pipeline import Pipeline
+from sde_diffusion.pretrained.folder import PICKLED, read_json, refusal
+from sde_diffusion.pretrained.stable_diffusion import stable_diffusion, stable_diffusion_xl
+from sde_diffusion.selection import choose
+
+PIPELINES: dict[str, Callable[..., Pipeline]] = {
+    "StableDiffusionPipeline": stable_diffusion,
+    "StableDiffusionXLPipeline": stable_diffusion_xl,
+}
+"""By the class that model_index.json names; each is called as f(folder, index, **options)."""
+
+
+def load(
+    folder: str | os.PathLike[str],
+    *,
+    variant: str | None = None,
+    dtype: Any = jnp.float32,
+    **options: Any,
+) -> Pipeline:
+    """The pipeline in a folder as diffusers writes it: model_index.json and a folder for each part.
+
+    Nothing is downloaded, and nothing is unpickled.
+
+    Args:
+        variant: which of the folder's weights are read, such as "fp16"; by default those without a
+            variant, or the only ones that are there.
+        dtype: of the parameters and of the computation, such as jnp.bfloat16.
+        options: see `part.read_part`, such as `put`.
+
+    Raises FileNotFoundError or ValueError, in one line, for a folder that is not whole, a pipeline
+    or a config that is not supported (those that are are named), and tensors that do not fit.
+
+        pipe = pretrained.load("stable-diffusion-v1-5", dtype=jnp.bfloat16)
+        pictures = pipe.sample(jax.random.key(0), ["a red fox"])
+    """
+    folder = Path(folder)
+    if folder.suffix in PICKLED:
+        raise ValueError(refusal(folder))
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.is_file() else "no such folder"
+        raise FileNotFoundError(f"{folder}: {what}")
+    if not (folder / "model_index.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} is no pipeline of diffusers: there is no model_index.json"
+        )
+    index = read_json(folder / "model_index.json")
+    make = choose("pipeline", index.get("_class_name", "none"), PIPELINES)
+    return make(folder, index, variant=variant, dtype=dtype, **options)

@@ -1,0 +1,195 @@
+"""A scheduler's config as an SDE, with the solver and the grid that it stands for.
+
+The chain becomes a `Tabulated` SDE, and what the network predicts a parameterization. A scheduler's
+n inference steps are n evaluations of the network: n - 1 steps of ours and the evaluation that
+denoises after them, or n steps where the scheduler ends at the first time of the chain and keeps
+its noise. Where the steps do not divide the chain, DDIMScheduler with "trailing" steps to times
+that differ by one from those that it evaluates; ours are the same.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from sde_diffusion import grids, samplers
+from sde_diffusion.parameterization import DDPM, Parameterization, V
+from sde_diffusion.samplers import Solver
+from sde_diffusion.sdes import Tabulated
+from sde_diffusion.sdes.tabulated import tabulated
+from sde_diffusion.selection import choose
+
+Config = Mapping[str, Any]
+
+BETAS = {
+    "linear": "linear",
+    "scaled_linear": "scaled_linear",
+    "squaredcos_cap_v2": "squared_cosine",
+}
+PREDICTIONS: dict[str, Callable[[int], Parameterization]] = {"epsilon": DDPM, "v_prediction": V}
+SPACINGS = {"leading": "leading", "trailing": "trailing", "linspace": "linspace"}
+
+
+class Scheduler(NamedTuple):
+    """A class of diffusers: its solver, its defaults, and how it divides the chain.
+
+    solver: config -> our solver.
+    spacing: the default of timestep_spacing.
+    to_data: the default of whether the last step goes to the data.
+    extra: whether the chain is divided by n + 1 where the spacing is not "trailing".
+    rounds: whether "linspace" rounds to times of the chain.
+    clips: the default of clip_sample.
+    """
+
+    solver: Callable[[Config], Solver]
+    spacing: str
+    to_data: bool = True
+    extra: bool = False
+    rounds: bool = True
+    clips: bool = False
+
+
+def _dpm_solver(config: Config) -> Solver:
+    algorithm = config.get("algorithm_type", "dpmsolver++")
+    order = config.get("solver_order", 2)
+    kinds: dict[Any, type[Solver]] = {
+        ("dpmsolver++", 1): samplers.DDIM,
+        ("dpmsolver++", 2): samplers.DPMSolverPP2M,
+        ("dpmsolver++", 3): samplers.DPMSolverPP3M,
+        ("sde-dpmsolver++", 2): samplers.SDEDPMSolverPP2M,
+    }
+    if (algorithm, order) not in kinds:
+        known = ", ".join(f"{name} of order {k}" for name, k in kinds)
+        raise ValueError(f"{algorithm} of order {order} is not supported (choices: {known})")
+    return kinds[algorithm, order]()
+
+
+SCHEDULERS = {
+    "DDIMScheduler": Scheduler(lambda _: samplers.DDIM(), "leading", clips=True),
+    "PNDMScheduler": Scheduler(lambda _: samplers.IPNDM(), "leading", to_data=False),
+    "DDPMScheduler": Scheduler(lambda _: samplers.Ancestral(), "leading", clips=True),
+    "EulerDiscreteScheduler": Scheduler(lambda _: samplers.DDIM(), "linspace", rounds=False),
+    "EulerAncestralDiscreteScheduler": Scheduler(
+        lambda _: samplers.DDIM(eta=1.0), "linspace", rounds=False
+    ),
+    "DPMSolverMultistepScheduler": Scheduler(_dpm_solver, "linspace", extra=True),
+    "UniPCMultistepScheduler": Scheduler(
+        lambda config: samplers.UniPC(p=config.get("solver_order", 2)), "linspace", extra=True
+    ),
+}
+"""Euler's step in sigma / alpha is DDIM's, so it has the same solver. PNDM has its successor,
+iPNDM, which starts without Runge-Kutta steps."""
+
+FIXED = {
+    "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
+    "solver_type": ("midpoint", "bh2"),
+    "predict_x0": (True,),
+    "thresholding": (False,),
+    "interpolation_type": ("linear",),
+    "timestep_type": ("discrete",),
+    "skip_prk_steps": (True,),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+    "use_lu_lambdas": (False, None),
+    "use_flow_sigmas": (False, None),
+    "sigma_min": (None,),
+    "sigma_max": (None,),
+    "euler_at_final": (False,),
+    "lower_order_final": (True,),
+}
+"""Fields of which these values are supported; where one is absent it has such a value."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """The SDE of a scheduler, what the network predicts, and how it samples by default."""
+
+    sde: Tabulated
+    parameterization: Parameterization
+    solver: Solver
+    spacing: str
+    steps_offset: int
+    to_data: bool
+    extra: bool
+    karras: bool
+
+    def grid(self, steps: int) -> tuple[jax.Array, bool]:
+        """The times for `steps` inference steps, and whether an evaluation denoises after them.
+
+        Raises ValueError for a number of steps that the chain does not have.
+        """
+        if steps < 2:
+            raise ValueError(f"a sample takes at least 2 steps, got {steps}")
+        if self.karras:
+            start = None if self.extra else float(self._spaced(steps)[0][0])
+            return grids.karras(self.sde, steps - 1, t_max=start), True
+        return self._spaced(steps)
+
+    def _spaced(self, steps: int) -> tuple[jax.Array, bool]:
+        fields: dict[str, Any] = {}
+        if self.spacing == "leading":
+            fields["steps_offset"] = self.steps_offset
+        if self.extra and self.spacing != "trailing":
+            made = grids.named(self.spacing, self.sde, steps, **fields)
+            return (made[:-1], True) if self.to_data else (made, False)
+        # Without an offset, the times of "leading" and "linspace" end at the chain's first already.
+        ends = self.spacing in ("linspace", "uniform") or fields.get("steps_offset") == 0
+        to_first = not self.to_data and not ends
+        if to_first:
+            fields["to_first"] = True
+        return grids.named(self.spacing, self.sde, steps - 1 + to_first, **fields), self.to_data
+
+
+def read_schedule(config: Config, source: str = "scheduler_config.json") -> Schedule:
+    """The schedule of a scheduler's config, as diffusers writes it.
+
+    Raises ValueError, which begins with `source`, for what is not supported.
+    """
+    try:
+        return _read(config)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _read(config: Config) -> Schedule:
+    kind = choose("scheduler", config.get("_class_name", "none"), SCHEDULERS)
+    for name, values in FIXED.items():
+        if name in config and config[name] not in values:
+            raise ValueError(f"{name} = {config[name]!r} is not supported (only {values[0]!r})")
+    if config.get("clip_sample", kind.clips):
+        raise ValueError("clip_sample = true is not supported: set it to false")
+    spacing = choose("timestep_spacing", config.get("timestep_spacing", kind.spacing), SPACINGS)
+    prediction = config.get("prediction_type", "epsilon")
+    to_data = config.get("set_alpha_to_one", kind.to_data)
+    if "final_sigmas_type" in config:
+        to_data = config["final_sigmas_type"] == "zero"
+    karras = bool(config.get("use_karras_sigmas", False))
+    if karras and not to_data:
+        raise ValueError("use_karras_sigmas with final_sigmas_type = 'sigma_min' is not supported")
+    sde = _sde(config)
+    return Schedule(
+        sde,
+        choose("prediction_type", prediction, PREDICTIONS)(sde.num_scales),
+        kind.solver(config),
+        "uniform" if spacing == "linspace" and not kind.rounds else spacing,
+        config.get("steps_offset", 0),
+        to_data,
+        kind.extra,
+        karras,
+    )
+
+
+def _sde(config: Config) -> Tabulated:
+    zero_snr = bool(config.get("rescale_betas_zero_snr", False))
+    if config.get("trained_betas") is not None:
+        made = Tabulated.from_betas(config["trained_betas"])
+        return made.with_zero_terminal_snr() if zero_snr else made
+    name = choose("beta_schedule", config.get("beta_schedule", "linear"), BETAS)
+    ends = {} if name == "squared_cosine" else {"beta_start": 1e-4, "beta_end": 0.02}
+    return tabulated(
+        name,
+        config.get("num_train_timesteps", 1000),
+        **{end: config.get(end, default) for end, default in ends.items()},
+        zero_terminal_snr=zero_snr,
+    )
