@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sde_diffusion.guidance import Rule, away_from
+from sde_diffusion.guidance.classifier_free import LINEAR
 from sde_diffusion.model import Model
-from sde_diffusion.prediction import Prediction
 from sde_diffusion.samplers import Samples, Solver, sample
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.sdes import Array
 
 Size = tuple[int, int]
 
@@ -84,6 +85,7 @@ class Pipeline:
         *,
         negative: str | Sequence[str] | None = None,
         guidance: float | None = None,
+        rule: Rule = LINEAR,
         steps: int = 50,
         solver: Solver | None = None,
         grid: Array | None = None,
@@ -101,6 +103,8 @@ class Pipeline:
                 default no text.
             guidance: the weight w; 1 takes one evaluation in place of two. By default the
                 pipeline's.
+            rule: how the two branches are combined, see `sde_diffusion.guidance`; `Rescaled()` for
+                networks with zero terminal SNR.
             steps: evaluations of the solver along the pipeline's own grid.
             solver: by default the pipeline's.
             grid: times of `pipe.model.sde`, in place of `steps`.
@@ -124,7 +128,7 @@ class Pipeline:
             if texts is not None and len(texts) != len(prompts):
                 raise ValueError(f"{len(prompts)} prompts have {len(texts)} negative texts")
             cond = {"negative": self.text(texts, len(prompts), size), "positive": cond}
-            model = guided(model, weight)
+            model = away_from(model, weight, rule=rule)
         elif negative is not None:
             raise ValueError("negative texts have no effect with guidance = 1")
         denoises = True
@@ -161,29 +165,6 @@ class Pipeline:
     def encode(self, key: Array | None, pictures: Any) -> Array:
         """Latents of pictures [B, H, W, C] in [0, 1]: a sample, or the mean where key is None."""
         return _encode(self.codec, self.codec_params, key, 2.0 * jnp.asarray(pictures) - 1.0)
-
-
-def guided(model: Model, weight: float | Array) -> Model:
-    """negative + w (positive - negative), with cond = {"negative": ..., "positive": ...}.
-
-    One call of twice the batch evaluates both, which counts as two evaluations. Ho & Salimans 2022,
-    whose weight is w - 1, with another text in place of none.
-    """
-    return Model(model.sde, _guided, (model, jnp.asarray(weight, float)))
-
-
-def _guided(params: Any, sde: SDE, x: Array, t: Array, cond: Any) -> Prediction:
-    model, weight = params
-
-    def join(*leaves: Array) -> Array:
-        # The branches of a sample are neighbours, so that they stay on one device.
-        return jnp.stack(leaves, axis=1).reshape(-1, *leaves[0].shape[1:])
-
-    both = jax.tree.map(join, cond["negative"], cond["positive"])
-    made = dataclasses.replace(model, sde=sde)(join(x, x), jnp.repeat(t, 2) if t.ndim else t, both)
-    value = made.value.reshape(-1, 2, *x.shape[1:])
-    value = value[:, 0] + weight * (value[:, 1] - value[:, 0])
-    return Prediction(made.kind, value, x, t, sde, 2 * made.evaluations)
 
 
 @partial(jax.jit, static_argnames="codec")

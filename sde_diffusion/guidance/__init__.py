@@ -8,7 +8,8 @@ from sde_diffusion.guidance.classifier_free import autoguidance, cfg_plus_plus, 
 from sde_diffusion.guidance.composition import compose, power, product
 from sde_diffusion.guidance.feynman_kac import FeynmanKac
 from sde_diffusion.guidance.interval import interval
-from sde_diffusion.guidance.rules import Linear, Projected, Rescaled
+from sde_diffusion.guidance.negative import away_from
+from sde_diffusion.guidance.rules import Linear, Projected, Rescaled, Rule
 from sde_diffusion.guidance.thresholding import dynamic_threshold, static_threshold
 
 __all__ = [
@@ -16,7 +17,9 @@ __all__ = [
     "Linear",
     "Projected",
     "Rescaled",
+    "Rule",
     "autoguidance",
+    "away_from",
     "cfg_plus_plus",
     "classifier_free",
     "classifier_guidance",

@@ -16,6 +16,7 @@ from sde_diffusion.guidance import (
     Projected,
     Rescaled,
     autoguidance,
+    away_from,
     cfg_plus_plus,
     classifier_free,
     classifier_guidance,
@@ -103,6 +104,32 @@ class TestClassifierFree:
 
         classifier_free(sd.from_x0(SDE, fn), 2.0, null=9)(X, T, LABELS)
         assert np.array_equal(seen[-1], np.stack([np.full(B, 9), LABELS], axis=1).ravel())
+
+
+class TestAwayFrom:
+    """A negative condition of each sample's own."""
+
+    OTHERS = jnp.roll(LABELS, 1)
+
+    @pytest.mark.parametrize("batched", [True, False])
+    def test_it_is_the_score_of_one_class_times_a_power_of_the_ratio_of_both(self, batched):
+        made = away_from(MODEL, 2.5, batched=batched)(
+            X, T, {"positive": LABELS, "negative": self.OTHERS}
+        )
+        negative = score(X, T, self.OTHERS)
+        close(made.score, negative + 2.5 * (score(X, T, LABELS) - negative))
+        assert made.evaluations == 2
+
+    def test_away_from_no_class_it_is_classifier_free(self):
+        cond = {"positive": LABELS, "negative": jnp.full_like(LABELS, NULL)}
+        made = away_from(MODEL, 3.0, rule=Rescaled())(X, T, cond)
+        close(made.x0, classifier_free(MODEL, 3.0, null=NULL, rule=Rescaled())(X, T, LABELS).x0)
+
+    def test_another_cond_is_told(self):
+        with pytest.raises(ValueError, match="must be a dict of negative and positive, got none"):
+            away_from(MODEL, 2.0)(X, T, LABELS)
+        with pytest.raises(ValueError, match="got positive"):
+            away_from(MODEL, 2.0)(X, T, {"positive": LABELS})
 
 
 class TestRules:

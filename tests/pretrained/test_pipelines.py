@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from sde_diffusion import pretrained
+from sde_diffusion.guidance import away_from
 from sde_diffusion.model import Model
-from sde_diffusion.pipeline import guided
 from sde_diffusion.pretrained.schedule import read_schedule
 from sde_diffusion.samplers import Counted
 
@@ -62,7 +62,7 @@ def scheduled(name, scheduler):
 @functools.cache
 def compiled(name):
     """The guided model, compiled once for all solvers."""
-    return jax.jit(guided(pipeline(name).model, GUIDANCE))
+    return jax.jit(away_from(pipeline(name).model, GUIDANCE))
 
 
 def step_by_step(pipe, name, negative, round_times=False):
