@@ -69,6 +69,7 @@ def example(quickly_compiled, tmp_path_factory):
             done[page] = {"__name__": "example"}
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(tmp_path_factory.mktemp("page"))
+                Path("tests").symlink_to(ROOT / "tests")
                 for block in blocks(page):
                     if not missing(block):
                         run(block, done[page])

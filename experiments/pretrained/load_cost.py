@@ -1,0 +1,82 @@
+"""What it costs to load the U-Net of Stable Diffusion 1.5: seconds, and memory over parameters.
+
+    python experiments/pretrained/load_cost.py --folder /tmp/sd15 [--diffusers venv/bin/python]
+
+writes a folder with random float16 weights of the published shapes, if it is not there, and loads
+it in a process of its own for each dtype; with --diffusers, by diffusers too. Peak memory is the
+largest resident set less that before loading, over the bytes of the parameters.
+"""
+
+import argparse
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+TABLE = Path(__file__).parents[2] / "tests" / "reference" / "pretrained" / "published.json.gz"
+
+OURS = """
+import sys, time, resource
+import jax, jax.numpy as jnp
+from sde_diffusion.pretrained.kinds import KINDS
+from sde_diffusion.pretrained.part import read_part
+jnp.zeros(1).block_until_ready()
+before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+part = read_part(sys.argv[1], KINDS["UNet2DConditionModel"], dtype=jnp.dtype(sys.argv[2]))
+jax.block_until_ready(part.params)
+seconds = time.perf_counter() - began
+peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+size = sum(leaf.nbytes for leaf in jax.tree.leaves(part.params))
+print(f"{seconds:.1f} {size / 2**30:.2f} {peak / size:.2f}")
+"""
+THEIRS = """
+import sys, time, resource
+import torch
+from diffusers import UNet2DConditionModel
+before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+dtype = getattr(torch, sys.argv[2])
+model = UNet2DConditionModel.from_pretrained(sys.argv[1], torch_dtype=dtype)
+seconds = time.perf_counter() - began
+peak = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+size = sum(p.nbytes for p in model.parameters())
+print(f"{seconds:.1f} {size / 2**30:.2f} {peak / size:.2f}")
+"""
+
+
+def write(folder: Path) -> None:
+    import numpy as np
+
+    from sde_diffusion.pretrained import safetensors
+
+    told = json.loads(gzip.decompress(TABLE.read_bytes()))["stable-diffusion-v1-5"]["unet"]
+    rng = np.random.default_rng(0)
+    noise = (0.02 * rng.standard_normal(2**20, np.float32)).astype(np.float16)
+    tensors = {name: np.resize(noise, shape) for name, shape in told["tensors"].items()}
+    folder.mkdir(parents=True)
+    safetensors.write(folder / "diffusion_pytorch_model.safetensors", tensors)
+    config = {"_class_name": told["class"], "_diffusers_version": "0.42.1", **told["config"]}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--diffusers", help="a Python that has diffusers")
+    args = parser.parse_args()
+    if not args.folder.exists():
+        write(args.folder)
+    print("| | dtype | seconds | parameters, GiB | peak over parameters |\n|---|---|---|---|---|")
+    for dtype in ("float32", "bfloat16", "float16"):
+        ways = {"ours": (sys.executable, OURS)}
+        if args.diffusers:
+            ways["diffusers"] = (args.diffusers, THEIRS)
+        for name, (python, program) in ways.items():
+            command = [python, "-c", program, str(args.folder), dtype]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            seconds, size, peak = done.stdout.split()[-3:]
+            print(f"| {name} | {dtype} | {seconds} | {size} | {peak} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
