@@ -35,7 +35,7 @@ def student(theirs: ConfigDict, path: str, objective: str) -> ConfigDict:
 
     The student is the same network with a second time, and takes SHARE of the teacher's steps of
     training. With the objective "trajectory" it learns from samples as the teacher is sampled:
-    by its solver, on its grid.
+    by its solver, on its grid, and is sampled on a grid of the same kind.
     """
     config = configs.from_json(configs.to_json(theirs)).unlock()
     config.flow_map = configs.choice("flow_map", objective)
@@ -45,12 +45,13 @@ def student(theirs: ConfigDict, path: str, objective: str) -> ConfigDict:
     steps = max(1, round(SHARE * theirs.training.steps))
     config.training.steps = steps
     config.optim.warmup = min(theirs.optim.warmup, steps // 4)
+    config.sampling.grid = configs.choice("sampling.grid", "karras")
     if objective == "trajectory":
+        config.sampling.grid = theirs.sampling.grid
         config.flow_map.solver = _written(theirs.sampling.solver)
         config.flow_map.grid = _written(theirs.sampling.grid)
     gamma = 1.0 if objective in TO_THE_DATA else 0.0
     config.sampling.solver = configs.choice("sampling.solver", "flow_map", gamma=gamma)
-    config.sampling.grid = configs.choice("sampling.grid", "karras")
     config.sampling.steps = STEPS
     config.sampling.guidance.weight = 1.0  # the teacher is guided
     return config.lock()

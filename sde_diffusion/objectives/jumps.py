@@ -157,7 +157,7 @@ def trajectory_loss(
     pseudo-Huber one with c = 0.03 sqrt(D) unless given, on x0. Of x0 it reads only the shape.
 
     With t the first time and s the last it is knowledge distillation (Luhman & Luhman 2021).
-    Raises ValueError without a teacher.
+    Raises ValueError without a teacher, and for a solver that draws noise or chooses its steps.
     """
     del average, progress
     teacher = require_teacher("trajectory_loss", teacher)
@@ -168,6 +168,8 @@ def trajectory_loss(
     start = sde.sigma(nodes[0]) * jax.random.normal(key_x, x0.shape, x0.dtype)
     keys = noise.sample_keys(key_x, num)
     solver = UniPC() if solver is None else solver
+    if solver.stochastic or solver.adaptive:
+        raise ValueError(f"trajectory_loss needs a deterministic solver of a grid, got {solver}")
     solved = solver.solve(keys, teacher, start, nodes, cond, trajectory=True)
     trajectory = jax.lax.stop_gradient(solved.trajectory)
     assert trajectory is not None

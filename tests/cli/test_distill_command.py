@@ -25,7 +25,7 @@ def test_a_student_begins_as_its_teacher_and_learns_from_its_samples(trained, st
     assert config.training.steps == 3  # 0.35 of 8
     assert config.flow_map.name == "trajectory"
     assert config.flow_map.solver.startswith("dpmpp_2m")
-    assert config.flow_map.grid == "log_snr"
+    assert config.flow_map.grid == config.sampling.grid.name == "log_snr"
     assert config.network == theirs.network
     begun = json.loads((student / "init_from.json").read_text())
     assert all("number_towards" in name for name in begun["missing"])

@@ -260,6 +260,9 @@ def test_what_is_refused():
         objectives.guided(objectives.consistency_loss, None)(key, student(EDM, 0.0), x0)
     with pytest.raises(ValueError, match="needs low < high, got 4 and 1"):
         objectives.guided(objectives.consistency_loss, None, 4, 1)
+    teacher, noisy = DATA.model(EDM), samplers.DDIM(eta=1.0)
+    with pytest.raises(ValueError, match="trajectory_loss needs a deterministic solver of a grid"):
+        objectives.trajectory_loss(key, student(EDM, 0.0), x0, teacher=teacher, solver=noisy)
     with pytest.raises(ValueError, match="needs a deterministic solver"):
         consistency.one_step(DATA.model(EDM), samplers.DDIM(eta=1.0), x0, x0[:, 0], x0[:, 0], None)
 
