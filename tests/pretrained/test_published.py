@@ -19,7 +19,7 @@ PUBLISHED = json.loads(gzip.decompress(TABLE.read_bytes()))
 PARTS = [(model, part) for model, parts in PUBLISHED.items() for part in parts]
 
 
-@pytest.mark.parametrize(("model", "part"), PARTS, ids="-".join)
+@pytest.mark.parametrize(("model", "part"), PARTS)
 def test_every_tensor_is_accounted_for(model, part):
     told = PUBLISHED[model][part]
     kind = KINDS[told["class"]]
