@@ -1,6 +1,10 @@
 """What a step of training minimizes: objectives, losses, their weightings and times."""
 
 from sde_diffusion.objectives import time_density, weighting
+from sde_diffusion.objectives.classification import (
+    classification_loss,
+    classification_objective,
+)
 from sde_diffusion.objectives.consistency import SCHEDULES, consistency_loss
 from sde_diffusion.objectives.continuous import meanflow_loss, scm_loss
 from sde_diffusion.objectives.denoising import (
@@ -36,6 +40,8 @@ __all__ = [
     "Metrics",
     "Objective",
     "Weighting",
+    "classification_loss",
+    "classification_objective",
     "consistency_loss",
     "ddpm_loss",
     "denoising_loss",
