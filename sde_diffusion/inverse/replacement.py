@@ -28,7 +28,8 @@ class Replacement(MeasuredWrapping):
 
     For inpainting that is the known region, alpha_s y + sigma_s z. For any other linear A, x_s
     moves to the nearest sample whose measurement is that of a noised y; `iterations` of conjugate
-    gradients find it. The samples fit a measurement without noise exactly.
+    gradients find it. The samples fit a measurement without noise exactly. Where the rows of A are
+    far from orthonormal, as for a blur, the pseudoinverse amplifies the noise of y without bound.
 
     Costs no more evaluations than the solver. Biased: the hidden part of x_t is denoised beside a
     known part that was drawn at each time by itself, so hidden and known parts agree too little.
