@@ -24,7 +24,7 @@ from sde_diffusion.data import Feature
 
 NUM, SEEDS, STEPS = 1000, (0, 1, 2), 19
 WEIGHTS = (1.0, 1.5, 2.0, 3.0, 4.0)
-INTERVAL = (0.3, 2.0)  # noise levels sigma
+INTERVAL = (0.1, 5.0)  # noise levels sigma
 FIGURES = ("agreement", "frechet_ratio", "recall")
 RANGE = Feature((8, 8, 1), "float32", -1.0, 1.0)
 

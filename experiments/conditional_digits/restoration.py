@@ -140,8 +140,9 @@ def posterior_of_classes(train: runs.Digits, y: jax.Array, mask: jax.Array) -> n
     """p(class | y) [N, 10] where the data are the training digits, by exp(-|y - A x|^2 / 2 s^2)."""
     differences = (y[:, None] - train.x[None] * mask) * mask
     squares = jnp.sum(differences**2, axis=(2, 3, 4))
-    weights = np.asarray(jax.nn.softmax(-squares / (2 * HIDDEN_NOISE**2), axis=1))
-    return np.stack([weights[:, train.label == k].sum(axis=1) for k in range(10)], axis=1)
+    weights = np.asarray(jax.nn.softmax(-squares / (2 * HIDDEN_NOISE**2), axis=1), float)
+    classes = np.stack([weights[:, train.label == k].sum(axis=1) for k in range(10)], axis=1)
+    return classes / classes.sum(axis=1, keepdims=True)
 
 
 def rmse(difference: jax.Array) -> str:
