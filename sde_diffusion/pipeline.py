@@ -52,22 +52,25 @@ class Pipeline:
     model: of latents [B, h, w, channels]; it is called with cond as `text` makes it.
     codec, codec_params: between images [B, H, W, C] in [-1, 1] and latents.
     text: texts to conditions.
-    grid: a number of steps -> times, and whether an evaluation denoises after them.
+    grid: a number of steps, and a size -> times, and whether an evaluation denoises after them.
     solver: the solver that the folder says.
     size: height and width in pixels of the pictures that the model was trained on.
     channels: of the latents.
     guidance: the weight by default.
+    told: whether the network is told the weight, as cond["guidance"], in place of a second branch:
+        it was distilled from guided sampling.
     """
 
     model: Model
     codec: Codec
     codec_params: Any
     text: Text
-    grid: Callable[[int], tuple[Array, bool]]
+    grid: Callable[..., tuple[Array, bool]]
     solver: Solver
     size: Size
     channels: int
     guidance: float = 7.5
+    told: bool = False
 
     def sample(self, key: Array, prompts: Sequence[str], **options: Any) -> np.ndarray:
         """Pictures [B, H, W, C] of the prompts, float32 in [0, 1].
@@ -123,17 +126,20 @@ class Pipeline:
         weight = self.guidance if guidance is None else guidance
         cond = self.text(prompts, len(prompts), size)
         model = self.model
-        if weight != 1.0:
+        if self.told:
+            cond = cond | {"guidance": jnp.full(len(prompts), weight, jnp.float32)}
+        elif weight != 1.0:
             texts = [negative] * len(prompts) if isinstance(negative, str) else negative
             if texts is not None and len(texts) != len(prompts):
                 raise ValueError(f"{len(prompts)} prompts have {len(texts)} negative texts")
             cond = {"negative": self.text(texts, len(prompts), size), "positive": cond}
             model = away_from(model, weight, rule=rule)
-        elif negative is not None:
-            raise ValueError("negative texts have no effect with guidance = 1")
+        if negative is not None and (self.told or weight == 1.0):
+            why = "as the network is told the weight" if self.told else "with guidance = 1"
+            raise ValueError(f"negative texts have no effect {why}")
         denoises = True
         if grid is None:
-            grid, denoises = self.grid(steps)
+            grid, denoises = self.grid(steps, size)
         return sample(
             key,
             model,

@@ -22,6 +22,7 @@ from reference import TARGET, last, normal, randomize
 from transformers.models.t5.modeling_t5 import T5Attention
 
 Outputs = dict[str, np.ndarray]
+T5_VOCABULARY = 300
 
 
 def sd3(num_layers: int = 3, **fields: object) -> torch.nn.Module:
@@ -32,9 +33,9 @@ def sd3(num_layers: int = 3, **fields: object) -> torch.nn.Module:
         num_layers=num_layers,
         attention_head_dim=8,
         num_attention_heads=2,
-        joint_attention_dim=12,
+        joint_attention_dim=16,
         caption_projection_dim=16,
-        pooled_projection_dim=6,
+        pooled_projection_dim=24,
         pos_embed_max_size=6,
         **fields,
     )
@@ -42,13 +43,13 @@ def sd3(num_layers: int = 3, **fields: object) -> torch.nn.Module:
 
 def flux(**fields: object) -> torch.nn.Module:
     return diffusers.FluxTransformer2DModel(
-        in_channels=16,
+        in_channels=64,
         num_layers=2,
         num_single_layers=2,
         attention_head_dim=8,
         num_attention_heads=2,
-        joint_attention_dim=12,
-        pooled_projection_dim=6,
+        joint_attention_dim=16,
+        pooled_projection_dim=8,
         axes_dims_rope=(2, 4, 2),
         **fields,
     )
@@ -62,13 +63,12 @@ def dit() -> torch.nn.Module:
         out_channels=8,
         num_layers=2,
         sample_size=8,
-        num_embeds_ada_norm=10,
     )
 
 
 def t5() -> torch.nn.Module:
     config = transformers.T5Config(
-        vocab_size=50,
+        vocab_size=T5_VOCABULARY,
         d_model=16,
         d_kv=6,
         d_ff=24,
@@ -112,10 +112,10 @@ def sd3_outputs(model: torch.nn.Module) -> Outputs:
 
 def flux_outputs(model: torch.nn.Module) -> Outputs:
     pipe = diffusers.FluxPipeline
-    x, t, guidance = normal(1, 2, 4, 10, 6), torch.tensor([981.5, 7.0]), torch.tensor([3.5, 1.0])
+    x, t, guidance = normal(1, 2, 16, 10, 6), torch.tensor([981.5, 7.0]), torch.tensor([3.5, 1.0])
     told = text(model.config)
     out = model(
-        pipe._pack_latents(x, 2, 4, 10, 6),
+        pipe._pack_latents(x, 2, 16, 10, 6),
         encoder_hidden_states=torch.tensor(told["text"]),
         pooled_projections=torch.tensor(told["pooled"]),
         timestep=t / 1000,
@@ -133,7 +133,7 @@ def flux_outputs(model: torch.nn.Module) -> Outputs:
 
 
 def dit_outputs(model: torch.nn.Module) -> Outputs:
-    x, t, labels = normal(1, 2, 4, 8, 8), torch.tensor([981, 7]), torch.tensor([3, 10])
+    x, t, labels = normal(1, 2, 4, 8, 8), torch.tensor([981, 7]), torch.tensor([3, 1000])
     large = normal(2, 2, 4, 12, 12)
     return {
         "x": last(x),

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sde_diffusion.pipeline import Pipeline
+from sde_diffusion.pretrained.flow_pipelines import dit, flux, stable_diffusion_3
 from sde_diffusion.pretrained.folder import PICKLED, read_json, refusal
 from sde_diffusion.pretrained.stable_diffusion import stable_diffusion, stable_diffusion_xl
 from sde_diffusion.selection import choose
@@ -15,6 +16,9 @@ from sde_diffusion.selection import choose
 PIPELINES: dict[str, Callable[..., Pipeline]] = {
     "StableDiffusionPipeline": stable_diffusion,
     "StableDiffusionXLPipeline": stable_diffusion_xl,
+    "StableDiffusion3Pipeline": stable_diffusion_3,
+    "FluxPipeline": flux,
+    "DiTPipeline": dit,
 }
 """By the class that model_index.json names; each is called as f(folder, index, **options)."""
 

@@ -114,8 +114,10 @@ class Schedule:
     extra: bool
     karras: bool
 
-    def grid(self, steps: int) -> tuple[jax.Array, bool]:
+    def grid(self, steps: int, size: tuple[int, int] | None = None) -> tuple[jax.Array, bool]:
         """The times for `steps` inference steps, and whether an evaluation denoises after them.
+
+        They do not depend on the size of the picture.
 
         Raises ValueError for a number of steps that the chain does not have.
         """
