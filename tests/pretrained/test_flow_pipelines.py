@@ -144,13 +144,13 @@ def test_t5_token_numbers_of_the_whole_vocabulary():
 
 def test_t5_tokens_end_are_filled_up_and_are_cut_off_with_a_warning(caplog):
     tokenizer = read_t5_tokenizer(FOLDERS / "t5_tokenizer", 8)
-    (ids,) = tokenizer(["the house"])
+    (ids,) = tokenizer(["the red"])
     end = list(ids).index(1)
     assert 0 < end < 7
     assert not np.any(ids[end + 1 :])
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
-        (ids,) = tokenizer(["e " * 7 + "red fox"])
+        (ids,) = tokenizer(["the " * 7 + "red fox"])
     assert ids[-1] == 1
     (record,) = caplog.records
     assert "more than 7 tokens, so this is cut off: 'red fox'" in record.getMessage()
