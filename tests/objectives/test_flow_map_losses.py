@@ -277,7 +277,7 @@ def test_what_is_refused():
         )
         return made(0.1, key, x0, frozen=None, ema=(), step=jnp.int32(0))
 
-    loss, metrics = objective(DATA.model(EDM))
+    loss, metrics = jax.eval_shape(lambda: objective(DATA.model(EDM)))
     assert (loss.shape, metrics) == ((2,), {})
     with pytest.raises(ValueError, match=r"the teacher's SDE is VP.*the student's EDM"):
         objective(DATA.model(sd.VP()))

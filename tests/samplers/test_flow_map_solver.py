@@ -84,6 +84,7 @@ def test_gamma_can_be_differentiated():
     np.testing.assert_allclose(slope, difference, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_it_is_compared_and_fitted_like_any_solver():
     problem = exact_problem("gaussian", DATA, SDE)
     (row,) = sd.compare(problem, "flow_map", (1,), num=200)
