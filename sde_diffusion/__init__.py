@@ -4,6 +4,9 @@ An SDE says how data becomes noise, a Model what a network says about a noisy sa
 how noise becomes data. Importing this loads jax and numpy only.
 """
 
+import importlib
+from types import ModuleType
+
 from sde_diffusion import (
     analytic,
     comparison,
@@ -77,3 +80,12 @@ __all__ = [
     "samplers",
     "sdes",
 ]
+
+# What loads more than jax and numpy is imported when it is first used, as in sd.pretrained.load.
+_LATER = ("data", "distributed", "metrics", "networks", "planning", "pretrained", "training")
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return importlib.import_module(f"{__name__}.{name}")

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import sde_diffusion
+
 PACKAGE = Path(__file__).parent.parent / "sde_diffusion"
 
 CORE = {
@@ -127,3 +129,15 @@ print(row["wasserstein2"] > 0, row["kl"] > 0)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["True", "True"]
+
+
+def test_what_loads_more_is_there_when_it_is_used():
+    script = (
+        "import sde_diffusion as sd; print(sd.pretrained.load.__name__, sd.networks.DiT.__name__)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "load DiT\n"
+    with pytest.raises(AttributeError, match="no attribute 'pretraned'"):
+        sde_diffusion.pretraned  # noqa: B018
