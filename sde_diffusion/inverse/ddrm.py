@@ -33,7 +33,7 @@ class DDRM(MeasuredSolver):
     A must be linear, and small enough for its matrix [M, D] and a decomposition of it. One
     evaluation a step and no backward pass. Biased: its parts are those of a variational bound, not
     of the posterior. Samples fit a measurement without noise exactly if eta_b = 1. Source: Kawar et
-    al. 2022, eqs. 7 and 8 with its values of eta and eta_b.
+    al. 2022, with its values of eta and eta_b.
     """
 
     operator: Operator | None

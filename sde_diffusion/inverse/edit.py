@@ -32,7 +32,7 @@ def sdedit(
     class or a text, says what x is to become. The other arguments are those of `sample`.
 
     Raises ValueError for a strength outside [0, 1], and as `sample` does. Source: Meng et al. 2022
-    (SDEdit), algorithm 1.
+    (SDEdit).
     """
     require_model(model)
     grid = grid_of(solver, grid)

@@ -36,7 +36,7 @@ def squared(a: Array, b: Array) -> Array:
 def pseudo_huber(scale: float = 0.00054) -> Distance:
     """sqrt(||a - b||^2 + c^2) - c with c = scale sqrt(D), D the size of an event.
 
-    Song & Dhariwal 2024 (iCT), eq. 7, with their scale.
+    Song & Dhariwal 2024 (iCT), with their scale.
     """
 
     def distance(a: Array, b: Array) -> Array:

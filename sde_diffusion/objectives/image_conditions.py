@@ -43,8 +43,9 @@ def low_resolution(factor: int = 2, noise: float = 0.0) -> ImageCondition:
 
     With `noise` above 0 the training image is augmented: Gaussian noise is added, whose standard
     deviation is drawn uniformly from [0, noise] and told to the network as one more channel. A
-    network that has seen such images also accepts the slightly wrong output of another model
-    (conditioning augmentation, Ho et al. 2022, section 4.2). Measurements have no added noise.
+    network that has seen such images also accepts the slightly wrong output of another model.
+    Measurements have no added noise. Source: Ho et al. 2022 (Cascaded Diffusion Models), who call
+    it conditioning augmentation.
 
     Raises:
         ValueError: factor is below 2, noise is negative, or an image does not divide into blocks.
