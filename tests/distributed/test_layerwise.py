@@ -128,7 +128,7 @@ def lowered_sampling():
         (BATCH, *EVENT),
         solver=samplers.DDIM(),
         grid=sd.grids.uniform(SDE, 2, t_max=0.9),
-        labels=True,
+        cond=jax.ShapeDtypeStruct((BATCH,), jnp.int32),
     )
 
 

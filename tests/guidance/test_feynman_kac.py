@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problem import CLASSES, KEY, LABELS, MODEL, NULL, SDE, B, X
+from guided_problem import CLASSES, KEY, LABELS, MODEL, NULL, SDE, B, X
 
 import sde_diffusion as sd
 from sde_diffusion import grids, samplers

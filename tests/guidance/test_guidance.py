@@ -7,7 +7,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from problem import CLASSES, KEY, KINDS, LABELS, MODEL, NULL, SDE, B, X, class_score, of_kind, score
+from guided_problem import (
+    CLASSES,
+    KEY,
+    KINDS,
+    LABELS,
+    MODEL,
+    NULL,
+    SDE,
+    B,
+    X,
+    class_score,
+    of_kind,
+    score,
+)
 
 import sde_diffusion as sd
 from sde_diffusion import grids, guidance, samplers
