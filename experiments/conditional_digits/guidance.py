@@ -95,6 +95,8 @@ def figures(model: sd.Model, train: runs.Digits) -> dict[str, np.ndarray]:
 
 def table(found: dict[tuple[str, float], dict[str, np.ndarray]]) -> str:
     lines = [
+        "# Guided digits",
+        "",
         f"Means over {len(SEEDS)} seeds of {NUM} samples each, with 95 % intervals.",
         "",
         "| guidance | weight | evaluations | agreement | Frechet ratio | recall |",

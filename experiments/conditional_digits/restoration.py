@@ -60,7 +60,8 @@ def main() -> None:
     train, test = runs.digits("train"), runs.digits("test")
     free, told = runs.model(args.digits), runs.model(args.superres)
     larger = super_resolution(told, free, test, args.out)
-    text = "\n".join([*larger, "", *inpainting(free, train, test, args.out)])
+    half = inpainting(free, train, test, args.out)
+    text = "\n".join(["# Restored digits", "", *larger, "", *half])
     (args.out / "restoration.md").write_text(text + "\n")
     print(text)
 
