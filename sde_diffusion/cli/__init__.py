@@ -109,17 +109,14 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--mask", help="an image that is white where --image is to be filled in")
     sample.add_argument("--super-resolve", help="an image smaller than the samples")
     sample.add_argument("--edit", help="an image that samples begin with; see --strength")
-    sample.add_argument(
-        "--strength", type=float, default=0.6, help="how much --edit changes, from 0 to 1 (0.6)"
-    )
+    sample.add_argument("--strength", type=float, help="how much --edit changes, from 0 to 1 (0.6)")
     sample.add_argument(
         "--method",
-        default="mmps(iterations=1)",
         help="of filling in and super-resolving without a network for it: "
-        "mmps(iterations=1), pigdm, tmpd or sda",
+        "mmps(iterations=1), which is the default, pigdm, tmpd or sda",
     )
     sample.add_argument(
-        "--noise", type=float, default=0.0, help="std of the noise of what is given (0)"
+        "--noise", type=float, help="std of the noise of what is given, for --method (0)"
     )
     sample.add_argument("--out", required=True, help="a .png picture, or an .npz of arrays")
 

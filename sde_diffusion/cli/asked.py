@@ -99,6 +99,14 @@ def given_images(
     return np.where(image_file.read_mask(mask, shape), images, np.nan)
 
 
+def in_units_of_samples(
+    config: ConfigDict, features: data.Features, images: np.ndarray
+) -> np.ndarray:
+    """Images of a condition in the units of the samples, so that a picture can show both."""
+    (low, high), (to_low, to_high) = _image(config, features)[0].range, features.event.range
+    return to_low + (to_high - to_low) * (images - low) / (high - low)
+
+
 def _image(config: ConfigDict, features: data.Features) -> tuple[data.Feature, tuple[int, ...]]:
     """Whose range an image condition has, and the shape of the image that a user gives."""
     made = conditions.of_sample(config)

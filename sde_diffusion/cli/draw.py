@@ -9,21 +9,20 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from sde_diffusion import data, distributed, noise
+from sde_diffusion import data, distributed, inverse, noise
 from sde_diffusion.config import build, conditions
 from sde_diffusion.model import Model
 from sde_diffusion.samplers import Samples, sample
-from sde_diffusion.sdes import SDE, Array
+from sde_diffusion.sdes import Array
 
 Steer = Callable[[Model], Model]
 
 
 class Start(NamedTuple):
-    """Where samples begin that change an image (SDEdit, Meng et al. 2022).
+    """Where samples begin that change an image.
 
     images: [num, *event] in the data's own units.
-    strength: the share of the solver's steps that are taken, the last ones. An image receives the
-        noise of the time at which these begin; 1 is a sample that the image says nothing about.
+    strength: the share of the solver's steps that are taken; see `inverse.sdedit`.
     """
 
     images: np.ndarray
@@ -49,8 +48,6 @@ class Under(NamedTuple):
 
 
 UNCONDITIONED = Under()
-# The keys of the noise of `_begin` are folded with this number, which no step of a solver has.
-_EDIT = 2**32 - 2
 
 
 class NonFiniteSamples(FloatingPointError):
@@ -130,34 +127,19 @@ def batch(
     def of_rows(each: np.ndarray) -> Array:
         return jnp.asarray(each[np.minimum(rows, len(each) - 1)])
 
-    key, grid, x_init = noise.key(seed), build.grid(config), None
-    if under.start is not None:
-        images = build.scaling(config, features).scale(of_rows(under.start.images))
-        grid, x_init = _begin(model.sde, key, grid, images, first, under.start.strength)
-    return sample(
-        key,
-        model,
-        (size, *features.event.shape),
-        solver=build.solver(config),
-        grid=grid,
-        cond=jax.tree.map(of_rows, under.cond),
-        x_init=x_init,
-        denoise_last=config.sampling.denoise_last,
-        first=first,
-        trajectory=trajectory,
-    )
-
-
-def _begin(
-    sde: SDE, key: Array, grid: Array | None, images: Array, first: int, strength: float
-) -> tuple[Array, Array]:
-    """The last steps of the grid, and the images with the noise of the time where they begin."""
-    if grid is None:
-        raise ValueError("--edit: a fitted solver has steps of its own; give another --solver")
-    steps = max(1, round(strength * (len(grid) - 1)))
-    grid = grid[-steps - 1 :]
-    z = noise.normal(noise.fold_in(noise.sample_keys(key, len(images), first), _EDIT), images)
-    return grid, sde.alpha(grid[0]) * images + sde.sigma(grid[0]) * z
+    options = {
+        "solver": build.solver(config),
+        "grid": build.grid(config),
+        "cond": jax.tree.map(of_rows, under.cond),
+        "denoise_last": config.sampling.denoise_last,
+        "first": first,
+        "trajectory": trajectory,
+    }
+    if under.start is None:
+        return sample(noise.key(seed), model, (size, *features.event.shape), **options)
+    x = build.scaling(config, features).scale(of_rows(under.start.images))
+    strength = under.start.strength
+    return inverse.sdedit(noise.key(seed), model, x, strength=strength, **options)
 
 
 def _first_bad_step(

@@ -20,6 +20,7 @@ from sde_diffusion.cli import image_file
 from sde_diffusion.cli.draw import Under
 from sde_diffusion.model import Model
 
+DEFAULT = "mmps(iterations=1)"
 METHODS: dict[str, Callable[..., Model]] = {
     "mmps": inverse.mmps,
     "pigdm": inverse.pigdm,
@@ -35,6 +36,7 @@ def measured(
     num: int,
     args: Namespace,
     cond: Any,
+    option: str,
 ) -> tuple[Under, np.ndarray]:
     """What --image with --mask, or --super-resolve, ask of a network that is told no image.
 
@@ -51,12 +53,13 @@ def measured(
         known = image_file.read_mask(args.mask, event.shape)
         operator = inverse.Inpainting(jnp.asarray(known, jnp.float32))
         given = np.stack([images, np.where(known, images, np.nan)], axis=1)
-    if not (np.isfinite(args.noise) and args.noise >= 0):
-        raise ValueError(f"--noise must be at least 0, got {args.noise}")
+    noise = 0.0 if args.noise is None else args.noise
+    if not (np.isfinite(noise) and noise >= 0):
+        raise ValueError(f"--noise must be at least 0, got {noise}")
     scaling = data.Scaling(*event.range, *config.data.range)
-    y = scaling.scale(jnp.asarray(image_file.repeated(images, num, "--image")))
-    measurement = inverse.Measurement.of(y, args.noise * scaling.slope, cond=cond)
-    name, fields = notation.read("method", args.method)
+    y = scaling.scale(jnp.asarray(image_file.repeated(images, num, option)))
+    measurement = inverse.Measurement.of(y, noise * scaling.slope, cond=cond)
+    name, fields = notation.read("method", DEFAULT if args.method is None else args.method)
     selection.choose("--method", name, METHODS)
 
     def steer(model: Model) -> Model:

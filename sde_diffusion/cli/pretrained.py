@@ -17,8 +17,20 @@ from sde_diffusion.pipeline import Pipeline, Size
 
 STEPS = 50
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-OF_A_RUN = ("step", "ema", "label", "image", "mask", "super_resolve", "edit", "guidance_interval")
-"""Options that only a network of one's own takes."""
+# Options that only a network of one's own takes.
+OF_A_RUN = (
+    "step",
+    "ema",
+    "label",
+    "image",
+    "mask",
+    "super_resolve",
+    "edit",
+    "strength",
+    "method",
+    "noise",
+    "guidance_interval",
+)
 
 
 def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:

@@ -10,6 +10,7 @@ from sde_diffusion import data
 from sde_diffusion.cli import asked, classes, draw, image_file, measured
 from sde_diffusion.config import conditions
 
+STRENGTH = 0.6  # of --edit
 NUM, NUM_OF_IMAGE = 100, 10  # samples where --num is absent: in all, and of a given image
 ONE_OF = ("image", "super_resolve", "edit")
 
@@ -37,7 +38,7 @@ def wish(config: ConfigDict, features: data.Features, args: Namespace) -> Wish:
     told = "image" in conditions.names(config) and args.edit is None
     images, option = _images(config, features, args, told)
     num = _num(args.num, images)
-    given = None if images is None else images[:, None]
+    given = _shown(config, features, images, told)
     named = asked.asked(
         config,
         features,
@@ -45,18 +46,21 @@ def wish(config: ConfigDict, features: data.Features, args: Namespace) -> Wish:
         label=args.label,
         prompt=args.prompt,
         image=images if told else None,
-        option=option,
+        option="--image" if args.edit is not None else option,
     )
     columns = None
     if "label" in named and args.label is None and images is None:
         columns = len(classes.classes_with_data(features))
     labels = {"label": named["label"]} if "label" in named else {}
     under = draw.Under(conditions.cond(named))
+    if images is not None and not told and args.edit is None:
+        under, given = measured.measured(config, features, images, num, args, under.cond, option)
+    else:
+        _refuse(args, ("method", "noise"), "fills in or super-resolves without a network for it")
     if images is not None and args.edit is not None:
-        repeated = image_file.repeated(images, num, "--edit")
-        under = under._replace(start=draw.Start(repeated, args.strength))
-    elif images is not None and not told:
-        under, given = measured.measured(config, features, images, num, args, under.cond)
+        strength = STRENGTH if args.strength is None else args.strength
+        start = draw.Start(image_file.repeated(images, num, "--edit"), strength)
+        under = under._replace(start=start)
     return Wish(num, under, labels, columns, given)
 
 
@@ -67,8 +71,26 @@ def _check_options(args: Namespace) -> None:
         raise ValueError(f"{' and '.join(options)} cannot be used together")
     if args.mask is not None and args.image is None:
         raise ValueError("--mask needs --image, the image that is to be filled in")
-    if not 0 < args.strength <= 1:
+    if args.edit is None:
+        _refuse(args, ("strength",), "is of --edit")
+    elif args.strength is not None and not 0 < args.strength <= 1:
         raise ValueError(f"--strength must be above 0 and at most 1, got {args.strength}")
+
+
+def _refuse(args: Namespace, names: tuple[str, ...], what: str) -> None:
+    """ValueError for an option that would have no effect."""
+    for name in names:
+        if getattr(args, name) is not None:
+            raise ValueError(f"--{name} {what}, which this command does not do")
+
+
+def _shown(
+    config: ConfigDict, features: data.Features, images: np.ndarray | None, told: bool
+) -> np.ndarray | None:
+    """The given images in the units of the samples, [N, 1, h, w, C]; None if they have no place."""
+    if images is None or images.shape[-1] not in (1, features.event.shape[-1]):
+        return None
+    return (asked.in_units_of_samples(config, features, images) if told else images)[:, None]
 
 
 def _images(

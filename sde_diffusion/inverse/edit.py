@@ -24,12 +24,13 @@ def sdedit(
     cond: Any = None,
     first: Array | int = 0,
     denoise_last: bool = True,
+    trajectory: bool = False,
 ) -> Samples:
     """Samples near x [B, *event]: x is noised to a time of the grid, and sampled from there.
 
     strength is the share of the steps of the grid [n + 1] that are taken, k = round(strength n): at
-    0 the samples are x itself, at 1 they hardly depend on it. cond, a
-    class or a text, says what x is to become. The other arguments are those of `sample`.
+    0 the samples are x itself, at 1 they hardly depend on it. cond, a class or a text, says what x
+    is to become. The other arguments are those of `sample`.
 
     Raises ValueError for a strength outside [0, 1], and as `sample` does. Source: Meng et al. 2022
     (SDEdit).
@@ -55,6 +56,7 @@ def sdedit(
         x_init=start,
         first=first,
         denoise_last=denoise_last,
+        trajectory=trajectory,
     )
 
 

@@ -1,6 +1,6 @@
 """Operators that are not linear: phase retrieval, quantization, clipping.
 
-Methods that need A^T refuse them; `dps`, `mmps`, `DPS`, `DAPS` and the particle methods take them.
+Methods that need A^T refuse them; `sda`, `mmps`, `DPS`, `DAPS` and the particle methods take them.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from sde_diffusion import noise as noises
+from sde_diffusion.inverse import Downsampling, Grayscale
 from sde_diffusion.sdes import Array
 
 Shape = tuple[int, ...]
@@ -55,19 +56,10 @@ def low_resolution(factor: int = 2, noise: float = 0.0) -> ImageCondition:
             f"low_resolution: factor must be at least 2 and noise at least 0, got {factor}, {noise}"
         )
 
-    def measured(shape: Shape) -> Shape:
-        height, width, channels = _image(shape)
-        if height % factor or width % factor:
-            raise ValueError(
-                f"low_resolution: an image of {height}x{width} does not divide into blocks of "
-                f"factor {factor}"
-            )
-        return height // factor, width // factor, channels
+    operator = Downsampling(factor)
 
-    def shrunk(x0: Array) -> Array:
-        height, width, channels = measured(x0.shape[1:])
-        blocks = x0.reshape(-1, height, factor, width, factor, channels)
-        return jnp.mean(blocks, axis=(2, 4))
+    def measured(shape: Shape) -> Shape:
+        return operator.shape(jnp.zeros((1, *_image(shape))))[1:]
 
     def with_level(small: Array, level: Array) -> Array:
         image = jnp.repeat(jnp.repeat(small, factor, axis=1), factor, axis=2)
@@ -77,7 +69,7 @@ def low_resolution(factor: int = 2, noise: float = 0.0) -> ImageCondition:
         return jnp.concatenate([image, told], axis=-1)
 
     def of_sample(keys: Array, x0: Array) -> Array:
-        small = shrunk(x0)
+        small = operator(x0)
         level = noise * jax.vmap(jax.random.uniform)(noises.fold_in(keys, 0))
         if noise != 0:
             drawn = jax.vmap(lambda key: jax.random.normal(key, small.shape[1:]))
@@ -93,17 +85,17 @@ def low_resolution(factor: int = 2, noise: float = 0.0) -> ImageCondition:
 
 
 def gray() -> ImageCondition:
-    """The mean of the channels: a network that is told it colours an image."""
+    """The gray image of a color image, as `inverse.Grayscale` and image files have it.
+
+    A network that is told it colors an image.
+    """
+    operator = Grayscale()
 
     def measured(shape: Shape) -> Shape:
-        height, width, _ = _image(shape)
-        return height, width, 1
+        return operator.shape(jnp.zeros((1, *_image(shape))))[1:]
 
     return ImageCondition(
-        measured,
-        lambda channels: 1,
-        lambda keys, x0: jnp.mean(x0, axis=-1, keepdims=True),
-        lambda image: image,
+        measured, lambda channels: 1, lambda keys, x0: operator(x0), lambda image: image
     )
 
 

@@ -7,18 +7,13 @@ the pad token to the length that the encoder was trained with.
 Radford et al. 2021, sec. 2.4. This is what transformers' CLIPTokenizer does, with the same library.
 """
 
-import dataclasses
-import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sde_diffusion.pretrained.folder import read_json
-
-logger = logging.getLogger(__name__)
+from sde_diffusion.pretrained.tokenizer import Tokenizer, require_tokenizers
 
 WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
@@ -32,42 +27,13 @@ DEFAULTS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class CLIPTokenizer:
-    """tokenizer(texts) -> numbers of tokens, int32 [B, length].
-
-    `backend` is the tokenizer of the package `tokenizers`.
-    """
-
-    backend: Any
-    length: int
-
-    def __call__(self, texts: Sequence[str]) -> np.ndarray:
-        """The numbers of the tokens of each text; what does not fit is cut off, with a warning."""
-        encoded = self.backend.encode_batch(list(texts))
-        for text, each in zip(texts, encoded, strict=True):
-            if each.overflowing:
-                start = each.offsets[self.length - 2][1]
-                logger.warning(
-                    "a text has more than %d tokens, so this is cut off: %r",
-                    self.length - 2,
-                    text[start:].strip(),
-                )
-        return np.asarray([each.ids for each in encoded], np.int32).reshape(-1, self.length)
-
-
-def read_clip_tokenizer(folder: str | os.PathLike[str]) -> CLIPTokenizer:
+def read_clip_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
     """The tokenizer in a folder with vocab.json and merges.txt, or with tokenizer.json alone.
 
     Raises FileNotFoundError or ValueError for a folder without them, and ImportError without the
     package `tokenizers`.
     """
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ImportError(
-            "text needs the package tokenizers: pip install 'sde-diffusion[pretrained]'"
-        ) from error
+    tokenizers = require_tokenizers()
     folder = Path(folder)
     vocabulary, merges = _vocabulary(folder)
     config = _config(folder)
@@ -80,7 +46,7 @@ def read_clip_tokenizer(folder: str | os.PathLike[str]) -> CLIPTokenizer:
     made.enable_truncation(length)
     pad = special["pad_token"]
     made.enable_padding(length=length, pad_id=vocabulary[pad], pad_token=pad)
-    return CLIPTokenizer(made, length)
+    return Tokenizer(made, length, special=2)
 
 
 def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, ...]]]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from sde_diffusion.networks.t5 import T5Encoder
 from sde_diffusion.pretrained.prompts import Encoder
-from sde_diffusion.pretrained.t5_tokens import T5Tokenizer
+from sde_diffusion.pretrained.tokenizer import Tokenizer
 from sde_diffusion.selection import unknown
 
 Array = jax.Array
@@ -29,7 +29,7 @@ Size = tuple[int, int]
 class T5:
     """A tokenizer with its encoder: texts -> [B, T, D]."""
 
-    tokenizer: T5Tokenizer
+    tokenizer: Tokenizer
     module: T5Encoder
     params: Any
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sde_diffusion.networks.clip_text import CLIPText, Encoded
-from sde_diffusion.pretrained.clip_tokens import CLIPTokenizer
+from sde_diffusion.pretrained.tokenizer import Tokenizer
 
 Array = jax.Array
 
@@ -26,7 +26,7 @@ Array = jax.Array
 class Encoder:
     """A tokenizer with its encoder: texts -> Encoded."""
 
-    tokenizer: CLIPTokenizer
+    tokenizer: Tokenizer
     module: CLIPText
     params: Any
 

@@ -97,7 +97,11 @@ def test_the_picture_has_the_images_before_their_samples(trained, call, folder):
         (("--super-resolve", "small.npz", "--num", "4"), ("3 images", "--num 4")),
         (("--super-resolve", "small.png", "--method", "magic"), ("--method", "magic", "mmps")),
         (("--super-resolve", "small.png", "--noise", "-1"), ("--noise",)),
+        (("--super-resolve", "small.npz", "--num", "4"), ("--super-resolve has 3 images",)),
         (("--edit", "image.png", "--strength", "2"), ("--strength", "2.0")),
+        (("--strength", "0.5"), ("--strength is of --edit",)),
+        (("--edit", "image.png", "--method", "pigdm"), ("--method", "does not do")),
+        (("--noise", "0.5"), ("--noise", "does not do")),
     ],
 )
 def test_what_does_not_fit_is_one_line(trained, call, folder, options, words):

@@ -1,11 +1,15 @@
 """An image condition is a part of the sample in training, and a user's measurement afterwards."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from sde_diffusion import noise, objectives
+from sde_diffusion.data.images import Decoder
 
 KEYS = noise.sample_keys(jax.random.key(0), 400)
 X0 = jax.random.normal(jax.random.key(1), (400, 4, 6, 3))
@@ -44,10 +48,13 @@ def test_a_measurement_is_what_training_shows_without_noise(noise):
     assert condition.measured((4, 6, 3)) == small.shape[1:]
 
 
-def test_gray_is_the_mean_of_the_channels():
-    np.testing.assert_allclose(
-        objectives.gray().of_sample(KEYS, X0)[..., 0], X0.mean(-1), atol=1e-6
-    )
+def test_gray_is_the_gray_of_an_image_file():
+    pixels = np.random.default_rng(0).integers(256, size=(4, 6, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG")
+    read = Decoder(channels=1).decode(file.getvalue(), "colors.png")
+    made = objectives.gray().of_sample(KEYS[:1], jnp.asarray(pixels, jnp.float32)[None])[0]
+    np.testing.assert_allclose(made, read, atol=1.0)  # files are in whole numbers
 
 
 def test_a_hidden_rectangle_is_0_and_the_last_channel_says_what_is_known():
@@ -73,7 +80,7 @@ def test_a_hidden_part_of_a_measurement_is_nan():
     [
         (lambda: objectives.low_resolution(factor=1), "factor must be at least 2"),
         (lambda: objectives.low_resolution(noise=-1.0), "noise at least 0"),
-        (lambda: objectives.low_resolution(4).of_sample(KEYS, X0), "4x6 does not divide"),
+        (lambda: objectives.low_resolution(4).of_sample(KEYS, X0), "a size that 4 divides"),
         (lambda: objectives.gray().measured((3,)), r"images \[H, W, C\]"),
         (lambda: objectives.hidden(least=0.0), "0 < least"),
     ],
