@@ -1,4 +1,4 @@
-"""The command line: sde-diffusion train, distill, sample, evaluate, compare, fit, plan."""
+"""The command line: sde-diffusion train, distill, sample, evaluate, compare, fit, plan, convert."""
 
 import argparse
 import importlib
@@ -10,6 +10,12 @@ from typing import Any
 
 FIELDS = "--config.GROUP.FIELD=VALUE changes a field of the config."
 PRESET = "--config.preset=tpu sets the fields that make training fast on a slice of TPUs."
+
+LIKE = (
+    "for a single file of published shape, a folder with CLIP's tokenizer, vocab.json and "
+    "merges.txt; for another, a pipeline's folder of its shape"
+)
+DTYPES = ("float32", "bfloat16", "float16")
 
 BUG, BAD_INPUT, NON_FINITE, NO_ANSWER = 1, 2, 3, 4
 INTERRUPTED = 130  # as the shell has it for a process that SIGINT ends
@@ -153,18 +159,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_compare(commands)
     _add_fit(commands)
     _add_plan(commands)
+    _add_convert(commands)
     return parser
 
 
 def _add_pretrained(sample: Any) -> None:
     pretrained = sample.add_argument_group("pretrained text-to-image models")
-    pretrained.add_argument("--pretrained", help="a folder as diffusers writes it, for --workdir")
+    pretrained.add_argument(
+        "--pretrained", help="a folder as diffusers writes it, or a single file, for --workdir"
+    )
+    pretrained.add_argument("--like", help=LIKE)
     pretrained.add_argument("--negative-prompt", help="what the pictures are guided away from")
     pretrained.add_argument("--size", help="HEIGHTxWIDTH in pixels; the model's own if absent")
     pretrained.add_argument("--variant", help="of the folder's weights, such as fp16")
-    pretrained.add_argument(
-        "--dtype", default="float32", choices=("float32", "bfloat16", "float16")
-    )
+    pretrained.add_argument("--dtype", default="float32", choices=DTYPES)
 
 
 def _add_which(command: Any) -> None:
@@ -225,6 +233,18 @@ def _add_plan(commands: Any) -> None:
     plan.add_argument("--search", action="store_true", help="try what takes less memory")
     plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
     plan.epilog = f"{FIELDS} {PRESET}"
+
+
+def _add_convert(commands: Any) -> None:
+    convert = commands.add_parser(
+        "convert", allow_abbrev=False, help="write a pretrained model for another library"
+    )
+    convert.add_argument("source", help="a single file of safetensors, or a pipeline's folder")
+    convert.add_argument("--to", required=True, choices=("diffusers",), help="the library")
+    convert.add_argument("--like", help=LIKE)
+    convert.add_argument("--variant", help="of the folder's weights, such as fp16")
+    convert.add_argument("--dtype", choices=DTYPES, help="of the weights; as they are if absent")
+    convert.add_argument("--out", required=True, help="the folder, which must not be there")
 
 
 def read_overrides(arguments: Sequence[str]) -> dict[str, str]:

@@ -39,7 +39,9 @@ def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:
     from sde_diffusion import pretrained
 
     run.enable_cache()
-    pipe = pretrained.load(args.pretrained, variant=args.variant, dtype=DTYPES[args.dtype])
+    pipe = pretrained.load(
+        args.pretrained, like=args.like, variant=args.variant, dtype=DTYPES[args.dtype]
+    )
     size = pipe.size if args.size is None else _size(args.size)
     pipe.latent_shape(1, size)
     options = {"size": size} | _solver(args, pipe)

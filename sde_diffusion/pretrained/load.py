@@ -1,4 +1,4 @@
-"""load(folder): a pretrained folder as a Pipeline."""
+"""load(folder): a pretrained folder, or a single file, as a Pipeline."""
 
 import os
 from collections.abc import Callable
@@ -8,8 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from sde_diffusion.pipeline import Pipeline
+from sde_diffusion.pretrained.convert import INDEX, opened
 from sde_diffusion.pretrained.flow_pipelines import dit, flux, stable_diffusion_3
-from sde_diffusion.pretrained.folder import PICKLED, read_json, refusal
+from sde_diffusion.pretrained.folder import PICKLED, read_json
 from sde_diffusion.pretrained.stable_diffusion import stable_diffusion, stable_diffusion_xl
 from sde_diffusion.selection import choose
 
@@ -26,15 +27,20 @@ PIPELINES: dict[str, Callable[..., Pipeline]] = {
 def load(
     folder: str | os.PathLike[str],
     *,
+    like: str | os.PathLike[str] | None = None,
     variant: str | None = None,
     dtype: Any = jnp.float32,
     **options: Any,
 ) -> Pipeline:
     """The pipeline in a folder as diffusers writes it: model_index.json and a folder for each part.
 
+    Or that in a single file of safetensors with the original names of Stable Diffusion 1.x or SDXL.
     Nothing is downloaded, and nothing is unpickled.
 
     Args:
+        like: for a single file, which has weights only: a folder with CLIP's tokenizer, vocab.json
+            and merges.txt, where the model has the published shape; or a pipeline's folder, of
+            which all but the weights is read.
         variant: which of the folder's weights are read, such as "fp16"; by default those without a
             variant, or the only ones that are there.
         dtype: of the parameters and of the computation, such as jnp.bfloat16.
@@ -47,15 +53,21 @@ def load(
         pictures = pipe.sample(jax.random.key(0), ["a red fox"])
     """
     folder = Path(folder)
-    if folder.suffix in PICKLED:
-        raise ValueError(refusal(folder))
+    if folder.is_file() or folder.suffix in PICKLED:
+        if variant is not None:
+            raise ValueError(f"{folder} is one file, which has no variants: leave out variant")
+        with opened(folder, like) as (configs, weights):
+            return _made(configs, dtype=dtype, weights=weights, **options)
+    if like is not None:
+        raise ValueError(f"{folder} is no single file: leave out like")
     if not folder.is_dir():
-        what = "is a file, not a folder" if folder.is_file() else "no such folder"
-        raise FileNotFoundError(f"{folder}: {what}")
-    if not (folder / "model_index.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} is no pipeline of diffusers: there is no model_index.json"
-        )
-    index = read_json(folder / "model_index.json")
+        raise FileNotFoundError(f"{folder}: no such folder")
+    if not (folder / INDEX).is_file():
+        raise FileNotFoundError(f"{folder} is no pipeline of diffusers: there is no {INDEX}")
+    return _made(folder, variant=variant, dtype=dtype, **options)
+
+
+def _made(folder: Path, **options: Any) -> Pipeline:
+    index = read_json(folder / INDEX)
     make = choose("pipeline", index.get("_class_name", "none"), PIPELINES)
-    return make(folder, index, variant=variant, dtype=dtype, **options)
+    return make(folder, index, **options)

@@ -5,6 +5,7 @@ has all of them.
 """
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from flax import linen as nn
 
 from sde_diffusion.pretrained.folder import read_json, read_weights
-from sde_diffusion.pretrained.tensors import Renames, to_params
+from sde_diffusion.pretrained.tensors import Renames, Tensors, to_params
 from sde_diffusion.selection import unknown
 
 
@@ -56,6 +57,7 @@ def read_part(
     variant: str | None = None,
     dtype: Any = jnp.float32,
     put: Callable[[tuple[str, ...], np.ndarray], jax.Array] | None = None,
+    weights: Mapping[str, Tensors] | None = None,
     **fields: Any,
 ) -> Part:
     """The part in a folder with config.json and weights.
@@ -64,6 +66,7 @@ def read_part(
         variant: see `folder.read_weights`.
         dtype: of the parameters and of the computation.
         put: see `tensors.to_params`.
+        weights: tensors by the name of their part's folder, in place of the folder's files.
         fields: of the module that no config has, such as `attention`.
 
     Raises ValueError or FileNotFoundError for a folder that is not whole, a config that is not
@@ -71,10 +74,9 @@ def read_part(
     """
     config = read_json(Path(folder) / "config.json")
     module = build(kind, config, source=str(folder), dtype=str(jnp.dtype(dtype)), **fields)
-    weights = read_weights(folder, variant)
     params = to_params(
         shapes(kind, module),
-        weights,
+        read_weights(folder, variant) if weights is None else weights[Path(folder).name],
         renames=kind.renames,
         dtype=dtype,
         source=str(folder),
@@ -104,11 +106,15 @@ def build(kind: Kind, config: Mapping[str, Any], *, source: str, **fields: Any) 
 
 def shapes(kind: Kind, module: Any) -> Any:
     """The shapes of the parameters of a module of this kind."""
+    return _shapes(kind.example, module)
 
+
+@functools.lru_cache(maxsize=16)  # a module is traced for seconds, and equal ones have equal shapes
+def _shapes(example: Callable[[Any], tuple[Any, ...]], module: Any) -> Any:
     def init(*arguments: Any) -> Any:
         return module.init(jax.random.key(0), *arguments)["params"]
 
-    return jax.eval_shape(init, *kind.example(module))
+    return jax.eval_shape(init, *example(module))
 
 
 def _plain(value: Any) -> Any:

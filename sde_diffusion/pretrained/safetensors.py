@@ -60,26 +60,31 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
 
 
-def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the arrays under their names; one at a time is made contiguous.
+def write(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], *, dtype: Any = None
+) -> None:
+    """Write the arrays under their names; one at a time is cast and made contiguous.
+
+    dtype: of the arrays in the file; by default each keeps its own.
 
     Raises ValueError for an array of a dtype that the format does not have.
     """
+    dtypes = {name: jnp.dtype(dtype or array.dtype) for name, array in arrays.items()}
     named = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, array in arrays.items():
-        if array.dtype not in named:
-            raise ValueError(f"{name} has the dtype {array.dtype}, not {', '.join(DTYPES)}")
-        start, end = end, end + array.nbytes
-        entry = {"dtype": named[array.dtype], "shape": list(array.shape)}
+        if dtypes[name] not in named:
+            raise ValueError(f"{name} has the dtype {dtypes[name]}, not {', '.join(DTYPES)}")
+        start, end = end, end + array.size * dtypes[name].itemsize
+        entry = {"dtype": named[dtypes[name]], "shape": list(array.shape)}
         header[name] = entry | {"data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the arrays are aligned
     with open(path, "wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for array in arrays.values():
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        for name, array in arrays.items():
+            file.write(np.ascontiguousarray(array, dtypes[name]).reshape(-1).view(np.uint8).data)
 
 
 def _array(whole: np.ndarray, name: str, entry: dict[str, Any]) -> np.ndarray:

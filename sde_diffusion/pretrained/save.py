@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from sde_diffusion.pretrained import safetensors
 from sde_diffusion.pretrained.folder import read_json
@@ -50,10 +49,8 @@ def save(
         _require_shapes(like / name, known[name][1], params)
     shutil.copytree(like, folder, ignore=lambda path, _: _weights(Path(path), like, parts))
     for name, params in parts.items():
-        tensors = to_tensors(params)
-        if dtype is not None:
-            tensors = {key: array.astype(jnp.dtype(dtype)) for key, array in tensors.items()}
-        safetensors.write(folder / name / f"{STEM[known[name][0]]}.safetensors", tensors)
+        file = folder / name / f"{STEM[known[name][0]]}.safetensors"
+        safetensors.write(file, to_tensors(params), dtype=dtype)
 
 
 def _require_shapes(folder: Path, kind: str, params: Any) -> None:

@@ -94,6 +94,27 @@ def to_params(
     return unflatten_dict({path: parameter(path) for path in flat})
 
 
+def fitting(
+    shapes: Any, tensors: Tensors, renames: Renames, source: str = "the weights"
+) -> dict[str, np.ndarray]:
+    """The tensors that `to_params` would read, under our names and with our shapes, not copied.
+
+    Raises what `to_params` does.
+    """
+    given = renamed(tensors, renames)
+    flat = flatten_dict(shapes)
+    places = {path: place(path, leaf.shape) for path, leaf in flat.items()}
+    _require_same_names(flat, places, given, source)
+    made = {}
+    for path, leaf in flat.items():
+        where = places[path]
+        shape = leaf.shape[1:] if where.stacked else leaf.shape
+        for name in where.names:
+            _ours(given[name], where.leaf, shape, f"{source}: {name}")
+            made[name] = given[name].reshape(_their_shape(where, leaf.shape))
+    return made
+
+
 def to_tensors(params: Any) -> dict[str, np.ndarray]:
     """The tensors of a tree of parameters by name, as `to_params` reads them: its inverse."""
     made = {}
