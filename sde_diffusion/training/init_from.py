@@ -1,19 +1,18 @@
 """Starting a run from stored parameters, all or some of them, instead of random ones."""
 
-import fnmatch
 import json
 import os
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sde_diffusion import selection
 from sde_diffusion.training import parameters
 from sde_diffusion.training.state import TrainState
+from sde_diffusion.tree_names import few, matching, named
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -60,7 +59,7 @@ def plan(stored: Stored, params: Any, names: str = "*") -> Plan:
             of the same name have different shapes, or no parameter can be taken.
     """
     shapes = {name: leaf.shape for name, leaf in named(params).items()}
-    wanted = _matching(names, shapes)
+    wanted = matching(names, shapes)
     take = [name for name in wanted if name in stored.shapes]
     for name in take:
         if stored.shapes[name] != shapes[name]:
@@ -70,8 +69,8 @@ def plan(stored: Stored, params: Any, names: str = "*") -> Plan:
             )
     if not take:
         raise ValueError(
-            f"{stored.name} has no parameter of the names wanted ({_few(wanted)}), only "
-            f"{_few(list(stored.shapes))}"
+            f"{stored.name} has no parameter of the names wanted ({few(wanted)}), only "
+            f"{few(list(stored.shapes))}"
         )
     return Plan(
         tuple(take),
@@ -98,12 +97,6 @@ def start(state: TrainState, stored: Stored, take: tuple[str, ...]) -> TrainStat
     # Copies, because the training step donates every buffer of the state, and only once each.
     ema = tuple(jax.tree.map(jnp.copy, params) for _ in state.ema)
     return state._replace(params=params, ema=ema)
-
-
-def named(params: Any) -> dict[str, Any]:
-    """{"down_0/conv/kernel": leaf, ...} of a tree, in the order of its leaves."""
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    return {jax.tree_util.keystr(p, simple=True, separator="/"): leaf for p, leaf in leaves}
 
 
 def in_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Stored:
@@ -160,24 +153,3 @@ def _keys(path: str) -> tuple[str, ...]:
 def _shape(kind: str) -> tuple[int, ...]:
     """(64, 3) of "float32[64, 3]"."""
     return tuple(json.loads(kind[kind.index("[") :]))
-
-
-def _matching(patterns: str, names: Collection[str]) -> list[str]:
-    """The names that match a pattern without "!" and no pattern with "!"."""
-    split = [pattern.strip() for pattern in patterns.split(",")]
-    for pattern in split:
-        if not fnmatch.filter(names, pattern.removeprefix("!")):
-            raise ValueError(
-                selection.unknown("pattern of parameters", pattern.removeprefix("!"), [*names][:20])
-            )
-    yes = [pattern for pattern in split if not pattern.startswith("!")]
-    no = [pattern.removeprefix("!") for pattern in split if pattern.startswith("!")]
-
-    def match(name: str, among: list[str]) -> bool:
-        return any(fnmatch.fnmatchcase(name, pattern) for pattern in among)
-
-    return [name for name in names if match(name, yes or ["*"]) and not match(name, no)]
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -8,7 +8,7 @@ import pytest
 from flax import serialization
 
 from sde_diffusion.cli import run
-from sde_diffusion.training.init_from import named
+from sde_diffusion.tree_names import named
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from sde_diffusion.objectives import of_loss
 from sde_diffusion.training import Recipe, checkpoint, init_from, init_state
+from sde_diffusion.tree_names import named
 
 
 def init_params(key, classes=4):
@@ -103,7 +104,7 @@ def test_what_is_taken_lies_where_the_state_lies(run, kind):
     workdir, saved = run
     stored = init_from.in_run(workdir, ema=None)
     if kind == "arrays":
-        arrays = jax.tree.map(np.asarray, init_from.named(saved.params))
+        arrays = jax.tree.map(np.asarray, named(saved.params))
         stored = init_from.in_arrays("x", arrays)
     begun = init_from.start(state, stored, init_from.plan(stored, state.params).take)
     assert equal(begun.params, saved.params)
