@@ -22,6 +22,7 @@ MAY_CHANGE = (
     "training.keep*",
     "sampling.*",
     "eval.*",
+    "lora.weight",
     # Where the data is stored. That it is the same data is checked by its description.
     "data.source.path",
     "data.source.labels",

@@ -40,6 +40,8 @@ def student(theirs: ConfigDict, path: str, objective: str) -> ConfigDict:
     config = configs.from_json(configs.to_json(theirs)).unlock()
     config.flow_map = configs.choice("flow_map", objective)
     config.teacher.path = config.init_from.path = path
+    config.lora = configs.default().lora  # the student begins with the teacher's adapters merged
+    config.init_from.groups = ()
     ema = 0 if theirs.optim.ema_rates else None
     config.teacher.ema = config.init_from.ema = ema
     steps = max(1, round(SHARE * theirs.training.steps))

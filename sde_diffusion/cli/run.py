@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from etils import epath
+from flax import serialization, traverse_util
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed, training
-from sde_diffusion.config import build
+from sde_diffusion.config import adapters, build
 from sde_diffusion.config import schema as configs
+from sde_diffusion.pretrained import safetensors
+from sde_diffusion.training import frozen, init_from, parameters
 from sde_diffusion.training.parameters import Step
+from sde_diffusion.tree_names import few, named
 
 CONFIG, DATA = "config.json", "data.json"
 
@@ -89,6 +94,64 @@ def to_json(described: Described) -> str:
     return json.dumps(told, indent=2, allow_nan=False) + "\n"
 
 
+def stored(config: ConfigDict) -> init_from.Stored | None:
+    """The parameters that config.init_from names; None where it names none.
+
+    Raises FileNotFoundError and ValueError for a folder or a file that does not hold them.
+    """
+    group = config.init_from
+    if not group.path:
+        return None
+    if group.path.endswith(".safetensors"):
+        return init_from.in_arrays(group.path, safetensors.read(group.path))
+    if group.path.endswith(".msgpack"):
+        return init_from.in_arrays(group.path, _msgpack(group.path))
+    path = folder(group.path, "config.init_from.path")
+    if (path / CONFIG).is_file() and adapters.has_adapters(theirs := read_config(path, {})):
+        step, ema = (None if value is None else str(value) for value in (group.step, group.ema))
+        features = read_data(path).features
+        found = restore_params(path, theirs, features, step=step, ema=ema or "none")
+        arrays = {name: np.asarray(leaf) for name, leaf in named(found.params).items()}
+        return init_from.in_arrays(f"{path} at step {found.step}", arrays)
+    return init_from.in_run(path, ema=group.ema, step=group.step)
+
+
+def base_config(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
+    """The config with what config.init_from.groups takes over from the run that is its base.
+
+    Raises ValueError where config.init_from.path names no run.
+    """
+    group = config.init_from
+    if not group.groups:
+        return config
+    path = folder(group.path, "config.init_from.path")
+    if not (path / CONFIG).is_file():
+        raise ValueError(
+            f"config.init_from.path {group.path!r} is no folder of a run, from whose config "
+            f"{', '.join(group.groups)} would be taken (config.init_from.groups)"
+        )
+    return adapters.inherited(config, read_config(path, {}), overrides)
+
+
+def base(config: ConfigDict, features: data.Features) -> Any:
+    """The parameters that config.lora adapts, all of which config.init_from has to name.
+
+    Raises what `stored` raises, and ValueError where a parameter is not there.
+    """
+    found, shapes = stored(config), _abstract(config, features)
+    if found is None:
+        raise ValueError("config.lora.rank needs a base: set config.init_from.path")
+    plan = init_from.plan(found, shapes, config.init_from.names)
+    if absent := (*plan.missing, *plan.unwanted):
+        raise ValueError(
+            f"{found.name} is no base for adapters (config.lora): {len(absent)} parameters of the "
+            f"network are not taken from it: {few(absent)}"
+        )
+    leaves = named(shapes)
+    arrays = found.read(leaves)
+    return jax.tree.unflatten(jax.tree.structure(shapes), [arrays[name] for name in leaves])
+
+
 def restore_params(
     workdir: epath.Path,
     config: ConfigDict,
@@ -103,16 +166,37 @@ def restore_params(
         step: the number of a step, or "best".
         ema: the number of an average, or "none" for the parameters themselves; by default the first
             average where there is one.
+
+    Where these are adapters, the result is the parameters of the base with the adapters merged.
+    Raises CheckpointMismatch if the base is not the one that they were trained with.
     """
+    which, at = _which_average(ema, config), which_step(step)
+    abstract = _abstract(config, features)
+    if problem := next(adapters.problems(config), None):
+        raise ValueError(problem)
+    if not adapters.has_adapters(config):
+        return training.restore_params(workdir, abstract, ema=which, step=at)
+    pairs = jax.eval_shape(adapters.init(config, abstract), jax.random.key(0))
+    found = training.restore_params(workdir, _placed(config, pairs), ema=which, step=at)
+    whole = base(config, features)
+    saved = parameters.find(workdir, ema=which, step=found.step).frozen
+    here, there = frozen.fingerprints({adapters.BASE: whole}), saved.get(adapters.BASE, "absent")
+    frozen.check_fingerprints(here, {adapters.BASE: there})
+    return found._replace(params=adapters.merged(config, whole, found.params))
+
+
+def _abstract(config: ConfigDict, features: data.Features) -> Any:
+    """The shapes of the network's parameters, with their shardings."""
     init = build.init_params(config, features.event.shape)
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    abstract = jax.tree.map(
+    return _placed(config, jax.eval_shape(init, jax.random.key(0)))
+
+
+def _placed(config: ConfigDict, shapes: Any) -> Any:
+    return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
         distributed.state_shardings(build.mesh(config), shapes),
     )
-    which = _which_average(ema, config)
-    return training.restore_params(workdir, abstract, ema=which, step=which_step(step))
 
 
 def which_step(text: str | None) -> Step:
@@ -141,3 +225,16 @@ def _which_average(text: str | None, config: ConfigDict) -> int | None:
 def sampling_params(state: training.TrainState) -> Any:
     """The parameters for sampling: their first EMA, if there is one."""
     return state.ema[0] if state.ema else state.params
+
+
+def _msgpack(path: str) -> dict[str, np.ndarray]:
+    """The arrays of a tree that flax.serialization.to_bytes wrote, by names such as "a/b/c"."""
+    file = epath.Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        tree: Any = serialization.msgpack_restore(file.read_bytes())
+        arrays = traverse_util.flatten_dict(tree, sep="/")
+    except Exception as error:  # msgpack raises a dozen types, such as ExtraData and UnpackValue
+        raise ValueError(f"{path}: not a tree of arrays in msgpack ({error})") from error
+    return {name: np.asarray(array) for name, array in arrays.items()}

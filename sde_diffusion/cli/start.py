@@ -1,11 +1,9 @@
-"""The stored parameters that a run starts from (config.init_from), and its teacher."""
+"""What a run starts from beside its config: stored parameters, and its teacher."""
 
 import json
 from typing import Any
 
-import numpy as np
 from etils import epath
-from flax import serialization, traverse_util
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed, training
@@ -13,26 +11,9 @@ from sde_diffusion.cli import run
 from sde_diffusion.cli.say import say
 from sde_diffusion.config import build, conditions, flow_maps
 from sde_diffusion.model import Model
-from sde_diffusion.pretrained import safetensors
 from sde_diffusion.training import init_from
 
 FILE = "init_from.json"
-
-
-def stored(config: ConfigDict) -> init_from.Stored | None:
-    """The parameters that config.init_from names; None where it names none.
-
-    Raises FileNotFoundError and ValueError for a folder or a file that does not hold them.
-    """
-    group = config.init_from
-    if not group.path:
-        return None
-    if group.path.endswith(".safetensors"):
-        return init_from.in_arrays(group.path, safetensors.read(group.path))
-    if group.path.endswith(".msgpack"):
-        return init_from.in_arrays(group.path, _msgpack(group.path))
-    folder = run.folder(group.path, "config.init_from.path")
-    return init_from.in_run(folder, ema=group.ema, step=group.step)
 
 
 def teacher(config: ConfigDict, features: data.Features) -> flow_maps.Teacher | None:
@@ -86,16 +67,3 @@ def tell(workdir: epath.Path, stored: init_from.Stored, plan: init_from.Plan) ->
         if names:
             more = f" and {len(names) - 10} more" if len(names) > 10 else ""
             say(f"{len(names)} {what}: {', '.join(names[:10])}{more}")
-
-
-def _msgpack(path: str) -> dict[str, np.ndarray]:
-    """The arrays of a tree that flax.serialization.to_bytes wrote, by names such as "a/b/c"."""
-    file = epath.Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        tree: Any = serialization.msgpack_restore(file.read_bytes())
-        arrays = traverse_util.flatten_dict(tree, sep="/")
-    except Exception as error:  # msgpack raises a dozen types, such as ExtraData and UnpackValue
-        raise ValueError(f"{path}: not a tree of arrays in msgpack ({error})") from error
-    return {name: np.asarray(array) for name, array in arrays.items()}

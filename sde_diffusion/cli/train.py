@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ from ml_collections import ConfigDict
 from sde_diffusion import data, distributed, training
 from sde_diffusion.cli import asked, claim, classes, draw, picture, run, start
 from sde_diffusion.cli.say import say, warn
-from sde_diffusion.config import build, conditions
+from sde_diffusion.config import adapters, build, conditions
 from sde_diffusion.config import schema as configs
 from sde_diffusion.config.check import check
 from sde_diffusion.training import TrainState, init_from
@@ -20,7 +21,8 @@ from sde_diffusion.training import TrainState, init_from
 
 def train(args: Namespace, overrides: dict[str, str]) -> None:
     """Train the network of a config in a folder, or resume the run in it."""
-    train_in(run.folder(args.workdir), configs.load(args.config, overrides), args.overwrite)
+    config = run.base_config(configs.load(args.config, overrides), overrides)
+    train_in(run.folder(args.workdir), config, args.overwrite)
 
 
 def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
@@ -31,7 +33,8 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     teacher = start.teacher(config, features)
     check(config, features, teacher)
     mesh, planned = build.mesh(config), build.run(config)
-    recipe = build.recipe(config, features, teacher)
+    base = run.base(config, features) if adapters.has_adapters(config) else None
+    recipe = build.recipe(config, features, teacher, base)
     batches = data.batches(
         data.select(source, build.record_names(config, features)),
         config.training.batch_size,
@@ -39,10 +42,10 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    params = jax.eval_shape(recipe.init_params, jax.random.key(0))
+    params = jax.eval_shape(build.init_params(config, features.event.shape), jax.random.key(0))
     draw.check(config, params, features)
     resumes = bool(claim.steps_of(workdir)) and not overwrite
-    stored = None if resumes else start.stored(config)
+    stored = None if resumes or base is not None else run.stored(config)
     taken = None if stored is None else init_from.plan(stored, params, config.init_from.names)
 
     # ---- The folder.
@@ -55,6 +58,12 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
         f"{config.network.name} of {size:,} parameters on {len(source):,} samples of "
         f"{source.name} {features.event.shape}; {jax.device_count()} {jax.default_backend()} device"
     )
+    if base is not None:
+        pairs = jax.tree.leaves(jax.eval_shape(recipe.init_params, jax.random.key(0)))
+        say(
+            f"trained are {sum(leaf.size for leaf in pairs):,} parameters of {len(pairs) // 2} "
+            f"adapters; the base is {config.init_from.path}"
+        )
     if build.is_conditional(config):
         say(f"classes: {classes.class_table(features)}")
     begin = None
@@ -65,7 +74,7 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     # ---- The run.
     every = []
     if picture.has_picture(features):
-        pictures = pictures_of(config, workdir, source)
+        pictures = pictures_of(config, workdir, source, base)
         every.append(training.Every(config.training.sample_every, pictures))
     outcome = training.train(recipe, planned, batches, workdir, every=every, mesh=mesh, start=begin)
     if distributed.is_first_process():
@@ -78,9 +87,12 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
 
 
 def pictures_of(
-    config: ConfigDict, workdir: epath.Path, source: data.Source
+    config: ConfigDict, workdir: epath.Path, source: data.Source, base: Any = None
 ) -> Callable[[TrainState, int], None]:
-    """What draws a picture of samples into the run's folder, and its loss."""
+    """What draws a picture of samples into the run's folder, and its loss.
+
+    `base` has the parameters whose adapters are trained, if they are adapters.
+    """
     features = source.features
     images = len(features.event.shape) == 3
     num, columns, real = 100 if images else 2000, 10, None
@@ -92,8 +104,11 @@ def pictures_of(
         real = data.take(source, np.arange(min(num, len(source))))[features.event_name]
 
     def pictures(state: TrainState, step: int) -> None:
+        params = run.sampling_params(state)
+        if base is not None:
+            params = adapters.merged(config, base, params)
         try:
-            x, _ = draw.draw(config, run.sampling_params(state), features, num, seed=0, under=under)
+            x, _ = draw.draw(config, params, features, num, seed=0, under=under)
         except draw.NonFiniteSamples as error:
             warn(f"no picture at step {step}: {error}")
             return

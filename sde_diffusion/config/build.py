@@ -27,7 +27,7 @@ from sde_diffusion import (
     selection,
 )
 from sde_diffusion import parameterization as parameterizations
-from sde_diffusion.config import conditions, flow_maps
+from sde_diffusion.config import adapters, conditions, flow_maps
 from sde_diffusion.flow_map import from_flow_map_network
 from sde_diffusion.model import Model, from_network
 from sde_diffusion.objectives import time_density
@@ -250,10 +250,16 @@ def loss(config: ConfigDict) -> Callable[..., Array]:
 
 
 def recipe(
-    config: ConfigDict, features: data.Features, teacher: flow_maps.Teacher | None = None
+    config: ConfigDict,
+    features: data.Features,
+    teacher: flow_maps.Teacher | None = None,
+    base: Any = None,
 ) -> Recipe:
-    """What `training.train` trains and how, on records with these features."""
-    return Recipe(
+    """What `training.train` trains and how, on records with these features.
+
+    `base` has the parameters that config.lora adapts, by default their shapes alone.
+    """
+    made = Recipe(
         init_params(config, features.event.shape),
         objective(config, features, teacher),
         optimizer(config),
@@ -266,6 +272,7 @@ def recipe(
             compiler_options=read_compiler_options(config.training.compiler_options),
         ),
     )
+    return adapters.adapted(config, made, base) if adapters.has_adapters(config) else made
 
 
 def run(config: ConfigDict) -> Run:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed
 from sde_diffusion import parameterization as parameterizations
-from sde_diffusion.config import build, conditions, flow_maps
+from sde_diffusion.config import adapters, build, conditions, flow_maps
 from sde_diffusion.training import (
     TrainState,
     abstract_state,
@@ -50,6 +51,7 @@ def problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
     """A line for each field that conflicts with another one, or with the data."""
     yield from _loss_problems(config)
     yield from _flow_map_problems(config)
+    yield from adapters.problems(config)
     yield from _label_problems(config)
     yield from _time_problems(config)
     yield from _network_problems(config, features)
@@ -297,8 +299,8 @@ def _trace_objective(
         for name in build.record_names(config, features)
     }
 
-    def loss(state: TrainState, key: jax.Array, batch: data.Batch) -> jax.Array:
-        options = {"frozen": recipe.frozen, "ema": state.ema, "step": state.step}
+    def loss(state: TrainState, key: jax.Array, batch: data.Batch, frozen: Any) -> jax.Array:
+        options = {"frozen": frozen, "ema": state.ema, "step": state.step}
         return recipe.objective(state.params, key, batch, **options)[0]
 
-    jax.eval_shape(loss, abstract_state(recipe), jax.random.key(0), batch)
+    jax.eval_shape(loss, abstract_state(recipe), jax.random.key(0), batch, recipe.frozen)

@@ -162,6 +162,13 @@ def default() -> ConfigDict:
                 "names": "*",  # which of the network's, as in "down_*,!down_0/*"
                 "step": None,  # of a run: the number of a checkpoint, or "best"; None for the last
                 "ema": 0,  # of a run: the number of an average; None for the parameters themselves
+                "groups": (),  # of a run: parts of its config that become ours, such as "network"
+            },
+            "lora": {  # low-rank adapters of the network that init_from names
+                "rank": None,  # None for no adapters: all parameters are trained
+                "alpha": None,  # the change is alpha / rank times the product; None for 1 times
+                "names": "*",  # of the matrices that have adapters, as in "*attention*,!down_0/*"
+                "weight": 1.0,  # of the trained change, in sampling
             },
             "sampling": {
                 "solver": choice("sampling.solver", "dpmpp_2m"),

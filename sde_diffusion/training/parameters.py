@@ -27,7 +27,7 @@ class SavedParameters(NamedTuple):
     """Parameters in a checkpoint's folder `where`: average number `ema` out of `averages`.
 
     `kinds` has the dtype and shape of each leaf, and `sums` its checksum, by the leaf's path. All
-    paths begin with `at`.
+    paths begin with `at`. `frozen` has the fingerprints of the frozen trees that the run uses.
     """
 
     where: epath.Path
@@ -36,6 +36,7 @@ class SavedParameters(NamedTuple):
     at: str
     kinds: dict[str, str]
     sums: dict[str, int]
+    frozen: dict[str, str]
 
 
 def restore_params(
@@ -107,7 +108,8 @@ def _saved(where: epath.Path, ema: int | None) -> SavedParameters:
         raise ValueError(f"{where} has {averages} averages (EMA) of the parameters, no {at}")
     kinds = {name: kind for name, kind in meta["leaves"].items() if name.startswith(at)}
     sums = dict(zip(meta["leaves"], meta["checksums"], strict=True))
-    return SavedParameters(where, ema, averages, at, kinds, {name: sums[name] for name in kinds})
+    sums = {name: sums[name] for name in kinds}
+    return SavedParameters(where, ema, averages, at, kinds, sums, meta["position"]["frozen"])
 
 
 def _averages(leaves: Mapping[str, str]) -> int:
