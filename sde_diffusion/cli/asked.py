@@ -69,8 +69,8 @@ def asked(
         wanted = None if label is None else classes.class_number(features, label)
         found["label"] = classes.labels(features, num, wanted)
     if prompt is not None:
-        length = features[config.conditions.tokens.field].shape[0]
-        found["tokens"] = np.repeat(data.byte_tokens(prompt, length)[None], num, axis=0)
+        tokens = data.tokens_of(prompt, features[config.conditions.tokens.field])
+        found["tokens"] = np.repeat(tokens[None], num, axis=0)
     if image is not None:
         scaled = data.Scaling(*_image(config, features)[0].range, *config.data.range).scale(
             jnp.asarray(image_file.repeated(image, num, "--image"))

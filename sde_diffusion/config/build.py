@@ -95,7 +95,23 @@ def source(config: ConfigDict) -> data.Source:
     """The data; with config.data.tokens its texts are tokenized as well."""
     loaded = data.load(config.data.source.name, **_fields(config.data.source))
     length = config.data.tokens
-    return loaded if length is None else data.tokenized(loaded, length)
+    if length is None:
+        return loaded
+    known = {"bytes": _in_bytes, "words": _in_words}
+    tokenize = selection.choose("config.data.tokenizer", config.data.tokenizer, known)
+    return tokenize(config, loaded, length)
+
+
+def _in_bytes(config: ConfigDict, loaded: data.Source, length: int) -> data.Source:
+    del config
+    return data.tokenized(loaded, length)
+
+
+def _in_words(config: ConfigDict, loaded: data.Source, length: int) -> data.Source:
+    vocabulary = config.network.get("vocabulary")
+    if vocabulary is None:
+        raise ValueError("config.data.tokenizer 'words' needs a network with a vocabulary")
+    return data.in_words(loaded, length, vocabulary)
 
 
 def record_names(config: ConfigDict, features: data.Features) -> list[str]:

@@ -133,7 +133,8 @@ def default() -> ConfigDict:
                 "range": (-1.0, 1.0),  # what the data's own range is mapped to
                 "flip": False,
                 "dequantize": False,
-                "tokens": None,  # how many bytes of its `text` a record has as `tokens`
+                "tokens": None,  # how many tokens of its `text` a record has as `tokens`
+                "tokenizer": "bytes",  # or words: those of the data, network.vocabulary of them
             },
             # What the network is told, for each of the conditions that it has a field for.
             "conditions": {

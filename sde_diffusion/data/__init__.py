@@ -6,9 +6,10 @@ from sde_diffusion.data.pipeline import batches, one_pass
 from sde_diffusion.data.source import ArraySource, Batch, Record, Source, from_arrays, take
 from sde_diffusion.data.sources import SOURCES, load
 from sde_diffusion.data.sources.array_record import write_array_record
-from sde_diffusion.data.text import byte_tokens, tokenized
+from sde_diffusion.data.text import byte_tokens, in_words, tokenized, tokens_of
 from sde_diffusion.data.transforms import Scaling, dequantize, random_flip
 from sde_diffusion.data.views import Mapped, select
+from sde_diffusion.data.vocabulary import unknown_words
 
 __all__ = [
     "EVENTS",
@@ -27,11 +28,14 @@ __all__ = [
     "event_name",
     "from_arrays",
     "in_proportion",
+    "in_words",
     "load",
     "one_pass",
     "random_flip",
     "select",
     "take",
     "tokenized",
+    "tokens_of",
+    "unknown_words",
     "write_array_record",
 ]

@@ -41,6 +41,7 @@ class Feature:
             beyond it. None where the values have no range, as labels and texts.
         classes: the name of each class, for a label in [0, len(classes)); else None.
         counts: how many records each class has, where that is known.
+        words: what the tokens 2, 3, ... of a text stand for; see `data.vocabulary`.
 
     Raises:
         ValueError: a field does not fit the others.
@@ -52,6 +53,7 @@ class Feature:
     high: float | None = None
     classes: tuple[str, ...] | None = None
     counts: tuple[int, ...] | None = None
+    words: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.dtype == "str":

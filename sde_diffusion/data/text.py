@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import numpy as np
+from tqdm import tqdm
 
 from sde_diffusion.data.feature import Feature, Features
 from sde_diffusion.data.source import Record, Source
 from sde_diffusion.data.views import Mapped
+from sde_diffusion.data.vocabulary import FIRST, PADDING, vocabulary_of, word_tokens
 
-PADDING = 0
 BYTE_VOCABULARY = 257
 
 
@@ -18,6 +19,14 @@ def byte_tokens(text: str, length: int) -> np.ndarray:
     encoded = np.frombuffer(text.encode("utf-8", "replace")[:length], np.uint8)
     tokens[: len(encoded)] = encoded.astype(np.int32) + 1
     return tokens
+
+
+def tokens_of(text: str, feature: Feature) -> np.ndarray:
+    """A text as the tokens that a feature holds: words where it names them, or else bytes."""
+    (length,) = feature.shape
+    if feature.words is None:
+        return byte_tokens(text, length)
+    return word_tokens(text, length, feature.words)
 
 
 def tokenized(
@@ -37,13 +46,44 @@ def tokenized(
     Raises:
         ValueError: there is no `text`, or a number is out of its range.
     """
+    _check(source, length, vocabulary, least=2)
+    return _with_tokens(source, Feature((length,), "int32", 0, vocabulary - 1), tokenize)
+
+
+def in_words(source: Source, length: int, vocabulary: int) -> Source:
+    """The source with `tokens` int32 [length] beside `text`: words of the texts themselves.
+
+    All records are read once, for their words. The feature `tokens` names the words.
+
+    Args:
+        source: its records have a `text`.
+        length: how many tokens a text has, padding included.
+        vocabulary: how many different tokens there are, padding and the unknown word included. The
+            most frequent words have a token.
+
+    Raises:
+        ValueError: there is no `text`, or a number is out of its range.
+    """
+    _check(source, length, vocabulary, least=FIRST + 1)
+    rows = tqdm(range(len(source)), desc="reading the words", unit="record", delay=2)
+    known = vocabulary_of((str(source[i]["text"]) for i in rows), vocabulary)
+    feature = Feature((length,), "int32", 0, vocabulary - 1, words=known)
+    return _with_tokens(source, feature, lambda text, length: word_tokens(text, length, known))
+
+
+def _check(source: Source, length: int, vocabulary: int, least: int) -> None:
     if "text" not in source.features:
         raise ValueError(f"{source.name}: no text to tokenize, only {', '.join(source.features)}")
-    if length < 1 or vocabulary < 2:
-        raise ValueError(f"length must be at least 1 and vocabulary 2, got {length}, {vocabulary}")
+    if length < 1 or vocabulary < least:
+        raise ValueError(
+            f"length must be at least 1 and vocabulary {least}, got {length}, {vocabulary}"
+        )
 
+
+def _with_tokens(
+    source: Source, tokens: Feature, tokenize: Callable[[str, int], np.ndarray]
+) -> Source:
     def with_tokens(record: Record) -> Record:
-        return record | {"tokens": tokenize(str(record["text"]), length)}
+        return record | {"tokens": tokenize(str(record["text"]), tokens.shape[0])}
 
-    tokens = Feature((length,), "int32", 0, vocabulary - 1)
     return Mapped(source, Features({**source.features, "tokens": tokens}), with_tokens)

@@ -13,6 +13,7 @@ from sde_diffusion.networks.ddpm import DDPM
 from sde_diffusion.networks.dit import DiT
 from sde_diffusion.networks.mlp import MLP
 from sde_diffusion.networks.ncsnpp import NCSNpp
+from sde_diffusion.networks.text_dit import TextDiT
 from sde_diffusion.networks.two_times import TOWARDS, begin_at, two_times
 from sde_diffusion.selection import choose, require_known
 
@@ -21,6 +22,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "ncsnpp": NCSNpp,
     "mlp": MLP,
     "dit": DiT,
+    "text_dit": TextDiT,
 }
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "TOWARDS",
     "DiT",
     "NCSNpp",
+    "TextDiT",
     "begin_at",
     "build",
     "two_times",

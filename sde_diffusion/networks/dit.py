@@ -101,7 +101,7 @@ class DiT(nn.Module):
             SIZES[self.size][field] if getattr(self, field) is None else getattr(self, field)
             for field in ("depth", "features", "num_heads")
         )
-        _check(x, self.patch_size, features, num_heads)
+        require_patches(x, self.patch_size, features, num_heads)
         dtype = jnp.dtype(self.dtype)
         # A sum over the layers in the backward pass, hence float32.
         embedding = LevelEmbedding(features, name="level")(t, dtype).astype(jnp.float32)
@@ -240,7 +240,7 @@ def add_gated(h: Array, gate: Array, change: Array) -> Array:
     return (x + g * y).astype(h.dtype)
 
 
-def _check(x: Array, patch_size: int, features: int, num_heads: int) -> None:
+def require_patches(x: Array, patch_size: int, features: int, num_heads: int) -> None:
     if any(size % patch_size for size in x.shape[1:3]):
         raise ValueError(
             f"x: patches of {patch_size}x{patch_size} do not divide images of "

@@ -11,6 +11,7 @@ from sde_diffusion.data.sources.cifar10 import cifar10
 from sde_diffusion.data.sources.digits import digits
 from sde_diffusion.data.sources.folder import folder
 from sde_diffusion.data.sources.mixture2d import mixture2d
+from sde_diffusion.data.sources.openmoji import openmoji
 from sde_diffusion.data.sources.tfds import tfds
 from sde_diffusion.data.sources.webdataset import webdataset
 from sde_diffusion.selection import choose, require_known
@@ -23,6 +24,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "mixture2d": mixture2d,
     "npy": npy,
     "npz": npz,
+    "openmoji": openmoji,
     "tfds": tfds,
     "webdataset": webdataset,
 }

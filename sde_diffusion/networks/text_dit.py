@@ -1,0 +1,204 @@
+"""A diffusion transformer that reads a text, trained together with its text encoder.
+
+The text's tokens go through layers of their own. An image layer is DiT's, except that a query of
+the image sees the keys and values of the text beside those of the image,
+
+    h <- h + g1 attention(q(h'), [k(h'), k_text(c)], [v(h'), v_text(c)]),   h' = modulate(h, s1, b1)
+    h <- h + g2 mlp(modulate(h, s2, b2)),
+
+with c the encoded text, as in Imagen's layers. Queries and keys are normalized. The mean of c joins
+the embedding of the time, which gives the shifts b, scales s and gates g. Padding is never seen. A
+text of padding alone is no text: then a layer is one of a network without text.
+
+Peebles & Xie 2023, "Scalable diffusion models with transformers"; Saharia et al. 2022,
+"Photorealistic text-to-image diffusion models with deep language understanding".
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from sde_diffusion.layerwise import SCANNED
+from sde_diffusion.networks.attention import attention
+from sde_diffusion.networks.conditions import PADDING, Conditions
+from sde_diffusion.networks.dit import (
+    CHOICES,
+    INIT_STD,
+    LastLayer,
+    LevelEmbedding,
+    Modulation,
+    add_gated,
+    image,
+    modulate,
+    patches,
+    positions,
+    require_patches,
+    waves,
+)
+from sde_diffusion.networks.layers import Array, Dense
+from sde_diffusion.networks.normalization import LayerNorm, RMSNorm
+from sde_diffusion.networks.scan import scanned
+from sde_diffusion.selection import require_known
+
+
+class TextDiT(nn.Module):
+    """network(x, t, cond) of the shape of x [B, H, W, C], with H and W multiples of the patch size.
+
+    cond is a dict with `tokens` int [B, L], 0 for padding, and the other conditions that it takes;
+    see `conditions`. Without tokens, or where all of them are padding, there is no text.
+
+    vocabulary: how many different tokens there are, padding included.
+    patch_size: pixels of a patch along an axis.
+    depth, features, num_heads: layers, width of the tokens, heads.
+    text_depth: layers of the text encoder, of the same width.
+    label_scale: what the time label is multiplied by before its sines and cosines are taken; they
+        resolve labels from 0 to 1000.
+    num_classes, image_channels, learned_null, numbers: see `conditions.Conditions`.
+    dtype: of the computation; parameters, normalizations, softmax and output are in float32.
+    remat: what the backward pass computes again instead of keeping it; see `networks.scan`.
+    attention: the implementation, see `networks.attention`.
+
+    Raises ValueError for an unknown choice, a learned null of the text, and an image that the
+    patches do not divide.
+    """
+
+    vocabulary: int = 257
+    patch_size: int = 2
+    depth: int = 8
+    features: int = 256
+    num_heads: int = 4
+    text_depth: int = 2
+    label_scale: float = 1.0
+    num_classes: int | None = None
+    image_channels: int | None = None
+    learned_null: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    dtype: str = "float32"
+    remat: str = "none"
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        for field in ("dtype", "remat", "attention"):
+            require_known(field, getattr(self, field), CHOICES[field])
+        if "tokens" in self.learned_null:
+            raise ValueError("learned_null: without a text, no text is seen; nothing is learned")
+        self.conditions().check()
+        super().__post_init__()
+
+    def conditions(self) -> Conditions:
+        """The conditions beside the text."""
+        return Conditions(
+            self.num_classes, None, self.image_channels, self.learned_null, self.numbers
+        )
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:
+        require_patches(x, self.patch_size, self.features, self.num_heads)
+        dtype = jnp.dtype(self.dtype)
+        tokens, others = _split(cond, x.shape[0])
+        text, seen = self._read(tokens, dtype)
+        embedding = LevelEmbedding(self.features, name="level")(self.label_scale * t, dtype)
+        embedding = embedding.astype(jnp.float32)
+        embedding = embedding + Dense(self.features, name="pooled")(_mean(text, seen))
+        told = self.conditions().vector(others, x.shape[0], self.features, INIT_STD)
+        embedding = embedding if told is None else embedding + told
+        beside = self.conditions().image(others, x)
+        shown = x if beside is None else jnp.concatenate([x, beside], axis=-1)
+
+        rows, columns = (size // self.patch_size for size in x.shape[1:3])
+        h = Dense(self.features, name="patches")(patches(shown.astype(dtype), self.patch_size))
+        h = (h + positions(rows, columns, self.features)).astype(dtype)
+        blocks = scanned(
+            Block, self.depth, remat=self.remat, dtype=dtype, initializing=self.is_initializing()
+        )
+        h, _ = blocks(self.num_heads, self.attention, name=f"{SCANNED}_blocks")(
+            h, embedding, text, seen
+        )
+        y = LastLayer(self.patch_size**2 * x.shape[-1], name="last")(h, embedding)
+        return image(y, x.shape[1:3], self.patch_size).astype(jnp.float32)
+
+    def _read(self, tokens: Array, dtype: Any) -> tuple[Array, Array]:
+        """The encoded text [B, L, features], and bool [B, L]: which tokens are no padding."""
+        table = nn.Embed(
+            self.vocabulary, self.features, embedding_init=nn.initializers.normal(1.0), name="words"
+        )
+        seen = tokens != PADDING
+        places = waves(np.arange(tokens.shape[1]), self.features)
+        h = (table(tokens) + places).astype(dtype)
+        layers = scanned(
+            TextLayer,
+            self.text_depth,
+            remat=self.remat,
+            dtype=dtype,
+            initializing=self.is_initializing(),
+        )
+        h, _ = layers(self.num_heads, self.attention, name=f"{SCANNED}_text")(h, seen)
+        return LayerNorm(name="text_norm")(h), seen
+
+
+class TextLayer(nn.Module):
+    """Tokens of a text [B, L, D] and which of them are seen, bool [B, L] -> (tokens, None)."""
+
+    num_heads: int
+    implementation: str
+
+    @nn.compact
+    def __call__(self, h: Array, seen: Array) -> tuple[Array, None]:
+        features = h.shape[-1]
+        inner = LayerNorm(name="norm1")(h)
+        query, key, value = split_heads(Dense(3 * features, name="qkv")(inner), self.num_heads, 3)
+        # A text of padding alone sees itself: a softmax over nothing is not a number.
+        mask = (seen | ~seen.any(axis=1, keepdims=True))[:, None, None, :]
+        found = attention(query, key, value, mask, self.implementation).reshape(h.shape)
+        h = h + Dense(features, name="attended")(found)
+        inner = jax.nn.gelu(Dense(4 * features, name="hidden")(LayerNorm(name="norm2")(h)))
+        return h + Dense(features, name="output")(inner), None
+
+
+class Block(nn.Module):
+    """Image tokens [B, T, D], the embedding [B, D] and the text [B, L, D] -> (tokens, None)."""
+
+    num_heads: int
+    implementation: str
+
+    @nn.compact
+    def __call__(self, h: Array, embedding: Array, text: Array, seen: Array) -> tuple[Array, None]:
+        features = h.shape[-1]
+        shift1, scale1, gate1, shift2, scale2, gate2 = Modulation(6, name="modulation")(
+            embedding, h.dtype
+        )
+        inner = modulate(h, shift1, scale1)
+        query, key, value = split_heads(Dense(3 * features, name="qkv")(inner), self.num_heads, 3)
+        of_text = split_heads(Dense(2 * features, name="text_kv")(text), self.num_heads, 2)
+        norm_key = RMSNorm(name="norm_key")
+        key = jnp.concatenate([norm_key(key), norm_key(of_text[0])], axis=1)
+        value = jnp.concatenate([value, of_text[1]], axis=1)
+        of_image = jnp.ones(h.shape[:2], bool)
+        mask = jnp.concatenate([of_image, seen], axis=1)[:, None, None, :]
+        query = RMSNorm(name="norm_query")(query)
+        found = attention(query, key, value, mask, self.implementation).reshape(h.shape)
+        h = add_gated(h, gate1, Dense(features, name="attended")(found))
+        inner = modulate(h, shift2, scale2)
+        inner = jax.nn.gelu(Dense(4 * features, name="hidden")(inner))
+        return add_gated(h, gate2, Dense(features, name="output")(inner)), None
+
+
+def split_heads(x: Array, num_heads: int, parts: int) -> list[Array]:
+    """[B, T, parts N H] -> `parts` arrays [B, T, N, H] for N heads."""
+    return list(jnp.unstack(x.reshape(*x.shape[:2], parts, num_heads, -1), axis=2))
+
+
+def _split(cond: Any, batch: int) -> tuple[Array, Any]:
+    """The tokens, one of padding where there are none, and the other conditions."""
+    if not isinstance(cond, dict) or "tokens" not in cond:
+        return jnp.full((batch, 1), PADDING), cond
+    return cond["tokens"], {name: each for name, each in cond.items() if name != "tokens"}
+
+
+def _mean(text: Array, seen: Array) -> Array:
+    """The mean over the tokens that are seen, float32 [B, D]; zeros where none is."""
+    weight = seen[..., None].astype(jnp.float32)
+    return jnp.sum(text * weight, axis=1) / jnp.maximum(jnp.sum(weight, axis=1), 1)

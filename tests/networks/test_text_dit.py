@@ -1,0 +1,140 @@
+"""TextDiT: what it sees of a text, and that without a text it is a network without one."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sde_diffusion.networks import TextDiT
+
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
+SMALL = TextDiT(vocabulary=9, depth=2, features=16, num_heads=2)
+X = np.random.default_rng(1).standard_normal((3, 4, 8, 3)).astype(np.float32)
+T = np.array([0.3, 70.0, 700.0], np.float32)
+TOKENS = np.array([[3, 5, 4, 0], [2, 0, 0, 0], [0, 0, 0, 0]])
+
+
+@functools.cache
+def params(network=SMALL):
+    """Parameters of the network's tree, none of them zero."""
+    cond = {"tokens": jnp.asarray(TOKENS)}
+    shapes = jax.eval_shape(network.init, jax.random.key(0), jnp.asarray(X), jnp.ones(3), cond)
+    rng = np.random.default_rng(0)
+    return jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape, np.float32) / leaf.shape[-2:][0] ** 0.5,
+        shapes["params"],
+    )
+
+
+@functools.cache
+def applied(network=SMALL):
+    return jax.jit(network.apply)
+
+
+def output(tokens, x=X, network=SMALL):
+    cond = None if tokens is None else {"tokens": jnp.asarray(tokens)}
+    return np.asarray(applied(network)({"params": params()}, x, T[: len(x)], cond))
+
+
+def test_the_output_has_the_shape_of_the_image_and_is_float32():
+    y = output(TOKENS)
+    assert (y.shape, y.dtype) == (X.shape, np.float32)
+    assert np.isfinite(y).all()
+
+
+def test_padding_is_never_seen():
+    longer = np.pad(TOKENS, ((0, 0), (0, 3)))
+    np.testing.assert_allclose(output(longer), output(TOKENS), rtol=1e-4, atol=1e-5)
+
+
+def test_a_text_of_padding_is_no_text():
+    none = output(None)
+    np.testing.assert_allclose(output(np.zeros_like(TOKENS)), none, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(output(TOKENS)[2], none[2], rtol=1e-4, atol=1e-5)
+    assert np.abs(output(TOKENS) - none)[:2].max(axis=(1, 2, 3)).min() > 1e-2
+
+
+def test_the_order_of_the_words_matters():
+    turned = TOKENS.copy()
+    turned[0, :3] = turned[0, 2::-1]
+    change = np.abs(output(turned) - output(TOKENS)).max(axis=(1, 2, 3))
+    assert change[0] > 1e-2
+    assert change[1:].max() < 1e-5
+
+
+def test_each_picture_sees_its_own_text_alone():
+    alone = output(TOKENS[:1], X[:1])
+    np.testing.assert_allclose(output(TOKENS)[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_attention_reads_the_text_beside_the_pooled_vector():
+    """Also with the pooled vector cut, words reach the image."""
+    cut = dict(params())
+    cut["pooled"] = jax.tree.map(np.zeros_like, cut["pooled"])
+    apply = applied()
+    y, other = (
+        apply({"params": cut}, X, T, {"tokens": jnp.asarray(tokens)})
+        for tokens in (TOKENS, TOKENS[::-1])
+    )
+    assert np.abs(y - other)[0].max() > 1e-2
+
+
+def test_at_first_it_is_zero():
+    made = SMALL.init(jax.random.key(0), X, T, {"tokens": jnp.asarray(TOKENS)})
+    assert not np.any(applied()(made, X, T, {"tokens": jnp.asarray(TOKENS)}))
+
+
+@pytest.mark.parametrize("remat", ["pointwise", "blocks"])
+def test_rematerialization_changes_no_gradient(remat):
+    def gradient(network):
+        def loss(params):
+            return jnp.sum(network.apply({"params": params}, X, T, {"tokens": TOKENS}) ** 2)
+
+        return jax.jit(jax.grad(loss))(params())
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-4),
+        gradient(SMALL),
+        gradient(SMALL.clone(remat=remat)),
+    )
+
+
+def test_bfloat16_is_near_float32():
+    exact = output(TOKENS)
+    rounded = output(TOKENS, network=SMALL.clone(dtype="bfloat16"))
+    assert rounded.dtype == np.float32
+    assert np.sqrt(np.mean((rounded - exact) ** 2)) < 0.05 * np.sqrt(np.mean(exact**2))
+
+
+def test_other_conditions_are_told_beside_the_text():
+    network = TextDiT(
+        vocabulary=9, depth=1, features=16, num_heads=2, num_classes=3, image_channels=1
+    )
+    tokens = jnp.asarray(TOKENS)
+    made = params(network)
+    told = {"tokens": tokens, "label": jnp.array([0, 1, 2]), "image": X[..., :1]}
+    y = applied(network)({"params": made}, X, T, told)
+    for name in told:
+        rest = {other: value for other, value in told.items() if other != name}
+        assert np.abs(applied(network)({"params": made}, X, T, rest) - y)[0].max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dtype": "float8"}, "unknown dtype 'float8'"),
+        ({"learned_null": ("tokens",)}, "without a text, no text is seen"),
+        ({"learned_null": ("label",)}, "set num_classes"),
+    ],
+)
+def test_fields_that_do_not_fit_are_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TextDiT(**fields)
+
+
+def test_patches_that_do_not_divide_the_image_are_refused():
+    with pytest.raises(ValueError, match="patches of 3x3 do not divide images of 4x8"):
+        SMALL.clone(patch_size=3).init(jax.random.key(0), X, T)
