@@ -124,11 +124,32 @@ class EDM(Parameterization):
         )
 
 
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class X0(Parameterization):
+    """The network gives x0 itself; its input has unit variance, and its label is that of EDM.
+
+    The output need not carry noise, which has as many dimensions as the sample, so the network may
+    be narrower than its patches. Li & He 2025, "Back to basics: let denoising generative models
+    denoise".
+    """
+
+    kind = "x0"
+    sigma_data: float = 0.5
+
+    def label(self, sde: SDE, t: Array) -> Array:
+        return -0.25 * sde.log_snr(t)
+
+    def coefficients(self, sde: SDE, t: Array) -> tuple[Coefficient, Coefficient, Coefficient]:
+        return 1.0 / jnp.hypot(sde.sigma(t), sde.alpha(t) * self.sigma_data), 0.0, 1.0
+
+
 PARAMETERIZATIONS: dict[str, type[Parameterization]] = {
     "ddpm": DDPM,
     "ncsn": NCSN,
     "smld": SMLD,
     "edm": EDM,
+    "x0": X0,
     "v": V,
     "flow": Flow,
 }

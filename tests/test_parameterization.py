@@ -24,6 +24,7 @@ def made(sde, name):
         ("ncsn", "it predicts score, which says nothing about the data at t_max"),
         ("smld", "it predicts score, which says nothing about the data at t_max"),
         ("edm", "its time label is inf at t_max"),
+        ("x0", "its time label is inf at t_max"),
     ],
 )
 @pytest.mark.parametrize("process", TO_PURE_NOISE)
@@ -73,3 +74,17 @@ def test_it_is_refused_in_a_compiled_function_too_unless_the_sde_is_an_argument(
     with pytest.raises(ValueError, match="does not fit Flow"):
         jax.jit(lambda: x0(sd.Flow()))()
     jax.jit(x0)(sd.Flow())
+
+
+def test_x0_is_the_output_itself_of_a_network_whose_input_has_unit_variance():
+    sde, std = sd.VP(), 0.6
+    x0 = std * jax.random.normal(jax.random.key(0), (20_000, 1))
+    t = jnp.full(len(x0), 0.4)
+    xt = sde.alpha(t)[:, None] * x0 + sde.sigma(t)[:, None] * jax.random.normal(
+        jax.random.key(1), x0.shape
+    )
+    seen = sd.from_network(
+        sde, lambda variables, x, label: x, {}, sd.parameterization.X0(sigma_data=std)
+    )(xt, t).x0
+    assert float(jnp.std(seen)) == pytest.approx(1.0, abs=0.02)
+    assert float(jnp.corrcoef(seen[:, 0], xt[:, 0])[0, 1]) == pytest.approx(1.0)

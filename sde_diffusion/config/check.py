@@ -25,7 +25,7 @@ LABELS = {
     **dict.fromkeys(("ddpm", "v", "flow"), "steps of a chain, from 0"),
     "smld": "levels of noise, from 0 for the highest",
     "ncsn": "sigma",
-    "edm": "log(sigma / alpha) / 4",
+    **dict.fromkeys(("edm", "x0"), "log(sigma / alpha) / 4"),
 }
 
 

@@ -53,3 +53,15 @@ def test_bfloat16_factors_have_float32_sums_and_both_gradients_have_bfloat16_fac
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert len(products) == 3
     assert all(line.split(" : ")[-1].split("->")[0].count("xbf16>") == 2 for line in products)
+
+
+def test_on_a_cpu_every_bfloat16_product_is_one_of_matrices_with_a_float32_result():
+    """The kernel for AMX takes nothing else."""
+    x = jnp.asarray(X, jnp.bfloat16)
+    text = jax.jit(jax.grad(curved(product), (0, 1))).lower(x, W).as_text()
+    for line in text.splitlines():
+        if "dot_general" in line:
+            signature = line.split(" : ")[-1]
+            assert signature.split("->")[1].strip().endswith("xf32>"), line
+            assert all(part.count("x") == 2 for part in signature.split("tensor<")[1:]), line
+            assert "contracting_dims = [1] x" in line, line
