@@ -101,6 +101,11 @@ def _parser() -> argparse.ArgumentParser:
         default="trajectory",
         help="trajectory, consistency, scm, meanflow, shortcut or progressive (trajectory)",
     )
+    distill.add_argument(
+        "--guidance",
+        metavar="LOW,HIGH",
+        help="guide the teacher by weights from this range; sample --guidance then chooses one",
+    )
     distill.add_argument("--overwrite", action="store_true", help="remove the run that is there")
 
     sample = commands.add_parser("sample", allow_abbrev=False, help="draw samples")

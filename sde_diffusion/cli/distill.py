@@ -26,16 +26,30 @@ def distill(args: Namespace, overrides: dict[str, str]) -> None:
         raise ValueError(
             f"--workdir {args.workdir} is a flow map itself: name its teacher's folder"
         )
-    config = student(theirs, args.workdir, args.objective)
+    weights = None if args.guidance is None else _weights(args.guidance)
+    config = student(theirs, args.workdir, args.objective, weights)
     train_in(out, configs.override(config, overrides), args.overwrite)
 
 
-def student(theirs: ConfigDict, path: str, objective: str) -> ConfigDict:
+def _weights(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(end) for end in text.split(","))
+    except ValueError:
+        raise ValueError(f"--guidance of distill is written as LOW,HIGH, got {text!r}") from None
+    return low, high
+
+
+def student(
+    theirs: ConfigDict, path: str, objective: str, weights: tuple[float, float] | None = None
+) -> ConfigDict:
     """The config of a student of the run with that config, which begins as its teacher.
 
     The student is the same network with a second time, and takes SHARE of the teacher's steps of
     training. With the objective "trajectory" it learns from samples as the teacher is sampled:
     by its solver, on its grid, and is sampled on a grid of the same kind.
+
+    With a range of weights the teacher is guided by all of these, and no condition is dropped,
+    since the student is guided by its weight alone. Without, it is guided as it is sampled.
     """
     config = configs.from_json(configs.to_json(theirs)).unlock()
     config.flow_map = configs.choice("flow_map", objective)
@@ -55,7 +69,12 @@ def student(theirs: ConfigDict, path: str, objective: str) -> ConfigDict:
     gamma = 1.0 if objective in TO_THE_DATA else 0.0
     config.sampling.solver = configs.choice("sampling.solver", "flow_map", gamma=gamma)
     config.sampling.steps = STEPS
-    config.sampling.guidance.weight = 1.0  # the teacher is guided
+    config.sampling.guidance.update(weight=1.0, interval=None)  # the teacher is guided
+    if weights is not None:
+        config.teacher.guidance = weights
+        config.sampling.guidance.weight = min(max(1.0, weights[0]), weights[1])
+        for condition in config.conditions.values():
+            condition.drop = 0.0
     return config.lock()
 
 

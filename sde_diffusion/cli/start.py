@@ -19,8 +19,9 @@ FILE = "init_from.json"
 def teacher(config: ConfigDict, features: data.Features) -> flow_maps.Teacher | None:
     """The model of the run that config.teacher names, guided as its config says, or None.
 
-    Raises FileNotFoundError for a folder without a run, and ValueError for a teacher of another
-    SDE, shape, range of the data, or condition.
+    With config.teacher.guidance it is the trained model itself, which the objective guides. Raises
+    FileNotFoundError for a folder without a run, and ValueError for a teacher of another SDE,
+    shape, range of the data, or condition, or that cannot be guided where it is to be.
     """
     group = config.teacher
     if not group.path:
@@ -40,15 +41,19 @@ def teacher(config: ConfigDict, features: data.Features) -> flow_maps.Teacher | 
                 f"config.teacher.path {group.path}: the teacher has {what} {other}, and the "
                 f"student {ours}"
             )
+    by_weight = flow_maps.weights(config) is not None
+    if by_weight:
+        build.null_for_guidance(theirs)
     step, ema = (None if value is None else str(value) for value in (group.step, group.ema))
     found = run.restore_params(
         folder, theirs, described, step=step, ema="none" if ema is None else ema
     )
 
-    def guided(params: Any) -> Model:
-        return build.guided(theirs, build.model(theirs, params))
+    def made(params: Any) -> Model:
+        trained = build.model(theirs, params)
+        return trained if by_weight else build.guided(theirs, trained)
 
-    return flow_maps.Teacher(guided, found.params)
+    return flow_maps.Teacher(made, found.params)
 
 
 def tell(workdir: epath.Path, stored: init_from.Stored, plan: init_from.Plan) -> None:

@@ -143,12 +143,20 @@ def is_conditional(config: ConfigDict) -> bool:
 
 
 def model(config: ConfigDict, params: Any) -> Model:
-    """The model with these parameters; its condition is what `conditions.cond` gives."""
-    return _model(config, network(config).apply, params)
+    """The model with these parameters; its condition is what `conditions.cond` gives.
+
+    A student of a guided teacher is told the weight config.sampling.guidance.weight.
+    """
+    made = _model(config, network(config).apply, params)
+    if flow_maps.weights(config) is None:
+        return made
+    return objectives.told_weight(made, flow_maps.require_weight(config))
 
 
 def guided(config: ConfigDict, trained: Model) -> Model:
     """The trained model under config.sampling.guidance, for samplers.
+
+    A student of a guided teacher was told the weight by `model`, and is not changed.
 
     Raises ValueError where the network has no conditions, or was always told one of them.
     """
@@ -157,10 +165,26 @@ def guided(config: ConfigDict, trained: Model) -> Model:
         raise ValueError(
             f"config.sampling.guidance.weight (--guidance) must be a number, got {group.weight!r}"
         )
-    if group.weight == 1:
+    if group.weight == 1 or flow_maps.weights(config) is not None:
         return trained
     if flow_maps.is_flow_map(config):
-        raise ValueError("--guidance: a flow map is sampled as its teacher was guided, not anew")
+        raise ValueError(
+            "--guidance: this flow map is not told a weight; distill --guidance LOW,HIGH makes one "
+            "that is"
+        )
+    null = null_for_guidance(config)
+    made = guidance.classifier_free(trained, float(group.weight), null=null, batched=group.batched)
+    if group.interval is None:
+        return made
+    low, high = group.interval
+    return guidance.interval(made, trained, float(low), float(high))
+
+
+def null_for_guidance(config: ConfigDict) -> Any:
+    """What stands for no condition; ValueError where guidance has no such branch.
+
+    That is where the network has no conditions, or was always told one of them.
+    """
     null = conditions.null(config)
     if not null:
         raise ValueError("--guidance: the network of this run is told no condition")
@@ -170,13 +194,7 @@ def guided(config: ConfigDict, trained: Model) -> Model:
                 f"--guidance: the network was never trained without its {name} "
                 f"(config.conditions.{name}.drop is 0)"
             )
-    made = guidance.classifier_free(
-        trained, float(group.weight), null=conditions.cond(null), batched=group.batched
-    )
-    if group.interval is None:
-        return made
-    low, high = group.interval
-    return guidance.interval(made, trained, float(low), float(high))
+    return conditions.cond(null)
 
 
 def _model(config: ConfigDict, apply: Callable[..., Any], params: Any) -> Model:
@@ -205,10 +223,16 @@ def objective(
     options: dict[str, Any] = {"weighting": weighting(config)} if chosen.weighted else {}
     if chosen.timed:
         options["times"] = time_density.TIMES[group.name](**_fields(group))
+    function: Callable[..., Array] = partial(chosen.loss, **options)
+    weights = flow_maps.weights(config)
+    if weights is not None:
+        null = conditions.cond(conditions.null(config))
+        guide = partial(guidance.classifier_free, null=null)
+        function = objectives.guided(function, guide, *weights)
     return objectives.flow_map_objective(
         trained,
         read,
-        partial(chosen.loss, **options),
+        function,
         steps=config.training.steps,
         teacher=None if teacher is None else lambda frozen: teacher.model(frozen["teacher"]),
         by_average=chosen.by_average,
@@ -345,7 +369,7 @@ def grid(config: ConfigDict) -> Array | None:
     """The time grid of config.sampling; None for a fitted solver, which has its own."""
     if config.sampling.solver.name == "fitted":
         return None
-    flow_maps.require_steps(config)
+    flow_maps.require_sampling(config)
     steps = config.sampling.steps
     if steps < 1:
         raise ValueError(f"config.sampling.steps (--steps) must be at least 1, got {steps}")

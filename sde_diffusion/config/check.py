@@ -111,6 +111,8 @@ def _flow_map_problems(config: ConfigDict) -> Iterator[str]:
         yield f"config.flow_map.name {name!r} needs a teacher: set config.teacher.path to a run"
     if name == "none" and config.teacher.path:
         yield "config.teacher.path is set, and config.flow_map.name is 'none', which has no teacher"
+    if config.teacher.guidance is not None and not config.teacher.path:
+        yield "config.teacher.guidance is set, and config.teacher.path is not: nothing is guided"
     if name == "none" and solver == "flow_map":
         yield "config.sampling.solver.name 'flow_map' needs a network of config.flow_map"
 

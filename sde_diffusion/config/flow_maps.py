@@ -3,10 +3,12 @@
 `config.flow_map.name` is "none", or one of FLOW_MAPS, whose fields are plain values; a grid or a
 solver is written as on the command line, "karras(rho=3)". The network is then told a second time
 beside its own. `config.teacher.path` is the folder of the run whose flow is learned; without one
-the losses that can learn from the data alone do. MeanFlow and shortcut models take `loss.weighting`
-as well, and MeanFlow `loss.times`.
+the losses that can learn from the data alone do. With `config.teacher.guidance` = (low, high) the
+teacher is guided with weights from that range, and the network is told the weight. MeanFlow and
+shortcut models take `loss.weighting` as well, and MeanFlow `loss.times`.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from ml_collections import ConfigDict
 from sde_diffusion import grids, notation, objectives, samplers, selection
 from sde_diffusion.model import Model
 from sde_diffusion.networks import TOWARDS
+from sde_diffusion.objectives import GUIDANCE
 from sde_diffusion.objectives.consistency import SCHEDULES
 from sde_diffusion.objectives.flow_map_loss import pseudo_huber
 from sde_diffusion.sdes import Array
@@ -148,11 +151,53 @@ def loss(config: ConfigDict) -> FlowMapLoss:
 def numbers(config: ConfigDict) -> tuple[str, ...]:
     """The numbers that the network is told beside its conditions."""
     given = tuple(config.network.get("numbers", ()))
-    return (*given, TOWARDS) if is_flow_map(config) and TOWARDS not in given else given
+    needed = (TOWARDS,) if is_flow_map(config) else ()
+    if weights(config) is not None:
+        needed = (*needed, GUIDANCE)
+    return (*given, *(name for name in needed if name not in given))
 
 
-def require_steps(config: ConfigDict) -> None:
-    """Raise ValueError where sampling asks for more steps than the student knows."""
+def weights(config: ConfigDict) -> tuple[float, float] | None:
+    """The range of the weights with which the teacher is guided, or None; ValueError if it is none.
+
+    The student is told the weight.
+    """
+    given = config.teacher.guidance
+    if given is None:
+        return None
+    ends = given if isinstance(given, tuple | list) else ()
+    if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
+        raise ValueError(f"config.teacher.guidance must be None or (low, high), got {given!r}")
+    low, high = map(float, ends)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError(f"config.teacher.guidance must be (low, high), low < high, got {given!r}")
+    return low, high
+
+
+def require_weight(config: ConfigDict) -> float:
+    """The weight that a student of a guided teacher is told: config.sampling.guidance.weight.
+
+    Raises ValueError for one that its teacher was never guided with, and for an interval.
+    """
+    group, known = config.sampling.guidance, weights(config)
+    assert known is not None
+    low, high = known
+    if not (isinstance(group.weight, int | float) and low <= group.weight <= high):
+        raise ValueError(
+            f"config.sampling.guidance.weight (--guidance) is {group.weight!r}, and this network "
+            f"was trained for weights from {low:g} to {high:g}"
+        )
+    if group.interval is not None:
+        raise ValueError(
+            "--guidance-interval: a flow map is guided at all levels, as its teacher was"
+        )
+    return float(group.weight)
+
+
+def require_sampling(config: ConfigDict) -> None:
+    """Raise ValueError where sampling asks for steps or a weight that the student does not know."""
+    if weights(config) is not None:
+        require_weight(config)
     most, asked = config.flow_map.get("steps"), config.sampling.steps
     if config.sampling.solver.name == "flow_map" and most is not None and asked > most:
         raise ValueError(

@@ -114,6 +114,7 @@ def default() -> ConfigDict:
                 "path": "",
                 "step": None,  # the number of a checkpoint, or "best"; None for the last
                 "ema": 0,  # the number of an average; None for the parameters themselves
+                "guidance": None,  # (low, high), weights of its guidance, which the student is told
             },
             "optim": {
                 "name": "adam",  # or adamw

@@ -18,7 +18,7 @@ from sde_diffusion.objectives.denoising import (
 )
 from sde_diffusion.objectives.distillation import FLOW_MAP_LOSSES, flow_map_objective
 from sde_diffusion.objectives.dropping import drop_conditions
-from sde_diffusion.objectives.guided import guided
+from sde_diffusion.objectives.guided import GUIDANCE, guided, told_weight
 from sde_diffusion.objectives.image_conditions import (
     IMAGE_CONDITIONS,
     ImageCondition,
@@ -32,6 +32,7 @@ from sde_diffusion.objectives.weighting import WEIGHTINGS, Weighting
 
 __all__ = [
     "FLOW_MAP_LOSSES",
+    "GUIDANCE",
     "IMAGE_CONDITIONS",
     "REDUCTIONS",
     "SCHEDULES",
@@ -61,6 +62,7 @@ __all__ = [
     "shortcut_loss",
     "smld_loss",
     "time_density",
+    "told_weight",
     "trajectory_loss",
     "weighting",
 ]

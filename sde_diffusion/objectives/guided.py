@@ -6,15 +6,17 @@ Meng et al. 2023 (On distillation of guided diffusion models); with a consistenc
 consistency distillation (Luo et al. 2023, LCM).
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from sde_diffusion.model import Model
 from sde_diffusion.objectives.flow_map_loss import require_teacher
-from sde_diffusion.prediction import Prediction
+from sde_diffusion.prediction import Mapped, Prediction
 from sde_diffusion.sdes import SDE, Array
 
 GUIDANCE = "guidance"
@@ -50,7 +52,7 @@ def guided(
             raise ValueError("guided distillation needs a condition to guide to, and there is none")
         key_w, key = jax.random.split(key)
         weight = jax.random.uniform(key_w, x0.shape[:1], minval=low, maxval=high)
-        told = {**(cond if isinstance(cond, Mapping) else {"label": cond}), GUIDANCE: weight}
+        told = _told(cond, weight)
         return loss(key, student, x0, cond=told, teacher=by_weight(teacher, guide), **rest)
 
     return guided_loss
@@ -59,6 +61,29 @@ def guided(
 def by_weight(model: Model, guide: Guide) -> Model:
     """The model guided by the weight that stands in its condition: cond[GUIDANCE], [B]."""
     return Model(model.sde, Partial(_by_weight, Partial(guide)), model)
+
+
+def told_weight(model: Model, weight: Array | float) -> Model:
+    """The model of a student that is told this weight, so its condition is again the teacher's."""
+    mapping = None if model.mapping is None else Partial(_mapped_with_weight)
+    return Model(model.sde, Partial(_with_weight), (model, weight), mapping)
+
+
+def _with_weight(params: Any, sde: SDE, x: Array, t: Array, cond: Any) -> Prediction:
+    model, weight = params
+    model = dataclasses.replace(model, sde=sde)
+    return model(x, t, _told(cond, jnp.broadcast_to(weight, x.shape[:1])))
+
+
+def _mapped_with_weight(params: Any, sde: SDE, x: Array, t: Array, s: Array, cond: Any) -> Mapped:
+    model, weight = params
+    model = dataclasses.replace(model, sde=sde)
+    return model.flow_map(x, t, s, _told(cond, jnp.broadcast_to(weight, x.shape[:1])))
+
+
+def _told(cond: Any, weight: Array) -> dict[str, Any]:
+    named = {} if cond is None else cond if isinstance(cond, Mapping) else {"label": cond}
+    return {**named, GUIDANCE: weight}
 
 
 def _by_weight(guide: Guide, model: Model, sde: SDE, x: Array, t: Array, cond: Any) -> Prediction:

@@ -2,10 +2,13 @@
 
 import json
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from sde_diffusion.cli import main, run
-from sde_diffusion.config import flow_maps
+from sde_diffusion.config import build, flow_maps
 from sde_diffusion.config import schema as configs
 
 
@@ -57,6 +60,58 @@ def test_a_distillation_goes_on_where_it_stopped(trained, student, call):
     assert "already at step 3 of 3" in err
 
 
+@pytest.fixture(scope="module")
+def guided_student(tiny_text, tmp_path_factory):
+    """A student of a teacher that was trained without its label at times, guided by 1 to 4."""
+    folder = tmp_path_factory.mktemp("guided")
+    (folder / "tiny.py").write_text(tiny_text)
+    changes = ["--config.training.steps=2", "--config.training.batch_size=8"]
+    drop = "--config.conditions.label.drop=0.2"
+    train = ["train", "--config", str(folder / "tiny.py"), "--workdir", str(folder / "teacher")]
+    distill = ["distill", "--workdir", str(folder / "teacher"), "--out", str(folder / "student")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "enable_cache", lambda: None)
+        assert main([*train, drop, "--config.optim.warmup=1", *changes]) == 0
+        assert main([*distill, "--guidance", "1,4", "--config.flow_map.steps=2", *changes]) == 0
+    return folder / "student"
+
+
+def test_a_student_of_a_guided_teacher_is_told_the_weight(guided_student, call, tmp_path):
+    config = configs.from_json((guided_student / "config.json").read_text())
+    assert config.teacher.guidance == (1.0, 4.0)
+    assert config.conditions.label.drop == 0.0
+    assert flow_maps.numbers(config) == ("towards", "guidance")
+    command = ("sample", "--workdir", guided_student, "--num", 5, "--out", tmp_path / "x.npz")
+    code, printed, _ = call(*command, "--guidance", 4)
+    assert code == 0
+    assert "by flow_map, 1 evaluations each" in printed
+
+    features = run.read_data(guided_student).features
+    params, _ = run.restore_params(guided_student, config, features, ema="none")
+    x = jax.random.normal(jax.random.key(0), (3, *features.event.shape))
+
+    def mapped(weight):
+        asked = configs.override(config, {"sampling.guidance.weight": str(weight)})
+        return build.model(asked, params).flow_map(x, 1.0, 0.1, jnp.arange(3)).x
+
+    assert np.max(np.abs(mapped(4.0) - mapped(1.0))) > 1e-4
+
+
+def test_what_guided_distillation_refuses(guided_student, trained, call, tmp_path):
+    distill = ("distill", "--workdir", trained, "--out", tmp_path / "a")
+    sample = ("sample", "--workdir", guided_student, "--out", tmp_path / "samples.png")
+    for command, message in (
+        ((*distill, "--guidance", "1,4"), "was never trained without its label"),
+        ((*distill, "--guidance", "2"), "written as LOW,HIGH, got '2'"),
+        ((*distill, "--guidance", "4,1"), "must be (low, high), low < high, got (4.0, 1.0)"),
+        ((*sample, "--guidance", 5), "is 5.0, and this network was trained for weights from 1 to"),
+        ((*sample, "--guidance", 2, "--guidance-interval", "0.1,1"), "guided at all levels"),
+    ):
+        code, _, err = call(*command)
+        assert (code, err.count("\n")) == (2, 1)
+        assert message in err
+
+
 @pytest.mark.parametrize("name", [name for name in flow_maps.FLOW_MAPS if name != "none"])
 def test_every_objective_fits_a_config(name, tiny, trained, call, tmp_path):
     # The check traces the objective; only the last option is refused.
@@ -93,6 +148,10 @@ def test_every_objective_fits_a_config(name, tiny, trained, call, tmp_path):
         (
             ("--config.flow_map.name=meanflow", "--config.teacher.path={trained}/nowhere"),
             "holds no run",
+        ),
+        (
+            ("--config.flow_map.name=meanflow", "--config.teacher.guidance=(1, 4)"),
+            "config.teacher.guidance is set, and config.teacher.path is not",
         ),
         (("--config.flow_map.name=meanflows",), "did you mean 'meanflow'"),
     ],
