@@ -17,6 +17,7 @@ from sde_diffusion.objectives.denoising import (
     smld_loss,
 )
 from sde_diffusion.objectives.distillation import FLOW_MAP_LOSSES, flow_map_objective
+from sde_diffusion.objectives.distribution_matching import distribution_matching_objective
 from sde_diffusion.objectives.dropping import drop_conditions
 from sde_diffusion.objectives.guided import GUIDANCE, guided, told_weight
 from sde_diffusion.objectives.image_conditions import (
@@ -47,6 +48,7 @@ __all__ = [
     "ddpm_loss",
     "denoising_loss",
     "denoising_objective",
+    "distribution_matching_objective",
     "drop_conditions",
     "flow_map_objective",
     "gray",
