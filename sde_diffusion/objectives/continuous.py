@@ -49,12 +49,13 @@ def meanflow_loss(
     floor: float = 1e-2,
     improved: bool = False,
 ) -> Array:
-    """w || V - sg(V + dF/dt) ||^2 / sg(|| . ||^2 + floor)^power, [B] for x0 [B, *event].
+    """L / sg(L + floor)^power, L = w || V - sg(V + dF/dt) ||^2, [B] for x0 [B, *event].
 
     The target is equation (2), where the velocity is that of x0 and eps, or the teacher's. t and s
     are the larger and the smaller of two draws of `times`; a share `apart` of the samples have
     s < t, the others s = t, where the loss is that of flow matching. The error is that of the view
-    of `weighting`, with its weight. The adaptive weight makes the loss of large errors less.
+    of `weighting`, with its weight, which is 1 on the velocity in the paper. The adaptive weight
+    makes the loss of large errors less.
 
     With `improved` (iMF) the derivative goes along the student's own velocity, V at s = t, in place
     of that of x0 and eps, which is noisy, and only the instantaneous part of the target keeps that.
@@ -80,9 +81,8 @@ def meanflow_loss(
     target_velocity = jax.lax.stop_gradient(prediction.velocity) + derivative + given - dx
     target = Prediction("velocity", target_velocity, x, t, sde).view(weighting.on)
     error = prediction.view(weighting.on) - jax.lax.stop_gradient(target)
-    squares = jnp.sum(error**2, axis=tuple(range(1, x0.ndim)))
-    adaptive = jax.lax.stop_gradient(squares + floor) ** power
-    return weighting.weight(sde, t) * squares / adaptive
+    squares = weighting.weight(sde, t) * jnp.sum(error**2, axis=tuple(range(1, x0.ndim)))
+    return squares / jax.lax.stop_gradient(squares + floor) ** power
 
 
 def scm_loss(
