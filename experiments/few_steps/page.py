@@ -1,6 +1,6 @@
-"""The tables of docs/few_steps.md, from what table.py wrote.
+"""Writes the tables into docs/few_steps.md, between its two marks, from what table.py wrote.
 
-python experiments/few_steps/page.py runs/few_steps
+python experiments/few_steps/page.py runs/few_steps docs/few_steps.md
 """
 
 import json
@@ -8,6 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+BEGIN, END = "<!-- tables of experiments/few_steps -->", "<!-- end of the tables -->"
+TITLES = {
+    "mixture2d": "25 Gaussians in the plane",
+    "mixture64d": "10 Gaussians in 64 dimensions",
+    "digits": "The digits, known by heart",
+}
 HEAD = (
     "| | steps | map | 1: rms | sliced | 2: rms | sliced | 4: rms | sliced |\n" + "|---" * 9 + "|"
 )
@@ -45,19 +51,26 @@ def of_solver(name: str, row: dict[str, Any]) -> str:
     return f"| {told} | {' | '.join(cells)} |"
 
 
+def of_problem(result: dict[str, Any]) -> str:
+    lines = [
+        f"### {TITLES[result['problem']]}\n",
+        f"{result['budget'] / 1e6:g} million evaluations for each student, {result['num']:,} "
+        f"samples. The floor of the sliced distance is {result['floor']:.3f}.\n",
+        HEAD,
+    ]
+    for name, row in result["students"].items():
+        lines += of_student(name, row)
+    lines += [of_solver(name, row) for name, row in result["solvers"].items()]
+    return "\n".join(lines)
+
+
 def main() -> None:
-    for path in sorted(Path(sys.argv[1]).glob("*.json"), reverse=True):
-        result = json.loads(path.read_text())
-        print(
-            f"### {result['problem']}\n\n{result['budget']:,.0f} evaluations a student; "
-            f"{result['num']:,} samples; the floor of the sliced distance is "
-            f"{result['floor']:.3f}.\n\n{HEAD}"
-        )
-        for name, row in result["students"].items():
-            print("\n".join(of_student(name, row)))
-        for name, row in result["solvers"].items():
-            print(of_solver(name, row))
-        print()
+    folder, page = Path(sys.argv[1]), Path(sys.argv[2])
+    files = [folder / f"{name}.json" for name in TITLES]
+    tables = [of_problem(json.loads(file.read_text())) for file in files if file.exists()]
+    before, _, rest = page.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    page.write_text("\n\n".join([before + BEGIN, *tables, END + after]))
 
 
 if __name__ == "__main__":

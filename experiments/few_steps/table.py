@@ -3,7 +3,10 @@
     python experiments/few_steps/table.py --problem mixture2d --out runs/few_steps
     python experiments/few_steps/table.py --problem mixture64d --out runs/few_steps
     python experiments/few_steps/table.py --problem digits --out runs/few_steps
-    python experiments/few_steps/page.py runs/few_steps > tables.md
+    python experiments/few_steps/page.py runs/few_steps
+
+The results are kept in the folder, so a run that was stopped goes on where it was, and
+`--minutes` says after how long no further student is begun.
 
 Every student is the same network and is trained for the same budget of evaluations: a forward pass
 of the network or of the exact model is 1, a backward pass 2, and a derivative in forward mode 1.
@@ -106,7 +109,8 @@ def train(name: str, method: Method, exact: Any, sde: sd.SDE, setting: dict, bud
     apply, parameterization = networks.two_times(network.apply), EDM(setting["sigma_data"])
     zeros, cond = jnp.zeros((1, *exact.event)), {networks.TOWARDS: jnp.zeros(1)}
     params = network.init(jax.random.key(1), zeros, jnp.zeros(1), cond)["params"]
-    steps = int(budget / (method.cost * method.batch))
+    chunk = 50
+    steps = max(1, round(budget / (method.cost * method.batch * chunk))) * chunk
     schedule = optax.warmup_cosine_decay_schedule(0.0, 2e-3, min(100, steps // 4), steps)
     optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule, b2=0.99))
 
@@ -135,10 +139,10 @@ def train(name: str, method: Method, exact: Any, sde: sd.SDE, setting: dict, bud
 
         return jax.lax.scan(update, state, (keys, first + jnp.arange(len(keys))))[0]
 
-    state, chunk, key = (params, optimizer.init(params), params), 50, jax.random.key(0)
+    state, key = (params, optimizer.init(params), params), jax.random.key(0)
     clock = time.perf_counter()
     for first in range(0, steps, chunk):
-        keys = jax.random.split(jax.random.fold_in(key, first), min(chunk, steps - first))
+        keys = jax.random.split(jax.random.fold_in(key, first), chunk)
         state = several(state, keys, jnp.asarray(first, jnp.float32))
     jax.block_until_ready(state)
     return student(state[2]), steps, time.perf_counter() - clock
@@ -157,7 +161,17 @@ class Truth(NamedTuple):
     map: tuple
 
 
-def truth(exact: Any, sde: sd.SDE) -> Truth:
+def truth(exact: Any, sde: sd.SDE, path: Path) -> Truth:
+    """What students are held against, computed once and kept in the file."""
+    if path.exists():
+        with np.load(path) as kept:
+            return Truth(kept["ends"], kept["data"], tuple(kept[name] for name in "xtsm"))
+    made = _truth(exact, sde)
+    np.savez(path, ends=made.ends, data=made.data, **dict(zip("xtsm", made.map, strict=True)))
+    return made
+
+
+def _truth(exact: Any, sde: sd.SDE) -> Truth:
     key_x, key_t, key_z, key_d = jax.random.split(jax.random.key(7), 4)
     keys, shape = sd.noise.sample_keys(jax.random.key(3), NUM), (NUM, *exact.event)
     start = draw_start(keys, sde, jnp.array([sde.t_max]), shape)
@@ -196,32 +210,33 @@ def of_student(model: sd.Model, method: Method, exact: Any, known: Truth) -> dic
     return row
 
 
-def of_standard(exact: Any, sde: sd.SDE, known: Truth, seconds: float) -> dict[str, Any]:
-    """The best standard solver of each budget by sliced distance, and a fitted one."""
-    model, rows = exact.model(sde), {}
-    for nfe in (2, 4):
-        tried = {}
-        for name in ("ddim", "dpmpp_2m", "unipc", "deis"):
-            for grid_name in ("karras", "log_snr", "uniform"):
-                grid = grids.named(grid_name, sde, nfe - 1)
-                x = drawn(model, exact, samplers.named(name), grid)
-                tried[f"{name} on {grid_name}"] = measured(x, known, True)
-        best = min(tried, key=lambda name: tried[name]["rms"])
-        rows[f"standard, {nfe}"] = {"by": best, f"{nfe}": tried[best]}
-        if seconds > 0:
-            fitted = sd.fit(
-                jax.random.key(0),
-                model,
-                (1024, *exact.event),
-                nfe=nfe,
-                seconds=seconds,
-                held_out=1024,
-                fine_steps=64,
-                jacobian=256,
-            )
-            x = drawn(model, exact, fitted.solver, None)
-            rows[f"fitted, {nfe}"] = {f"{nfe}": measured(x, known, True)}
-    return rows
+def of_standard(exact: Any, sde: sd.SDE, known: Truth, nfe: int) -> dict[str, Any]:
+    """The standard solver that is nearest to the exact ends, and its row."""
+    model, tried = exact.model(sde), {}
+    for name in ("ddim", "dpmpp_2m", "unipc", "deis"):
+        for grid_name in ("karras", "log_snr", "uniform"):
+            grid = grids.named(grid_name, sde, nfe - 1)
+            x = drawn(model, exact, samplers.named(name), grid)
+            tried[f"{name} on {grid_name}"] = measured(x, known, True)
+    best = min(tried, key=lambda name: tried[name]["rms"])
+    return {"by": best, f"{nfe}": tried[best]}
+
+
+def of_fitted(exact: Any, sde: sd.SDE, known: Truth, nfe: int, seconds: float) -> dict[str, Any]:
+    """The row of a solver that is fitted to the exact model in so many seconds."""
+    model = exact.model(sde)
+    fitted = sd.fit(
+        jax.random.key(0),
+        model,
+        (1024, *exact.event),
+        nfe=nfe,
+        seconds=seconds,
+        held_out=1024,
+        fine_steps=64,
+        jacobian=256,
+    )
+    x = drawn(model, exact, fitted.solver, None)
+    return {f"{nfe}": measured(x, known, True)}
 
 
 def main() -> None:
@@ -231,29 +246,46 @@ def main() -> None:
     parser.add_argument("--methods", help="names, between commas; all if absent")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each fit, 0 for none")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, help="after which no further student is begun")
     args = parser.parse_args()
+    began = time.monotonic()
     setting, exact = SETTINGS[args.problem], PROBLEMS[args.problem]()
     sde = sd.EDM(t_min=setting["t_min"], t_max=setting["t_max"])
-    known = truth(exact, sde)
     args.out.mkdir(parents=True, exist_ok=True)
+    known = truth(exact, sde, args.out / f"{args.problem}_truth.npz")
     path = args.out / f"{args.problem}.json"
     result = json.loads(path.read_text()) if path.exists() else {"students": {}, "solvers": {}}
-    floor = [np.asarray(exact.sample(jax.random.key(k), NUM)) for k in range(8)]
-    result["floor"] = distances.floor(distances.sliced_wasserstein, floor.__getitem__, 0, 4)[0]
+    if "floor" not in result:
+        floor = [np.asarray(exact.sample(jax.random.key(k), NUM)) for k in range(8)]
+        result["floor"] = distances.floor(distances.sliced_wasserstein, floor.__getitem__, 0, 4)[0]
     result |= {"budget": args.budget, "problem": args.problem, "num": NUM}
-    chosen = methods(sde, setting["sigma_data"])
-    for name in args.methods.split(",") if args.methods else chosen:
-        if name in result["students"]:
-            continue
+
+    def row_of_solver(name: str) -> dict[str, Any]:
+        kind, _, nfe = name.partition(", ")
+        if kind == "standard":
+            return of_standard(exact, sde, known, int(nfe))
+        return of_fitted(exact, sde, known, int(nfe), args.seconds)
+
+    def row_of_student(name: str) -> dict[str, Any]:
         model, steps, seconds = train(name, chosen[name], exact, sde, setting, int(args.budget))
         row = of_student(model, chosen[name], exact, known)
-        result["students"][name] = {"steps": steps, "seconds": seconds, **row}
-        print(name, json.dumps(result["students"][name]), flush=True)
+        return {"steps": steps, "seconds": seconds, **row}
+
+    chosen = methods(sde, setting["sigma_data"])
+    asked = [("students", name) for name in (args.methods.split(",") if args.methods else chosen)]
+    if not args.methods:
+        kinds = ("standard", "fitted") if args.seconds > 0 else ("standard",)
+        asked += [("solvers", f"{kind}, {nfe}") for nfe in (2, 4) for kind in kinds]
+    for group, name in asked:
+        if name in result[group]:
+            continue
+        if args.minutes is not None and time.monotonic() - began > 60.0 * args.minutes:
+            print(f"not begun: {name}; run the command again")
+            return
+        result[group][name] = (row_of_student if group == "students" else row_of_solver)(name)
+        print(name, json.dumps(result[group][name]), flush=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
         jax.clear_caches()
-    if not result["solvers"] and not args.methods:
-        result["solvers"] = of_standard(exact, sde, known, args.seconds)
-        path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
