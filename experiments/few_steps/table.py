@@ -244,6 +244,7 @@ def main() -> None:
     parser.add_argument("--problem", required=True, choices=SETTINGS)
     parser.add_argument("--budget", type=float, default=1.5e6, help="evaluations of each student")
     parser.add_argument("--methods", help="names, between commas; all if absent")
+    parser.add_argument("--only", choices=("students", "solvers"), help="both if absent")
     parser.add_argument("--seconds", type=float, default=15.0, help="of each fit, 0 for none")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, help="after which no further student is begun")
@@ -272,8 +273,10 @@ def main() -> None:
         return {"steps": steps, "seconds": seconds, **row}
 
     chosen = methods(sde, setting["sigma_data"])
-    asked = [("students", name) for name in (args.methods.split(",") if args.methods else chosen)]
-    if not args.methods:
+    asked = []
+    if args.only != "solvers":
+        asked = [("students", name) for name in (args.methods or ",".join(chosen)).split(",")]
+    if args.only != "students" and not args.methods:
         kinds = ("standard", "fitted") if args.seconds > 0 else ("standard",)
         asked += [("solvers", f"{kind}, {nfe}") for nfe in (2, 4) for kind in kinds]
     for group, name in asked:
