@@ -21,7 +21,7 @@ from flax import linen as nn
 from sde_diffusion.layerwise import SCANNED
 from sde_diffusion.networks.attention import IMPLEMENTATIONS, attention
 from sde_diffusion.networks.conditions import Conditions
-from sde_diffusion.networks.layers import Array, Dense
+from sde_diffusion.networks.layers import Array, Dense, affine, default_init
 from sde_diffusion.networks.scan import REMAT, scanned
 from sde_diffusion.selection import require_known
 
@@ -135,15 +135,33 @@ class Block(nn.Module):
             embedding, h.dtype
         )
         inner = modulate(h, shift1, scale1)
-        heads = (*h.shape[:2], 3, self.num_heads, features // self.num_heads)
-        query, key, value = jnp.unstack(
-            Dense(3 * features, name="qkv")(inner).reshape(heads), axis=2
-        )
+        query, key, value = Heads(3, self.num_heads, name="qkv")(inner)
         inner = attention(query, key, value, implementation=self.implementation).reshape(h.shape)
         h = add_gated(h, gate1, Dense(features, name="attended")(inner))
         inner = modulate(h, shift2, scale2)
         inner = jax.nn.gelu(Dense(4 * features, name="hidden")(inner))
         return add_gated(h, gate2, Dense(features, name="output")(inner)), None
+
+
+class Heads(nn.Module):
+    """x [B, T, C] -> `parts` affine maps of it, each [B, T, N, C / N] for N heads.
+
+    The parameters are those of one Dense of parts C features. Each part is a product by itself, so
+    that the compiler can lay it out as attention reads it: slices of one product are copied.
+    """
+
+    parts: int
+    num_heads: int
+
+    @nn.compact
+    def __call__(self, x: Array) -> list[Array]:
+        features = x.shape[-1]
+        wide = self.parts * features
+        kernel = self.param("kernel", default_init(), (features, wide))
+        bias = self.param("bias", nn.initializers.zeros, (wide,))
+        weights = zip(jnp.split(kernel, self.parts, -1), jnp.split(bias, self.parts), strict=True)
+        heads = (*x.shape[:2], self.num_heads, features // self.num_heads)
+        return [affine(x, w, b).reshape(heads) for w, b in weights]
 
 
 class LastLayer(nn.Module):
