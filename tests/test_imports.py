@@ -38,6 +38,7 @@ ALLOWED = {
     "layerwise": set(),
     "tree_names": {"selection"},
     "lora": {"layerwise", "tree_names"},
+    "codec": {"noise", "networks", "codec"},
     "networks": {"selection", "layerwise", "networks"},
     "data": {"selection", "sdes", "data"},
     "metrics": MATHS | {"metrics"},
@@ -54,7 +55,7 @@ ALLOWED = {
     },
     "planning": CORE | {"compilation_cache", "samplers", "distributed", "training", "planning"},
     "pipeline": MATHS | {"pipeline"},
-    "pretrained": MATHS | {"layerwise", "networks", "pipeline", "pretrained"},
+    "pretrained": MATHS | {"layerwise", "networks", "codec", "pipeline", "pretrained"},
 }
 FILES = sorted(
     path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE

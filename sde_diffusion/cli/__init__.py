@@ -1,4 +1,4 @@
-"""The command line: sde-diffusion train, distill, sample, evaluate, compare, fit, plan, convert."""
+"""The command line: train, distill, sample, evaluate, encode, compare, fit, plan, convert."""
 
 import argparse
 import importlib
@@ -149,7 +149,16 @@ def _parser() -> argparse.ArgumentParser:
             metavar="LOW,HIGH",
             help="the noise levels sigma / alpha at which guidance is used",
         )
-    for command in (train, distill, sample, evaluate):
+    encode = commands.add_parser(
+        "encode", allow_abbrev=False, help="write the latents of the data of an autoencoder"
+    )
+    encode.add_argument("--workdir", required=True, help="the folder of a trained autoencoder")
+    encode.add_argument(
+        "--out", required=True, help="the folder of the latents; the same command goes on there"
+    )
+    _add_which(encode)
+    encode.add_argument("--dtype", default="float32", help="float32, or float16 for half the size")
+    for command in (train, distill, sample, evaluate, encode):
         hosts = command.add_argument_group(
             "many hosts", "the same command on each; TPU pods and SLURM need none of these"
         )

@@ -27,12 +27,14 @@ MAY_CHANGE = (
     "data.source.path",
     "data.source.labels",
     "data.source.data_dir",
+    # Where the codec is stored. That it is the same one is checked by its fingerprint.
+    "codec.path",
 )
 MAY_GROW = "training.steps"
 # What a run writes; --overwrite removes these and nothing else.
 OWN = (
     *("checkpoints", "samples", "tensorboard", "metrics.jsonl", "loss.png", "samples.png"),
-    *("evaluation.json", "init_from.json", DATA, CONFIG),
+    *("evaluation.json", "init_from.json", "codec.json", DATA, CONFIG),
 )
 
 

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from sde_diffusion.cli import run
 from sde_diffusion.cli.train import train_in
+from sde_diffusion.config import autoencoders
 from sde_diffusion.config import schema as configs
 
 # The student's steps of training for each one of the teacher's.
@@ -22,6 +23,7 @@ def distill(args: Namespace, overrides: dict[str, str]) -> None:
     if teacher.resolve() == out.resolve():
         raise ValueError(f"--out {args.out} is the teacher's folder: choose another one")
     theirs = run.read_config(teacher, {})
+    autoencoders.require_denoiser(theirs, f"--workdir {args.workdir}")
     if theirs.flow_map.name != "none":
         raise ValueError(
             f"--workdir {args.workdir} is a flow map itself: name its teacher's folder"

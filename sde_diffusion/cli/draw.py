@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sde_diffusion import data, distributed, inverse, noise
+from sde_diffusion.cli import codec as codec_of_run
 from sde_diffusion.config import build, conditions
+from sde_diffusion.config.codecs import FrozenCodec
 from sde_diffusion.model import Model
 from sde_diffusion.samplers import Samples, sample
 from sde_diffusion.sdes import Array
@@ -63,8 +65,11 @@ def draw(
     seed: int,
     under: Under = UNCONDITIONED,
     progress: bool = False,
+    coder: FrozenCodec | None = None,
 ) -> tuple[np.ndarray, int]:
     """(x [num, *event] in the data's own range, evaluations a sample).
+
+    With a codec, `features` are those of its latents, and x are the images that it decodes.
 
     In batches of about config.sampling.batch_size, over all the devices; every process draws, and
     has all the samples. Sample i depends on the seed, i and its own conditions alone.
@@ -80,7 +85,11 @@ def draw(
     parts, nfe = [], 0
     for first in tqdm(range(0, num, size), desc="sampling", unit="batch", disable=hidden):
         samples = batch(config, params, features, size, first, seed=seed, under=under)
-        parts.append(distributed.to_every_process(scaling.unscale(samples.x)))
+        latents = scaling.unscale(samples.x)
+        if coder is None:
+            parts.append(distributed.to_every_process(latents))
+        else:
+            parts.append(codec_of_run.decode(coder, mesh, latents))
         nfe = int(np.max(distributed.to_every_process(samples.nfe)))
     x = np.concatenate(parts)[:num]
     bad = np.flatnonzero(~np.isfinite(x).reshape(num, -1).all(axis=1))
@@ -89,9 +98,7 @@ def draw(
         raise NonFiniteSamples(
             f"{len(bad)} of {num} samples are not finite, the first of them sample {bad[0]}{where}"
         )
-    if features.event.dtype == "uint8":  # data in whole numbers: so are the samples
-        x = np.clip(np.round(x), *features.event.range).astype(np.uint8)
-    return x, nfe
+    return codec_of_run.as_stored(x, features.event if coder is None else coder.image), nfe
 
 
 def check(config: ConfigDict, params: Any, features: data.Features) -> None:

@@ -8,15 +8,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sde_diffusion import data, distributed, metrics, noise
-from sde_diffusion.cli import asked, draw, run
+from sde_diffusion.cli import asked, codec, draw, reconstructions, run
 from sde_diffusion.cli.options import sampling_options
 from sde_diffusion.cli.say import say
 from sde_diffusion.comparison.measure import fine_grid
-from sde_diffusion.config import build, conditions
+from sde_diffusion.config import autoencoders, build, codecs, conditions
+from sde_diffusion.config.codecs import FrozenCodec
 
 # Numbers of real data that samples are compared with: 1 GiB of float64.
 MOST_NUMBERS = 2**27
@@ -29,16 +31,20 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     workdir = run.folder(args.workdir)
     config = run.read_config(workdir, sampling_options(args) | overrides)
     source = build.source(config)
-    features = source.features
+    if autoencoders.is_autoencoder(config):
+        _evaluate_autoencoder(args, workdir, config, source)
+        return
+    coder = codec.of_run(workdir, config)
+    features = codecs.sampled(source.features, coder)
     build.solver(config), build.grid(config), build.mesh(config)
     num, seed = config.eval.num, noise.check_seed(config.eval.seed)
     if num < 1:
         raise ValueError(f"config.eval.num must be at least 1, got {num}")
     named = asked.as_in_the_data(config, source, num, seed)
     under, y = draw.Under(conditions.cond(named)), named.get("label")
-    used = data.select(source, build.record_names(config, features))
+    used = data.select(source, build.record_names(config, source.features))
     real = real_data(used, config.eval.data, seed)
-    events, label = real[features.event_name], real.get("label")
+    events, label = _images(config, real, source.features, coder), real.get("label")
     missing = metrics.missing(events, label, num)
     for name, reason in missing.items():
         say(f"{name} is left out: {reason}")
@@ -46,9 +52,11 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     params, step = run.restore_params(workdir, config, features, step=args.step, ema=args.ema)
 
     first = min(num, config.sampling.batch_size)
-    draw.draw(config, params, features, first, seed=seed, under=under)  # compiles
+    draw.draw(config, params, features, first, seed=seed, under=under, coder=coder)  # compiles
     began = time.perf_counter()
-    x, nfe = draw.draw(config, params, features, num, seed=seed, under=under, progress=True)
+    x, nfe = draw.draw(
+        config, params, features, num, seed=seed, under=under, progress=True, coder=coder
+    )
     seconds = time.perf_counter() - began
     hidden = not distributed.is_first_process()
     stages = 2 + len(metrics.METRICS.keys() - missing.keys())
@@ -62,7 +70,7 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
         bits = bits_of(config, params, real, features, seed)
         if not distributed.is_first_process():
             return
-        low, high = features.event.range
+        low, high = codecs.shown(features, coder).event.range
         made = metrics.evaluate(
             x, events, y=y, labels=label, low=low, high=high, seed=seed, progress=progress
         )
@@ -80,8 +88,42 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     if bits.figures:
         count = min(config.eval.bits, len(events))
         report["bits_per_dim_of"] = f"{count} training data, uniformly dequantized"
+    if coder is not None and codecs.is_latent(source.features):
+        report["data_are"] = "the latents' means, decoded"
+    _write(workdir, report)
+
+
+def _evaluate_autoencoder(
+    args: Namespace, workdir: epath.Path, config: ConfigDict, source: data.Source
+) -> None:
+    """Compare an autoencoder's reconstructions with their images, and write evaluation.json."""
+    features, seed = source.features, noise.check_seed(config.eval.seed)
+    used = data.select(source, [features.event_name])
+    real = real_data(used, config.eval.data, seed)[features.event_name]
+    run.enable_cache()
+    params, step = run.restore_params(workdir, config, features, step=args.step, ema=args.ema)
+    found = reconstructions.evaluate(config, source, params, real, seed)
+    if distributed.is_first_process():
+        _write(workdir, {"step": step, "data": len(real), **found, "left_out": {}})
+
+
+def _write(workdir: epath.Path, report: dict[str, Any]) -> None:
     (workdir / "evaluation.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     print_table(report)
+
+
+def _images(
+    config: ConfigDict, real: data.Batch, features: data.Features, coder: FrozenCodec | None
+) -> np.ndarray:
+    """The data that samples are compared with; the means of latents are decoded."""
+    events = real[features.event_name]
+    if coder is None or not codecs.is_latent(features):
+        return events
+    mesh, size = build.mesh(config), config.sampling.batch_size
+    parts = codec.batches_of(events.astype(np.float32), size)
+    return np.concatenate(
+        [codec.as_stored(codec.decode(coder, mesh, part), coder.image) for part in parts]
+    )
 
 
 def real_data(source: data.Source, most: int, seed: int) -> data.Batch:
@@ -104,6 +146,8 @@ def bits_of(
     numbers themselves from above.
     """
     event = features.event
+    if codecs.is_latent(features):
+        return metrics.Report({}, {"bits_per_dim": "the model is one of latents"})
     if event.dtype != "uint8":
         reason = f"the data are of {event.dtype}, not whole numbers"
         return metrics.Report({}, {"bits_per_dim": reason})

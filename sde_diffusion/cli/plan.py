@@ -14,8 +14,8 @@ import jax
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, planning
-from sde_diffusion.cli import plan_search, plan_table
-from sde_diffusion.config import build, conditions
+from sde_diffusion.cli import codec, plan_search, plan_table
+from sde_diffusion.config import autoencoders, build, codecs, conditions
 from sde_diffusion.config import schema as configs
 from sde_diffusion.planning import Topology
 
@@ -26,6 +26,7 @@ EVENTS = {"cifar10": (32, 32, 3)}
 def plan(args: Namespace, overrides: dict[str, str]) -> None:
     """Compile the training step and a step of the sampler for a topology, and print their costs."""
     config = configs.load(args.config, overrides)
+    autoencoders.require_denoiser(config, f"--config {args.config}")
     features = features_of(config, None if args.event is None else _event(args.event))
     topology = planning.named(args.topology)
     found = plan_config(config, topology, features)
@@ -47,7 +48,8 @@ def plan_config(config: ConfigDict, topology: Topology, features: data.Features)
     its mesh or its batches do not fit these devices.
     """
     mesh = build.mesh(config, topology.devices)
-    abstract = jax.eval_shape(build.init_params(config, features.event.shape), jax.random.key(0))
+    sampled = codecs.sampled(features, _codec(config, features))
+    abstract = jax.eval_shape(build.init_params(config, sampled.event.shape), jax.random.key(0))
     chip = topology.chip
     return {
         "topology": topology.name,
@@ -58,7 +60,7 @@ def plan_config(config: ConfigDict, topology: Topology, features: data.Features)
         "chip": {"name": chip.name, "memory": chip.memory, "source": chip.source},
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(abstract)),
         "training": plan_training(config, topology, features),
-        "sampling": plan_sampling(config, topology, features),
+        "sampling": plan_sampling(config, topology, sampled),
     }
 
 
@@ -71,8 +73,9 @@ def plan_training(
         name: jax.ShapeDtypeStruct((size, *features[name].shape), features[name].dtype)
         for name in build.record_names(config, features)
     }
+    recipe = build.recipe(config, features, codec=_codec(config, features))
     with _progress(f"compiling the training step for {topology.name}"):
-        lowered = planning.lower_training_step(mesh, batch, build.recipe(config, features))
+        lowered = planning.lower_training_step(mesh, batch, recipe)
         costs = _costs(lowered, topology)
     seconds = costs.get("estimate_seconds")
     return {
@@ -146,10 +149,12 @@ def _costs(lowered: Any, topology: Topology) -> dict[str, Any]:
 def features_of(config: ConfigDict, event: tuple[int, ...] | None = None) -> data.Features:
     """The features of the data. With an `event` shape, or a known source, no data are read.
 
+    Where the config has a codec, `event` is the shape of its latents.
+
     Raises ValueError where the data are not present and the shape of a sample is not known.
     """
     name = config.data.source.name
-    event = event or EVENTS.get(name)
+    event = event or (None if config.codec.path else EVENTS.get(name))
     if event is None:
         try:
             return build.source(config).features
@@ -157,8 +162,21 @@ def features_of(config: ConfigDict, event: tuple[int, ...] | None = None) -> dat
             raise ValueError(
                 f"{error}; to plan without the data, give the shape of a sample: --event 64,64,3"
             ) from error
-    features = {"image" if len(event) == 3 else "x": data.Feature(event, "uint8", 0, 255)}
+    if config.codec.path or name == "latents":
+        features = {
+            "mean": codecs.latent_feature(event, 0.0, 1.0),
+            "deviation": data.Feature(event, "float32"),
+        }
+    else:
+        features = {"image" if len(event) == 3 else "x": data.Feature(event, "uint8", 0, 255)}
     return data.Features(features | conditions.features(config, event))
+
+
+def _codec(config: ConfigDict, features: data.Features) -> codecs.FrozenCodec | None:
+    """The codec that encodes inside the step; None where the records are latents."""
+    if not config.codec.path or codecs.is_latent(features):
+        return None
+    return codec.read(config.codec)
 
 
 def _event(text: str) -> tuple[int, ...]:

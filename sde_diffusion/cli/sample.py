@@ -8,10 +8,10 @@ import numpy as np
 from etils import epath
 
 from sde_diffusion import distributed
-from sde_diffusion.cli import draw, picture, pretrained, run, wishes
+from sde_diffusion.cli import codec, draw, picture, pretrained, run, wishes
 from sde_diffusion.cli.options import sampling_options
 from sde_diffusion.cli.say import say
-from sde_diffusion.config import build
+from sde_diffusion.config import autoencoders, build, codecs
 
 
 def sample(args: Namespace, overrides: dict[str, str]) -> None:
@@ -28,9 +28,14 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
         raise ValueError("give --workdir, a trained run, or --pretrained, a pretrained folder")
     workdir = run.folder(args.workdir)
     config = run.read_config(workdir, sampling_options(args) | overrides)
-    features = run.read_data(workdir).features
+    autoencoders.require_denoiser(config, f"--workdir {args.workdir}")
+    described = run.read_data(workdir).features
+    coder = codec.of_run(workdir, config)
+    features, shown = codecs.sampled(described, coder), codecs.shown(described, coder)
     if out.suffix == ".png":
-        picture.require_picture(out, features)
+        picture.require_picture(out, shown)
+    if coder is not None:
+        _refuse_images(args)
     wish = wishes.wish(config, features, args)
     build.solver(config), build.grid(config), build.mesh(config)
     run.enable_cache()
@@ -45,18 +50,27 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
         seed=args.seed,
         under=wish.under,
         progress=True,
+        coder=coder,
     )
     seconds = time.perf_counter() - began
     if distributed.is_first_process():
         if out.suffix == ".png":
-            picture.save(out, x, features.event, wish.columns, given=wish.given)
+            picture.save(out, x, shown.event, wish.columns, given=wish.given)
         else:
             # Under the names of the data's records, so that the source "npz" reads the file.
-            _save_arrays(out, {features.event_name: x} | wish.labels)
+            _save_arrays(out, {shown.event_name: x} | wish.labels)
     say(
         f"{wish.num} samples of step {step} by {config.sampling.solver.name}, {nfe} evaluations "
         f"each, in {seconds:.1f} s (compilation included): {out}"
     )
+
+
+def _refuse_images(args: Namespace) -> None:
+    for name in ("image", "mask", "super_resolve", "edit"):
+        if getattr(args, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: the network of this run knows latents, and no images"
+            )
 
 
 def _save_arrays(path: epath.Path, arrays: dict[str, np.ndarray]) -> None:

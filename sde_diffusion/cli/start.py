@@ -9,16 +9,19 @@ from ml_collections import ConfigDict
 from sde_diffusion import data, distributed, training
 from sde_diffusion.cli import run
 from sde_diffusion.cli.say import say
-from sde_diffusion.config import build, conditions, flow_maps
+from sde_diffusion.config import build, codecs, conditions, flow_maps
 from sde_diffusion.model import Model
 from sde_diffusion.training import init_from
 
 FILE = "init_from.json"
 
 
-def teacher(config: ConfigDict, features: data.Features) -> flow_maps.Teacher | None:
+def teacher(
+    config: ConfigDict, features: data.Features, codec: codecs.FrozenCodec | None = None
+) -> flow_maps.Teacher | None:
     """The model of the run that config.teacher names, guided as its config says, or None.
 
+    `features` are of what the student samples, latents where it has a codec.
     With config.teacher.guidance it is the trained model itself, which the objective guides. Raises
     FileNotFoundError for a folder without a run, and ValueError for a teacher of another SDE,
     shape, range of the data, or condition, or that cannot be guided where it is to be.
@@ -28,7 +31,7 @@ def teacher(config: ConfigDict, features: data.Features) -> flow_maps.Teacher | 
         return None
     folder = run.folder(group.path, "config.teacher.path")
     theirs = run.read_config(folder, {})
-    described = run.read_data(folder).features
+    described = codecs.sampled(run.read_data(folder).features, codec)
     kinds = {
         "an SDE": (build.sde(config), build.sde(theirs)),
         "samples of the shape": (features.event.shape, described.event.shape),

@@ -11,9 +11,19 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed, training
-from sde_diffusion.cli import asked, claim, classes, draw, picture, run, start
+from sde_diffusion.cli import (
+    asked,
+    claim,
+    classes,
+    codec,
+    draw,
+    picture,
+    reconstructions,
+    run,
+    start,
+)
 from sde_diffusion.cli.say import say, warn
-from sde_diffusion.config import adapters, build, conditions
+from sde_diffusion.config import adapters, autoencoders, build, codecs, conditions
 from sde_diffusion.config import schema as configs
 from sde_diffusion.config.check import check
 from sde_diffusion.training import TrainState, init_from
@@ -30,11 +40,14 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     # ---- All that can be wrong is found before the folder is touched.
     source = build.source(config)
     features = source.features
-    teacher = start.teacher(config, features)
-    check(config, features, teacher)
+    resumes = bool(claim.steps_of(workdir)) and not overwrite
+    coder = codec.of_training(config, source, workdir if resumes else None)
+    sampled = codecs.sampled(features, coder)
+    teacher = start.teacher(config, sampled, coder)
+    check(config, features, teacher, coder)
     mesh, planned = build.mesh(config), build.run(config)
-    base = run.base(config, features) if adapters.has_adapters(config) else None
-    recipe = build.recipe(config, features, teacher, base)
+    base = run.base(config, sampled) if adapters.has_adapters(config) else None
+    recipe = build.recipe(config, features, teacher, coder, base)
     batches = data.batches(
         data.select(source, build.record_names(config, features)),
         config.training.batch_size,
@@ -42,9 +55,9 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    params = jax.eval_shape(build.init_params(config, features.event.shape), jax.random.key(0))
-    draw.check(config, params, features)
-    resumes = bool(claim.steps_of(workdir)) and not overwrite
+    params = jax.eval_shape(build.init_params(config, sampled.event.shape), jax.random.key(0))
+    if not autoencoders.is_autoencoder(config):
+        draw.check(config, params, sampled)
     stored = None if resumes or base is not None else run.stored(config)
     taken = None if stored is None else init_from.plan(stored, params, config.init_from.names)
 
@@ -52,6 +65,8 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     described = run.Described(len(source), features)
     for line in claim.claim(workdir, config, described, overwrite=overwrite):
         say(line)
+    if coder is not None:
+        codec.write(workdir, coder)
     run.enable_cache()
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(
@@ -73,8 +88,11 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
 
     # ---- The run.
     every = []
-    if picture.has_picture(features):
-        pictures = pictures_of(config, workdir, source, base)
+    if picture.has_picture(codecs.shown(features, coder)):
+        if autoencoders.is_autoencoder(config):
+            pictures = reconstructions.pictures_of(config, workdir, source)
+        else:
+            pictures = pictures_of(config, workdir, source, coder, base)
         every.append(training.Every(config.training.sample_every, pictures))
     outcome = training.train(recipe, planned, batches, workdir, every=every, mesh=mesh, start=begin)
     if distributed.is_first_process():
@@ -87,13 +105,18 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
 
 
 def pictures_of(
-    config: ConfigDict, workdir: epath.Path, source: data.Source, base: Any = None
+    config: ConfigDict,
+    workdir: epath.Path,
+    source: data.Source,
+    coder: codecs.FrozenCodec | None = None,
+    base: Any = None,
 ) -> Callable[[TrainState, int], None]:
     """What draws a picture of samples into the run's folder, and its loss.
 
     `base` has the parameters whose adapters are trained, if they are adapters.
     """
-    features = source.features
+    features = codecs.sampled(source.features, coder)
+    event = codecs.shown(source.features, coder).event
     images = len(features.event.shape) == 3
     num, columns, real = 100 if images else 2000, 10, None
     named = asked.in_turn(config, source, num)
@@ -108,13 +131,13 @@ def pictures_of(
         if base is not None:
             params = adapters.merged(config, base, params)
         try:
-            x, _ = draw.draw(config, params, features, num, seed=0, under=under)
+            x, _ = draw.draw(config, params, features, num, seed=0, under=under, coder=coder)
         except draw.NonFiniteSamples as error:
             warn(f"no picture at step {step}: {error}")
             return
         if distributed.is_first_process():
             path = workdir / "samples" / f"step_{step:07d}.png"
-            picture.save(path, x, features.event, columns, real)
+            picture.save(path, x, event, columns, real)
             training.plot_loss(workdir)
 
     return pictures

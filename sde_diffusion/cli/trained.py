@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from sde_diffusion import analytic
-from sde_diffusion.cli import asked, run
+from sde_diffusion import analytic, noise
+from sde_diffusion.cli import asked, codec, run
 from sde_diffusion.comparison import problems
-from sde_diffusion.config import build, conditions
-from sde_diffusion.data import Source, take
+from sde_diffusion.config import autoencoders, build, codecs, conditions
+from sde_diffusion.data import Source, select, take
 
 
 def trained_problem(
@@ -27,16 +27,26 @@ def trained_problem(
     random are.
     """
     config = run.read_config(workdir, overrides)
-    source = build.source(config)
-    features = source.features
+    autoencoders.require_denoiser(config, f"--workdir {workdir}")
+    source, coder = build.source(config), codec.of_run(workdir, config)
+    features = codecs.sampled(source.features, coder)
     params, done = run.restore_params(workdir, config, features, step=step, ema=ema)
     scaling, trained = build.scaling(config, features), build.model(config, params)
+    read, frozen = (
+        codecs.read(source.features, coder),
+        {"codec": None if coder is None else coder.params},
+    )
+    names = build.record_names(config, source.features)
 
     def draw_data(key: jax.Array, num: int) -> jax.Array:
         rows = jax.random.choice(key, len(source), (num,), replace=num > len(source))
         # Read in the order of the file, which may be large, and given in that of the draw.
         places, back = np.unique(np.asarray(rows), return_inverse=True)
-        return scaling.scale(jnp.asarray(take(source, places)[features.event_name][back]))
+        batch = take(select(source, names), places)
+        records = {name: jnp.asarray(values[back]) for name, values in batch.items()}
+        return scaling.scale(
+            read(noise.sample_keys(jax.random.fold_in(key, 1), num), records, frozen)
+        )
 
     def cond_of(rows: np.ndarray) -> Any:
         named = asked.as_in_the_data(config, source, int(rows.max()) + 1, 0)

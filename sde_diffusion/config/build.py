@@ -27,7 +27,7 @@ from sde_diffusion import (
     selection,
 )
 from sde_diffusion import parameterization as parameterizations
-from sde_diffusion.config import adapters, conditions, flow_maps
+from sde_diffusion.config import adapters, autoencoders, codecs, conditions, flow_maps
 from sde_diffusion.flow_map import from_flow_map_network
 from sde_diffusion.model import Model, from_network
 from sde_diffusion.objectives import time_density
@@ -67,7 +67,9 @@ def sampling_t_min(config: ConfigDict) -> float | None:
 
 
 def network(config: ConfigDict) -> nn.Module:
-    fields = _fields(config.network) | {"numbers": flow_maps.numbers(config)}
+    fields = _fields(config.network)
+    if not autoencoders.is_autoencoder(config):
+        fields["numbers"] = flow_maps.numbers(config)
     return _network(config.network.name, tuple(fields.items()))
 
 
@@ -116,7 +118,8 @@ def _in_words(config: ConfigDict, loaded: data.Source, length: int) -> data.Sour
 
 def record_names(config: ConfigDict, features: data.Features) -> list[str]:
     """The entries of a record that training uses: the event and the network's conditions."""
-    return [features.event_name, *conditions.entries(config).values()]
+    event = ["mean", "deviation"] if codecs.is_latent(features) else [features.event_name]
+    return [*event, *conditions.entries(config).values()]
 
 
 def scaling(config: ConfigDict, features: data.Features) -> data.Scaling:
@@ -125,7 +128,10 @@ def scaling(config: ConfigDict, features: data.Features) -> data.Scaling:
 
 def init_params(config: ConfigDict, event: tuple[int, ...]) -> Callable[[Array], Any]:
     """key -> parameters, for samples of shape `event`."""
-    net, cond = network(config), conditions.example(config, event)
+    net = network(config)
+    if autoencoders.is_autoencoder(config):
+        return lambda key: net.init(key, jnp.zeros((1, *event)))["params"]
+    cond = conditions.example(config, event)
     if told := flow_maps.numbers(config):
         named = cond if isinstance(cond, dict) else {} if cond is None else {"label": cond}
         cond = named | {name: jnp.zeros((1,)) for name in told}
@@ -206,13 +212,18 @@ def _model(config: ConfigDict, apply: Callable[..., Any], params: Any) -> Model:
 
 
 def objective(
-    config: ConfigDict, features: data.Features, teacher: flow_maps.Teacher | None = None
+    config: ConfigDict,
+    features: data.Features,
+    teacher: flow_maps.Teacher | None = None,
+    codec: codecs.FrozenCodec | None = None,
 ) -> objectives.Objective:
     """The objective of training, on batches of records in the data's own range.
 
-    A teacher's parameters are `frozen["teacher"]`.
+    A teacher's parameters are `frozen["teacher"]`, a codec's `frozen["codec"]`.
     """
-    net, read = network(config), samples(config, features)
+    net, read = network(config), samples(config, features, codec)
+    if autoencoders.is_autoencoder(config):
+        return autoencoders.objective(config, lambda key, batch: read(key, batch, None)[0])
 
     def trained(params: Any, key_dropout: Array) -> Model:
         return _model(config, partial(net.apply, train=True, rngs={"dropout": key_dropout}), params)
@@ -240,21 +251,24 @@ def objective(
 
 
 def samples(
-    config: ConfigDict, features: data.Features
+    config: ConfigDict, features: data.Features, codec: codecs.FrozenCodec | None = None
 ) -> Callable[[Array, Batch, Any], tuple[Array, Any]]:
-    """(key, batch, frozen) -> (x0, cond): flipped, dequantized, scaled, conditions dropped."""
-    scale = scaling(config, features)
+    """(key, batch, frozen) -> (x0, cond): flipped, dequantized, scaled, conditions dropped.
+
+    Latents are drawn anew from their Gaussians, which images have by `frozen["codec"]`.
+    """
+    scale = scaling(config, codecs.sampled(features, codec))
     read, drop = conditions.of_records(config, features), conditions.drop(config)
     beside = conditions.entries(config).get("image")
+    event = codecs.read(features, codec)
 
     def of_batch(key: Array, batch: Batch, frozen: Any) -> tuple[Array, Any]:
-        del frozen
-        x = batch[features.event_name]
-        keys = noise.sample_keys(key, len(x))
-        if config.data.flip:
-            x = data.random_flip(noise.fold_in(keys, 0), x)
-            if beside in batch:  # by the same keys, so it is mirrored when x is
-                batch = {**batch, beside: data.random_flip(noise.fold_in(keys, 0), batch[beside])}
+        keys = noise.sample_keys(key, len(batch[features.event_name]))
+        if config.data.flip:  # by the same keys, so what is beside x is mirrored when x is
+            flipped = {name for name in (features.event_name, beside) if name in batch}
+            mirror = partial(data.random_flip, noise.fold_in(keys, 0))
+            batch = {**batch, **{name: mirror(batch[name]) for name in flipped}}
+        x = event(noise.fold_in(keys, 1), batch, frozen)
         if config.data.dequantize:
             x = data.dequantize(noise.fold_in(keys, 1), x, scale.low, scale.high)
         x0 = scale.scale(x)
@@ -293,18 +307,22 @@ def recipe(
     config: ConfigDict,
     features: data.Features,
     teacher: flow_maps.Teacher | None = None,
+    codec: codecs.FrozenCodec | None = None,
     base: Any = None,
 ) -> Recipe:
     """What `training.train` trains and how, on records with these features.
 
     `base` has the parameters that config.lora adapts, by default their shapes alone.
     """
+    frozen = {} if teacher is None else {"teacher": teacher.params}
+    if codec is not None and not codecs.is_latent(features):
+        frozen["codec"] = codec.params
     made = Recipe(
-        init_params(config, features.event.shape),
-        objective(config, features, teacher),
+        init_params(config, codecs.sampled(features, codec).event.shape),
+        objective(config, features, teacher, codec),
         optimizer(config),
         config.optim.ema_rates,
-        frozen=None if teacher is None else {"teacher": teacher.params},
+        frozen=frozen or None,
         learning_rate=learning_rate(config),
         options=StepOptions(
             accumulate=config.optim.accumulate,

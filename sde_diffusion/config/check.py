@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed
 from sde_diffusion import parameterization as parameterizations
-from sde_diffusion.config import adapters, build, conditions, flow_maps
+from sde_diffusion.config import adapters, autoencoders, build, codecs, conditions, flow_maps
 from sde_diffusion.training import (
     TrainState,
     abstract_state,
@@ -30,38 +30,55 @@ LABELS = {
 
 
 def check(
-    config: ConfigDict, features: data.Features, teacher: flow_maps.Teacher | None = None
+    config: ConfigDict,
+    features: data.Features,
+    teacher: flow_maps.Teacher | None = None,
+    codec: codecs.FrozenCodec | None = None,
 ) -> None:
     """Raise ValueError with everything that is wrong with a config for records of these features.
 
     It builds all that `train`, `sample` and `evaluate` build, and traces the objective on abstract
     arrays; nothing is computed, and no file is touched.
     """
-    found = [*problems(config, features)]
+    sampled = codecs.sampled(features, codec)
+    found = [*problems(config, sampled), *codecs.problems(config, features, codec)]
     # A config that is refused above would also fail below, with a less helpful message.
     if not found:
-        found = [*_failures(config, features, teacher)]
+        found = [*_failures(config, features, teacher, codec)]
     if found:
         raise ValueError("; ".join(found))
-    for line in warnings(config, features):
+    for line in warnings(config, sampled):
         log.warning("%s", line)
 
 
 def problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
-    """A line for each field that conflicts with another one, or with the data."""
+    """A line for each field that conflicts with another one, or with what is sampled."""
+    yield from autoencoders.problems(config, features)
+    if not autoencoders.is_autoencoder(config):
+        yield from _denoiser_problems(config, features)
+    yield from adapters.problems(config)
+    yield from _data_problems(config, features)
+    yield from _step_problems(config)
+
+
+def _denoiser_problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
     yield from _loss_problems(config)
     yield from _flow_map_problems(config)
-    yield from adapters.problems(config)
     yield from _label_problems(config)
     yield from _time_problems(config)
     yield from _network_problems(config, features)
-    yield from _data_problems(config, features)
     yield from _condition_problems(config, features)
-    yield from _step_problems(config)
 
 
 def warnings(config: ConfigDict, features: data.Features) -> Iterator[str]:
     """A line for each choice that is allowed but rarely intended."""
+    if autoencoders.is_autoencoder(config):
+        return
+    if codecs.is_latent(features) and not config.codec.path:
+        yield (
+            "the data are latents, and config.codec.path names no autoencoder: samples stay "
+            "latents, and there are no pictures"
+        )
     yield from _attention_warnings(config, features)
     process, weighting = build.sde(config), config.loss.weighting
     if config.loss.name != "denoising" or float(process.alpha(jnp.asarray(process.t_max))) > 1e-6:
@@ -268,15 +285,19 @@ def _step_problems(config: ConfigDict) -> Iterator[str]:
 
 
 def _failures(
-    config: ConfigDict, features: data.Features, teacher: flow_maps.Teacher | None
+    config: ConfigDict,
+    features: data.Features,
+    teacher: flow_maps.Teacher | None,
+    codec: codecs.FrozenCodec | None,
 ) -> Iterator[str]:
     """A line for each part that cannot be built."""
     parts: list[Callable[[], object]] = [
         lambda: build.run(config),
         lambda: _check_devices(config),
-        lambda: _trace_objective(config, features, teacher),
-        lambda: (build.solver(config), build.grid(config)),
+        lambda: _trace_objective(config, features, teacher, codec),
     ]
+    if not autoencoders.is_autoencoder(config):
+        parts.append(lambda: (build.solver(config), build.grid(config)))
     for part in parts:
         try:
             part()
@@ -292,9 +313,12 @@ def _check_devices(config: ConfigDict) -> None:
 
 
 def _trace_objective(
-    config: ConfigDict, features: data.Features, teacher: flow_maps.Teacher | None
+    config: ConfigDict,
+    features: data.Features,
+    teacher: flow_maps.Teacher | None,
+    codec: codecs.FrozenCodec | None,
 ) -> None:
-    recipe = build.recipe(config, features, teacher)
+    recipe = build.recipe(config, features, teacher, codec)
     size = config.training.batch_size // config.optim.accumulate
     batch = {
         name: jax.ShapeDtypeStruct((size, *features[name].shape), features[name].dtype)

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from sde_diffusion import grids, objectives, parameterization, samplers, sdes
 from sde_diffusion.config.flow_maps import FLOW_MAPS
 from sde_diffusion.data import SOURCES
-from sde_diffusion.networks import NETWORKS
+from sde_diffusion.networks import AUTOENCODERS, NETWORKS
 from sde_diffusion.objectives import time_density
 from sde_diffusion.selection import choose, require_known, unknown
 
@@ -42,7 +42,7 @@ def _fitted(path: str = "") -> None:
 # What the names in a group stand for; the group's fields are the parameters of that callable.
 CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "sde": sdes.KINDS,
-    "network": NETWORKS,
+    "network": NETWORKS | AUTOENCODERS,
     "parameterization": parameterization.PARAMETERIZATIONS,
     "conditions.image.of": {"record": _without_fields, **objectives.IMAGE_CONDITIONS},
     "flow_map": FLOW_MAPS,
@@ -102,11 +102,14 @@ def default() -> ConfigDict:
             ),
             "parameterization": choice("parameterization", "ddpm"),
             "loss": {
-                "name": "denoising",  # denoising (continuous time), smld or ddpm (discrete)
+                "name": "denoising",  # (continuous time), smld or ddpm (discrete), or autoencoding
                 "weighting": choice("loss.weighting", "constant"),
                 "times": choice("loss.times", "uniform"),
                 "draw": "independent",  # or stratified
                 "reduction": "mean",  # over a sample's dimensions, or half_sum
+                # Weights of an autoencoder's loss: of the mean absolute and squared error, and of
+                # the divergence of its latents over the number of an image's values.
+                "autoencoding": {"l1": 1.0, "l2": 0.0, "kl": 1e-6},
             },
             # A network of two times, for samples in a few evaluations, in place of a denoiser.
             "flow_map": choice("flow_map", "none"),
@@ -115,6 +118,11 @@ def default() -> ConfigDict:
                 "step": None,  # the number of a checkpoint, or "best"; None for the last
                 "ema": 0,  # the number of an average; None for the parameters themselves
                 "guidance": None,  # (low, high), weights of its guidance, which the student is told
+            },
+            "codec": {  # the run of the autoencoder whose latents are modelled; "" for none
+                "path": "",
+                "step": None,  # the number of a checkpoint, or "best"; None for the last
+                "ema": 0,  # the number of an average; None for the parameters themselves
             },
             "optim": {
                 "name": "adam",  # or adamw

@@ -6,6 +6,7 @@ from sde_diffusion.data.pipeline import batches, one_pass
 from sde_diffusion.data.source import ArraySource, Batch, Record, Source, from_arrays, take
 from sde_diffusion.data.sources import SOURCES, load
 from sde_diffusion.data.sources.array_record import write_array_record
+from sde_diffusion.data.sources.latents import StoredCodec, read_stored_codec
 from sde_diffusion.data.text import byte_tokens, in_words, tokenized, tokens_of
 from sde_diffusion.data.transforms import Scaling, dequantize, random_flip
 from sde_diffusion.data.views import Mapped, select
@@ -22,6 +23,7 @@ __all__ = [
     "Record",
     "Scaling",
     "Source",
+    "StoredCodec",
     "batches",
     "byte_tokens",
     "dequantize",
@@ -32,6 +34,7 @@ __all__ = [
     "load",
     "one_pass",
     "random_flip",
+    "read_stored_codec",
     "select",
     "take",
     "tokenized",

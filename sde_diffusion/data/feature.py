@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 # The feature that a diffusion model generates is the first of these that a record has. `image` is
-# [H, W, C]; `x` is an event of any other meaning, such as a point in the plane.
-EVENTS = ("image", "audio", "x")
+# [H, W, C]; `x` is an event of any other meaning, such as a point in the plane; `mean` is that of a
+# Gaussian over latents, whose standard deviation is `deviation`.
+EVENTS = ("image", "audio", "x", "mean")
 
 
 def event_name(names: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from sde_diffusion.metrics.distances import DISTANCES, Distance, floor, interval
 from sde_diffusion.metrics.features import Components, principal_components
 from sde_diffusion.metrics.frechet import frechet_between_halves, frechet_distance
 from sde_diffusion.metrics.precision_recall import nearest_neighbour_ratio, precision_recall
+from sde_diffusion.metrics.reconstruction import psnr, ssim
 from sde_diffusion.metrics.report import METRICS, Report, evaluate, finite, missing
 
 __all__ = [
@@ -32,6 +33,8 @@ __all__ = [
     "nearest_neighbour_ratio",
     "precision_recall",
     "principal_components",
+    "psnr",
     "rms",
+    "ssim",
     "train_classifier",
 ]

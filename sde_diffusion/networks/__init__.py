@@ -1,4 +1,4 @@
-"""Score networks in Flax: network(x, t, cond, train=...) with an output shaped like x.
+"""Networks in Flax: score networks(x, t, cond, train=...) with an output shaped like x, and others.
 
 Nothing else in the package imports these and they import no SDE: a network of one's own, in any
 library, serves as well.
@@ -9,6 +9,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from sde_diffusion.networks.autoencoder_kl import AutoencoderKL
 from sde_diffusion.networks.ddpm import DDPM
 from sde_diffusion.networks.dit import DiT
 from sde_diffusion.networks.mlp import MLP
@@ -24,12 +25,15 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "dit": DiT,
     "text_dit": TextDiT,
 }
+AUTOENCODERS: dict[str, type[nn.Module]] = {"autoencoder_kl": AutoencoderKL}
 
 __all__ = [
+    "AUTOENCODERS",
     "DDPM",
     "MLP",
     "NETWORKS",
     "TOWARDS",
+    "AutoencoderKL",
     "DiT",
     "NCSNpp",
     "TextDiT",
@@ -41,7 +45,7 @@ __all__ = [
 
 def build(name: str, /, **fields: Any) -> nn.Module:
     """The network of that name with these fields; ValueError with the nearest name for neither."""
-    network = choose("network", name, NETWORKS)
+    network = choose("network", name, NETWORKS | AUTOENCODERS)
     known = [f.name for f in dataclasses.fields(network) if f.name not in ("parent", "name")]
     for field in fields:
         require_known(f"field of network {name!r}", field, known)

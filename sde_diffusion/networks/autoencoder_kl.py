@@ -1,8 +1,8 @@
 """AutoencoderKL, the autoencoder of latent diffusion, under diffusers' names for parameters.
 
 An encoder gives mean and log-variance of a Gaussian over latents [B, H / f, W / f, C], with
-f = 2^(levels - 1); a decoder maps latents to images. Those of Stable Diffusion, SDXL, SD3 and Flux
-differ in their fields only.
+f = patch_size 2^(levels - 1); a decoder maps latents to images. Those of Stable Diffusion, SDXL,
+SD3 and Flux differ in their fields only.
 
 Rombach et al. 2022, "High-resolution image synthesis with latent diffusion models", app. G.
 """
@@ -30,6 +30,9 @@ class Moments(NamedTuple):
 class AutoencoderKL(nn.Module):
     """`encode(x)` -> Moments, `decode(z)` -> images; the fields are those of diffusers' config.
 
+    patch_size: the first convolution sees patches of so many pixels on a side as one pixel with all
+        their channels, and the last one gives such patches. Above 1, which diffusers does not have,
+        no layer works at the full resolution: far less work for small images on a CPU.
     dtype: of the computation; normalizations, softmax and outputs are in float32.
     """
 
@@ -42,12 +45,20 @@ class AutoencoderKL(nn.Module):
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
+    patch_size: int = 1
     dtype: str = "float32"
+
+    @property
+    def factor(self) -> int:
+        """The number of pixels along an axis for one of the latents."""
+        return int(self.patch_size * 2 ** (len(self.block_out_channels) - 1))
 
     def setup(self) -> None:
         shared = (self.layers_per_block, self.norm_num_groups, self.mid_block_add_attention)
         self.encoder = Encoder(2 * self.latent_channels, self.block_out_channels, *shared)
-        self.decoder = Decoder(self.out_channels, self.block_out_channels, *shared)
+        self.decoder = Decoder(
+            self.patch_size**2 * self.out_channels, self.block_out_channels, *shared
+        )
         if self.use_quant_conv:
             self.quant_conv = Conv(2 * self.latent_channels, 1)
         if self.use_post_quant_conv:
@@ -59,7 +70,7 @@ class AutoencoderKL(nn.Module):
 
     def encode(self, x: Array) -> Moments:
         """Images [B, H, W, C] in [-1, 1] -> Moments of their latents."""
-        h = self.encoder(x.astype(self.dtype))
+        h = self.encoder(to_patches(x.astype(self.dtype), self.patch_size))
         h = self.quant_conv(h) if self.use_quant_conv else h
         mean, log_variance = jnp.split(h.astype(jnp.float32), 2, axis=-1)
         # diffusers clips at these values too.
@@ -69,7 +80,21 @@ class AutoencoderKL(nn.Module):
         """Latents [B, h, w, C] -> images in [-1, 1], float32, which the decoder may exceed."""
         h = z.astype(self.dtype)
         h = self.post_quant_conv(h) if self.use_post_quant_conv else h
-        return self.decoder(h).astype(jnp.float32)
+        return from_patches(self.decoder(h).astype(jnp.float32), self.patch_size)
+
+
+def to_patches(x: Array, size: int) -> Array:
+    """[B, H, W, C] -> [B, H / size, W / size, size^2 C]: the pixels of a patch side by side."""
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // size, size, width // size, size, channels)
+    return x.swapaxes(2, 3).reshape(batch, height // size, width // size, size**2 * channels)
+
+
+def from_patches(x: Array, size: int) -> Array:
+    """The inverse of `to_patches`."""
+    batch, height, width, features = x.shape
+    x = x.reshape(batch, height, width, size, size, features // size**2)
+    return x.swapaxes(2, 3).reshape(batch, height * size, width * size, features // size**2)
 
 
 class Encoder(nn.Module):

@@ -1,6 +1,8 @@
 """What a step of training minimizes: objectives, losses, their weightings and times."""
 
 from sde_diffusion.objectives import time_density, weighting
+from sde_diffusion.objectives.autoencoding import Weights as AutoencodingWeights
+from sde_diffusion.objectives.autoencoding import autoencoding_objective, kl_divergence
 from sde_diffusion.objectives.classification import (
     classification_loss,
     classification_objective,
@@ -38,10 +40,12 @@ __all__ = [
     "REDUCTIONS",
     "SCHEDULES",
     "WEIGHTINGS",
+    "AutoencodingWeights",
     "ImageCondition",
     "Metrics",
     "Objective",
     "Weighting",
+    "autoencoding_objective",
     "classification_loss",
     "classification_objective",
     "consistency_loss",
@@ -55,6 +59,7 @@ __all__ = [
     "guided",
     "half_sum",
     "hidden",
+    "kl_divergence",
     "low_resolution",
     "mean",
     "meanflow_loss",

@@ -16,7 +16,7 @@ from sde_diffusion.pretrained.transformer_kinds import TRANSFORMERS
 
 
 def _images(module: AutoencoderKL) -> tuple[jax.ShapeDtypeStruct]:
-    size = 2 ** (len(module.block_out_channels) - 1)
+    size = module.factor
     return (jax.ShapeDtypeStruct((1, size, size, module.in_channels), jnp.float32),)
 
 

@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from sde_diffusion.codec import Codec
 from sde_diffusion.model import from_network
 from sde_diffusion.pipeline import Pipeline, Text
 from sde_diffusion.pretrained.clip_tokens import read_clip_tokenizer
-from sde_diffusion.pretrained.codec import Codec, read_codec
+from sde_diffusion.pretrained.codec import read_codec
 from sde_diffusion.pretrained.folder import read_json
 from sde_diffusion.pretrained.kinds import CLIP_TEXT, CLIP_TEXT_PROJECTED, UNET_CONDITION
 from sde_diffusion.pretrained.part import Kind, read_part

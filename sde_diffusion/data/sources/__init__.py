@@ -10,6 +10,7 @@ from sde_diffusion.data.sources.arrays import npy, npz
 from sde_diffusion.data.sources.cifar10 import cifar10
 from sde_diffusion.data.sources.digits import digits
 from sde_diffusion.data.sources.folder import folder
+from sde_diffusion.data.sources.latents import latents
 from sde_diffusion.data.sources.mixture2d import mixture2d
 from sde_diffusion.data.sources.openmoji import openmoji
 from sde_diffusion.data.sources.tfds import tfds
@@ -21,6 +22,7 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "cifar10": cifar10,
     "digits": digits,
     "folder": folder,
+    "latents": latents,
     "mixture2d": mixture2d,
     "npy": npy,
     "npz": npz,

@@ -6,6 +6,7 @@ random access.
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,7 @@ def array_record(
             raise ValueError(f"{beside}: {error}") from error
         fields = {name: name for name in features}
         if not example.is_image(features.event_name, features.event):
-            examples = _Examples(records, dict(features), fields, image=None)
-            source = _Arrays(path, examples, features)
-            return in_memory_if_it_fits(source, memory)
+            return in_memory_if_it_fits(_arrays(records, features), memory)
         image = "image"
         others = {name: feature for name, feature in features.items() if name != "image"}
         channels = features.event.shape[2] if channels is None else channels
@@ -82,6 +81,11 @@ def array_record(
     decoder = Decoder(3 if channels is None else channels, size, fit, background)
     examples = _Examples(records, others, fields, image)
     return encoded_images(path, examples, others, decoder, memory)
+
+
+def read_arrays(path: str, features: Features) -> Source:
+    """The records of ArrayRecord files without encoded images, described by the caller."""
+    return _arrays(_Records(path, shards(path, SUFFIX)), features)
 
 
 def write_array_record(source: Source, folder: str, shard_size: int = 100_000) -> None:
@@ -97,8 +101,6 @@ def write_array_record(source: Source, folder: str, shard_size: int = 100_000) -
     Raises:
         ValueError: the folder holds ArrayRecord files, or shard_size is not at least 1.
     """
-    from array_record.python import array_record_module
-
     if shard_size < 1:
         raise ValueError(f"shard_size must be at least 1, got {shard_size}")
     Path(folder).mkdir(parents=True, exist_ok=True)
@@ -108,14 +110,35 @@ def write_array_record(source: Source, folder: str, shard_size: int = 100_000) -
     num = -(-len(source) // shard_size)
     with tqdm(total=len(source), desc="writing", unit="record", delay=2) as bar:
         for k in range(num):
-            file = os.path.join(folder, f"data.array_record-{k:05}-of-{num:05}")
-            writer = array_record_module.ArrayRecordWriter(file, "group_size:1")
-            for i in range(k * shard_size, min((k + 1) * shard_size, len(source))):
-                writer.write(example.encode(source[i], source.features))
-                bar.update()
-            writer.close()
+            rows = range(k * shard_size, min((k + 1) * shard_size, len(source)))
+            records = (source[i] for i in rows)
+            write_shard(os.path.join(folder, shard_name(k, num)), records, source.features, bar)
     # Last: without it the folder is not a whole data set.
-    Path(folder, FEATURES).write_text(source.features.to_json(), encoding="utf-8")
+    write_features(folder, source.features)
+
+
+def shard_name(k: int, num: int) -> str:
+    """The name of file k out of `num`."""
+    return f"data.array_record-{k:05}-of-{num:05}"
+
+
+def write_shard(file: str, records: Iterable[Record], features: Features, bar: tqdm) -> None:
+    """Write records into one ArrayRecord file, which has its name only when it is whole."""
+    from array_record.python import array_record_module
+
+    # Without the ending, so that no reader takes it for a file of the data set.
+    part = f"{file}.part"
+    writer = array_record_module.ArrayRecordWriter(part, "group_size:1")
+    for record in records:
+        writer.write(example.encode(record, features))
+        bar.update()
+    writer.close()
+    os.replace(part, file)
+
+
+def write_features(folder: str, features: Features) -> None:
+    """Write the description of the records beside their files."""
+    Path(folder, FEATURES).write_text(features.to_json(), encoding="utf-8")
 
 
 def _described(
@@ -206,6 +229,12 @@ class _Examples:
         if label is not None and not 0 <= label < self._features["label"].num_classes:
             raise ValueError(f"{self.where(index)}: a label of {label}, which is not a class")
         return record
+
+
+def _arrays(records: "_Records", features: Features) -> Source:
+    fields = {name: name for name in features}
+    examples = _Examples(records, dict(features), fields, image=None)
+    return _Arrays(records.path, examples, features)
 
 
 class _Arrays:

@@ -1,0 +1,183 @@
+"""The command encode: the latents of a data set, computed once."""
+
+import json
+from argparse import Namespace
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from sde_diffusion import data, distributed, training
+from sde_diffusion.cli import codec, run
+from sde_diffusion.cli.say import say
+from sde_diffusion.config import build, codecs
+from sde_diffusion.config.codecs import FrozenCodec
+from sde_diffusion.data.sources.array_record import (
+    FEATURES,
+    read_arrays,
+    shard_name,
+    write_features,
+    write_shard,
+)
+
+# Records of one file. A command that is killed does at most so many again.
+SHARD = 4096
+# Beside the files while they are written: what they are of.
+BEGUN = "encoding.json"
+DTYPES = ("float32", "float16")
+
+
+class Task(NamedTuple):
+    """What is encoded, how, and where to."""
+
+    codec: FrozenCodec
+    source: data.Source
+    features: data.Features
+    mesh: Any
+    batch_size: int
+    folder: Path
+
+
+def encode(args: Namespace, overrides: dict[str, str]) -> None:
+    """Write the mean and deviation of the latents of every record, with its other entries."""
+    config = run.read_config(run.folder(args.workdir), overrides)
+    if args.dtype not in DTYPES:
+        raise ValueError(f"--dtype must be {' or '.join(DTYPES)}, got {args.dtype!r}")
+    group = ConfigDict({"path": args.workdir, "step": args.step, "ema": _ema(args.ema)})
+    coder, source = codec.read(group, "--workdir"), build.source(config)
+    codec.require_images(coder, source, "--workdir")
+    task = Task(
+        coder,
+        source,
+        _features(coder, source.features, args.dtype),
+        build.mesh(config),
+        config.training.batch_size,
+        Path(args.out),
+    )
+    run.enable_cache()
+    if distributed.is_first_process():
+        _claim(task)
+    distributed.wait_for_all("the folder of latents is claimed")
+    if (task.folder / FEATURES).is_file():
+        say(f"{args.out} holds all {len(source):,} records already")
+        return
+    _write(task)
+    shift, scale = _measured(task)
+    if distributed.is_first_process():
+        _finish(task, shift, scale)
+    say(
+        f"{len(source):,} latents {coder.latent.shape} of {source.name}: {args.out}; their mean "
+        f"is {shift:.4g} and their standard deviation {1 / scale:.4g}, so (z - {shift:.4g}) * "
+        f"{scale:.4g} is what a model sees"
+    )
+
+
+def _ema(text: str | None) -> int | str | None:
+    return 0 if text is None else None if text == "none" else text
+
+
+def _features(coder: FrozenCodec, features: data.Features, dtype: str) -> data.Features:
+    """What the records of latents have, before shift and scale are known."""
+    shape = coder.latent.shape
+    latent = {
+        "mean": codecs.latent_feature(shape, 0.0, 1.0, dtype),
+        "deviation": data.Feature(shape, dtype),
+    }
+    return data.Features(latent | codecs.others(features))
+
+
+def _claim(task: Task) -> None:
+    """Make the folder, or go on in one that the same command began; ValueError for another's."""
+    told = {
+        "codec": task.codec.fingerprint,
+        "source": task.source.name,
+        "records": len(task.source),
+        "shard": SHARD,
+        "features": json.loads(task.features.to_json()),
+    }
+    begun, finished = task.folder / BEGUN, task.folder / FEATURES
+    if begun.is_file():
+        theirs = json.loads(begun.read_text(encoding="utf-8"))
+        wrong = [key for key in told if theirs.get(key) != told[key]]
+        if wrong:
+            raise ValueError(
+                f"--out {task.folder} was begun with another {' and '.join(wrong)}: choose another "
+                "folder"
+            )
+        return
+    if finished.is_file() or (task.folder.is_dir() and any(task.folder.iterdir())):
+        raise ValueError(f"--out {task.folder} holds other files: choose another folder")
+    task.folder.mkdir(parents=True, exist_ok=True)
+    training.write_whole(begun, json.dumps(told, indent=1) + "\n")
+
+
+def _write(task: Task) -> None:
+    """Write the files that are not there yet. Every process encodes, and the first one writes."""
+    total = len(task.source)
+    num = -(-total // SHARD)
+    files = [task.folder / shard_name(k, num) for k in range(num)]
+    parts = [np.arange(k * SHARD, min((k + 1) * SHARD, total)) for k in range(num)]
+    # All processes agree on what is missing, before the first one writes more.
+    missing = [k for k in range(num) if not files[k].is_file()]
+    distributed.wait_for_all("the missing latents are known")
+    hidden = not distributed.is_first_process()
+    with tqdm(total=total, desc="encoding", unit="record", disable=hidden) as bar:
+        bar.update(total - sum(len(parts[k]) for k in missing))
+        for k in missing:
+            records = _records(task, parts[k])
+            if distributed.is_first_process():
+                write_shard(str(files[k]), records, task.features, bar)
+            else:
+                for _ in records:
+                    pass
+    distributed.wait_for_all("the latents are written")
+
+
+def _records(task: Task, rows: np.ndarray) -> Iterator[data.Record]:
+    """The records of latents of these rows, in order."""
+    image = task.source.features.event_name
+    for batch in _read_ahead(task, codec.batches_of(rows, task.batch_size)):
+        moments = codec.encode(task.codec, task.mesh, batch[image])
+        kept = {name: batch[name] for name in task.features if name in batch}
+        for name, values in zip(("mean", "deviation"), moments, strict=True):
+            kept[name] = values.astype(task.features[name].dtype)
+            if not np.isfinite(kept[name]).all():
+                raise ValueError(
+                    f"latents of {task.source.name} are not finite in "
+                    f"{task.features[name].dtype}: a codec that has not been trained, or --dtype"
+                )
+        for i in range(len(batch[image])):
+            yield {name: values[i] for name, values in kept.items()}
+
+
+def _read_ahead(task: Task, parts: Iterable[np.ndarray]) -> Iterator[data.Batch]:
+    """The records of each part; the next ones are read while these are encoded."""
+    with ThreadPoolExecutor(1) as pool:
+        following: Future[data.Batch] | None = None
+        for rows in parts:
+            current, following = following, pool.submit(data.take, task.source, rows)
+            if current is not None:
+                yield current.result()
+        if following is not None:
+            yield following.result()
+
+
+def _measured(task: Task) -> tuple[float, float]:
+    """Shift and scale of the latents in the files."""
+    rows = codec.measured_rows(len(task.source))
+    stored = read_arrays(str(task.folder), task.features)
+    batch = data.take(data.select(stored, ("mean", "deviation")), rows)
+    return codec.statistics(batch["mean"], batch["deviation"])
+
+
+def _finish(task: Task, shift: float, scale: float) -> None:
+    """Describe the latents; the features last, without which the folder is not whole."""
+    told = data.StoredCodec(task.codec.name, task.codec.fingerprint, shift, scale)
+    codec.write_stored(task.folder, told)
+    mean = task.features["mean"]
+    latent = codecs.latent_feature(mean.shape, shift, scale, mean.dtype)
+    write_features(str(task.folder), data.Features({**task.features, "mean": latent}))
