@@ -1,7 +1,7 @@
 """An autoencoder of OpenMoji's drawings on a CPU: 64x64x3 to latents of 8x8x16.
 
 The network sees patches of 8x8 pixels as one pixel, so that it is all matrix products of the size
-that a CPU is good at.
+that a CPU is good at. What it reaches has not been measured yet.
 
     sde-diffusion train --config configs/emoji_autoencoder.py --workdir runs/emoji_autoencoder
     sde-diffusion encode --workdir runs/emoji_autoencoder --out data/emoji_latents

@@ -114,7 +114,7 @@ def test_a_flipped_byte_in_an_npz_is_found(tmp_path):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": np.zeros((2, 2))}, "needs one of image, audio, x, got images"),
+        ({"images": np.zeros((2, 2))}, "needs one of image, audio, x, mean, got images"),
         ({"x": np.zeros((2, 2))}, "needs its range, low and high"),
         (
             {"x": np.zeros((2, 2), np.uint8), "label": np.array([0, -1])},
