@@ -67,9 +67,9 @@ def sampling_t_min(config: ConfigDict) -> float | None:
 
 
 def network(config: ConfigDict) -> nn.Module:
-    fields = _fields(config.network)
-    if not autoencoders.is_autoencoder(config):
-        fields["numbers"] = flow_maps.numbers(config)
+    if autoencoders.is_autoencoder(config):
+        return autoencoders.codec(config).module
+    fields = _fields(config.network) | {"numbers": flow_maps.numbers(config)}
     return _network(config.network.name, tuple(fields.items()))
 
 
@@ -217,10 +217,7 @@ def objective(
     teacher: flow_maps.Teacher | None = None,
     codec: codecs.FrozenCodec | None = None,
 ) -> objectives.Objective:
-    """The objective of training, on batches of records in the data's own range.
-
-    A teacher's parameters are `frozen["teacher"]`, a codec's `frozen["codec"]`.
-    """
+    """The objective on batches of records; it uses `frozen["teacher"]` and `frozen["codec"]`."""
     net, read = network(config), samples(config, features, codec)
     if autoencoders.is_autoencoder(config):
         return autoencoders.objective(config, lambda key, batch: read(key, batch, None)[0])
@@ -314,9 +311,9 @@ def recipe(
 
     `base` has the parameters that config.lora adapts, by default their shapes alone.
     """
-    frozen = {} if teacher is None else {"teacher": teacher.params}
-    if codec is not None and not codecs.is_latent(features):
-        frozen["codec"] = codec.params
+    frozen = codecs.frozen(features, codec)
+    if teacher is not None:
+        frozen["teacher"] = teacher.params
     made = Recipe(
         init_params(config, codecs.sampled(features, codec).event.shape),
         objective(config, features, teacher, codec),

@@ -101,6 +101,11 @@ def read(
     return of_records
 
 
+def frozen(features: data.Features, codec: FrozenCodec | None) -> dict[str, Any]:
+    """What a step of training uses of the codec: its parameters, where the records are images."""
+    return {} if codec is None or is_latent(features) else {"codec": codec.params}
+
+
 def problems(config: ConfigDict, features: data.Features, codec: FrozenCodec | None) -> list[str]:
     """A line for each field that does not fit latents."""
     found = []

@@ -65,7 +65,7 @@ def test_a_feature_checks_its_fields_against_each_other(fields, message):
         ({"x": np.zeros((2, 2))}, {"classes": ["a"]}, "classes are given, but no label"),
         ({"x": np.zeros((2, 2)), "label": np.array([0, 3])}, {"classes": ["a"]}, "a label of 3"),
         ({"x": np.zeros((2, 2)), "depth": np.zeros((3, 2))}, {}, "depth must have one row for"),
-        ({"depth": np.zeros((2, 2))}, {}, "a: a record needs one of image, audio, x, mean, got depth"),
+        ({"depth": np.zeros((2, 2))}, {}, "needs one of image, audio, x, mean, got depth"),
     ],
 )
 def test_arrays_that_are_no_records_are_refused(arrays, fields, message):
