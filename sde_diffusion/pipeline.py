@@ -120,23 +120,10 @@ class Pipeline:
         Raises ValueError for prompts that are one string, negative texts of another number, and a
         size that is no multiple of `codec.factor`.
         """
-        if isinstance(prompts, str):
-            raise ValueError("prompts must be a list of texts, got one text")
         size = self.size if size is None else size
-        weight = self.guidance if guidance is None else guidance
-        cond = self.text(prompts, len(prompts), size)
-        model = self.model
-        if self.told:
-            cond = cond | {"guidance": jnp.full(len(prompts), weight, jnp.float32)}
-        elif weight != 1.0:
-            texts = [negative] * len(prompts) if isinstance(negative, str) else negative
-            if texts is not None and len(texts) != len(prompts):
-                raise ValueError(f"{len(prompts)} prompts have {len(texts)} negative texts")
-            cond = {"negative": self.text(texts, len(prompts), size), "positive": cond}
-            model = away_from(model, weight, rule=rule)
-        if negative is not None and (self.told or weight == 1.0):
-            why = "as the network is told the weight" if self.told else "with guidance = 1"
-            raise ValueError(f"negative texts have no effect {why}")
+        model, cond = self.guided(
+            prompts, negative=negative, guidance=guidance, rule=rule, size=size
+        )
         denoises = True
         if grid is None:
             grid, denoises = self.grid(steps, size)
@@ -151,6 +138,38 @@ class Pipeline:
             first=first,
             denoise_last=denoises if denoise_last is None else denoise_last,
         )
+
+    def guided(
+        self,
+        prompts: Sequence[str],
+        *,
+        negative: str | Sequence[str] | None = None,
+        guidance: float | None = None,
+        rule: Rule = LINEAR,
+        size: Size | None = None,
+    ) -> tuple[Model, Any]:
+        """The model that `latents` samples from, and its condition for these prompts.
+
+        The arguments and errors are those of `latents`.
+        """
+        if isinstance(prompts, str):
+            raise ValueError("prompts must be a list of texts, got one text")
+        size = self.size if size is None else size
+        weight = self.guidance if guidance is None else guidance
+        num, model = len(prompts), self.model
+        if negative is not None and (self.told or weight == 1.0):
+            why = "as the network is told the weight" if self.told else "with guidance = 1"
+            raise ValueError(f"negative texts have no effect {why}")
+        cond = self.text(prompts, num, size)
+        if self.told:
+            cond = cond | {"guidance": jnp.full(num, weight, jnp.float32)}
+        elif weight != 1.0:
+            texts = [negative] * num if isinstance(negative, str) else negative
+            if texts is not None and len(texts) != num:
+                raise ValueError(f"{num} prompts have {len(texts)} negative texts")
+            cond = {"negative": self.text(texts, num, size), "positive": cond}
+            model = away_from(model, weight, rule=rule)
+        return model, cond
 
     def latent_shape(self, num: int, size: Size | None = None) -> tuple[int, ...]:
         """The shape [num, h, w, channels] of latents of pictures of this size in pixels."""

@@ -34,7 +34,8 @@ ALLOWED = {
     "analytic": CORE | {"analytic"},
     "fitting": MATHS | {"fitting"},
     "compilation_cache": set(),
-    "comparison": MATHS | {"analytic", "fitting", "metrics", "compilation_cache", "comparison"},
+    "comparison": MATHS
+    | {"analytic", "fitting", "metrics", "compilation_cache", "pipeline", "comparison"},
     "layerwise": set(),
     "tree_names": {"selection"},
     "lora": {"layerwise", "tree_names"},

@@ -177,11 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_pretrained(sample: Any) -> None:
-    pretrained = sample.add_argument_group("pretrained text-to-image models")
-    pretrained.add_argument(
-        "--pretrained", help="a folder as diffusers writes it, or a single file, for --workdir"
-    )
+def _add_pretrained(command: Any) -> None:
+    pretrained = command.add_argument_group("pretrained text-to-image models")
+    pretrained.add_argument("--pretrained", help="a folder of diffusers, or a single file")
     pretrained.add_argument("--like", help=LIKE)
     pretrained.add_argument("--negative-prompt", help="what the pictures are guided away from")
     pretrained.add_argument("--size", help="HEIGHTxWIDTH in pixels; the model's own if absent")
@@ -202,18 +200,26 @@ def _add_compare(commands: Any) -> None:
     compare.add_argument("--sde", help="the exact problem's SDE (vp)")
     compare.add_argument("--workdir", help="a trained run, in place of an exact problem")
     _add_which(compare)
+    _add_pretrained(compare)
+    compare.add_argument("--prompt", help="the text of the pictures, for --pretrained")
+    compare.add_argument("--guidance", type=float, help="its weight, for --pretrained")
+    compare.add_argument(
+        "--fine", type=int, help="steps of the solution that --pretrained compares with (100)"
+    )
     compare.add_argument(
         "--solvers", default="all", help='names, as in "heun,ddim(eta=0.5),solver.json", or all'
     )
-    compare.add_argument("--nfe", default="5,10,20,50,100", help="budgets of evaluations")
-    compare.add_argument("--grids", default="log_snr", help="time grids, as in log_snr,karras")
+    compare.add_argument("--nfe", help="budgets of evaluations (5,10,20,50,100, or 5,10,20)")
+    compare.add_argument(
+        "--grids",
+        help="time grids, as in log_snr,karras (log_snr, or own,karras for --pretrained)",
+    )
     compare.add_argument(
         "--denoise-last",
-        default="true",
         help="whether the last evaluation denoises: true, false for a step more, or true,false",
     )
     compare.add_argument("--metrics", help="as in wasserstein2,mmd; all that fit if absent")
-    compare.add_argument("--num", type=int, default=1000, help="samples of each row (1000)")
+    compare.add_argument("--num", type=int, help="samples of each row (1000, or 1)")
     compare.add_argument("--seed", type=int, default=0)
     compare.add_argument("--out", required=True, help="the folder of the results; rows there stay")
 

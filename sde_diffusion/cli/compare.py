@@ -1,26 +1,32 @@
-"""The command compare: solvers on an exact problem, or on a trained network."""
+"""The command compare: solvers on an exact problem, a trained network or a pretrained one."""
 
 from argparse import Namespace
-from collections.abc import Iterable, Sequence
-
-from tqdm import tqdm
 
 from sde_diffusion import comparison, notation, sdes, selection
 from sde_diffusion.cli import run
+from sde_diffusion.cli.budgets import numbers, progress
+from sde_diffusion.cli.compare_prompts import OF_PROMPTS, compare_prompts, require_none
 from sde_diffusion.cli.trained import trained_problem
 from sde_diffusion.comparison import problems
-from sde_diffusion.comparison.candidates import Candidate
 from sde_diffusion.comparison.table import table
+
+NUM = 1000
 
 
 def compare(args: Namespace, overrides: dict[str, str]) -> None:
     """Compare solvers, print a table, and leave results and pictures in a folder."""
-    if (args.problem is None) == (args.workdir is None):
-        raise ValueError("compare needs either --problem or --workdir")
-    if args.num < 64:
-        raise ValueError(f"--num must be at least 64, got {args.num}")
-    nfe = _numbers("--nfe", args.nfe)
-    denoise_last = _truths("--denoise-last", args.denoise_last)
+    given = [args.problem, args.workdir, args.pretrained]
+    if sum(value is not None for value in given) != 1:
+        raise ValueError("compare needs one of --problem, --workdir and --pretrained")
+    if args.pretrained is not None:
+        compare_prompts(args, overrides)
+        return
+    require_none(args, OF_PROMPTS, "is for --pretrained")
+    num = NUM if args.num is None else args.num
+    if num < 64:
+        raise ValueError(f"--num must be at least 64, got {num}")
+    nfe = numbers("--nfe", args.nfe or "5,10,20,50,100")
+    denoise_last = _truths("--denoise-last", args.denoise_last or "true")
     if args.problem is not None:
         if overrides:
             raise ValueError(f"--config.{next(iter(overrides))} needs --workdir")
@@ -30,21 +36,14 @@ def compare(args: Namespace, overrides: dict[str, str]) -> None:
         if args.sde is not None:
             raise ValueError("--sde goes with --problem: a trained network has its own")
         problem = trained_problem(run.folder(args.workdir), overrides, step=args.step, ema=args.ema)
-
-    def progress(todo: Sequence[Candidate]) -> Iterable[Candidate]:
-        bar = tqdm(todo, unit="row")
-        for candidate in bar:
-            bar.set_description(candidate.label)
-            yield candidate
-
     rows = comparison.compare(
         problem,
         args.solvers,
         nfe,
-        grids=notation.split(args.grids),
+        grids=notation.split(args.grids or "log_snr"),
         denoise_last=denoise_last,
         metrics=args.metrics.split(",") if args.metrics else None,
-        num=args.num,
+        num=num,
         seed=args.seed,
         out=args.out,
         progress=progress,
@@ -52,13 +51,6 @@ def compare(args: Namespace, overrides: dict[str, str]) -> None:
     shown = [name for name in comparison.METRICS if name in rows[0]]
     print(table(rows, shown))
     print(f"{len(rows)} rows: {args.out}/report.html, results.csv, results.json, pictures")
-
-
-def _numbers(flag: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise ValueError(f"{flag} takes whole numbers, as in 5,10,20; got {text!r}") from None
 
 
 def _truths(flag: str, text: str) -> list[bool]:

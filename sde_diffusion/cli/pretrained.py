@@ -1,4 +1,4 @@
-"""The command sample --pretrained: pictures of a prompt by a pretrained pipeline."""
+"""Options of a pretrained pipeline, and sample --pretrained: pictures of a prompt."""
 
 import time
 from argparse import Namespace
@@ -36,14 +36,9 @@ OF_A_RUN = (
 def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:
     """Draw pictures of --prompt by the pipeline in the folder --pretrained, into the file `out`."""
     _require_fitting_options(args, overrides)
-    from sde_diffusion import pretrained
-
     run.enable_cache()
-    pipe = pretrained.load(
-        args.pretrained, like=args.like, variant=args.variant, dtype=DTYPES[args.dtype]
-    )
-    size = pipe.size if args.size is None else _size(args.size)
-    pipe.latent_shape(1, size)
+    pipe = load(args)
+    size = size_of(args, pipe)
     options = {"size": size} | _solver(args, pipe)
     if args.guidance is not None:
         options["guidance"] = args.guidance
@@ -72,6 +67,22 @@ def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:
         f"{int(np.max(drawn.nfe))} evaluations each, in {seconds:.1f} s (compilation included): "
         f"{out}"
     )
+
+
+def load(args: Namespace) -> Pipeline:
+    """The pipeline that --pretrained and the options beside it name."""
+    from sde_diffusion import pretrained
+
+    return pretrained.load(
+        args.pretrained, like=args.like, variant=args.variant, dtype=DTYPES[args.dtype]
+    )
+
+
+def size_of(args: Namespace, pipe: Pipeline) -> Size:
+    """--size as height and width, or the pipeline's own; ValueError where it has no latents."""
+    size = pipe.size if args.size is None else _size(args.size)
+    pipe.latent_shape(1, size)
+    return size
 
 
 def _require_fitting_options(args: Namespace, overrides: dict[str, str]) -> None:

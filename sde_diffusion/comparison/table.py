@@ -30,19 +30,24 @@ def table(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     if rows:
         floors = {name: number(rows[0][f"{name}_floor"]) for name in metrics}
         lines.append(["floor", "", "", *(floors.get(name, "") for name in shown), "", "", ""])
+    text = aligned(header, lines)
+    if any(row["finite"] < 1.0 for row in rows):
+        text.append("* some samples are not finite")
+    if any(is_bound(row, name) for row in rows for name in metrics):
+        text.append("> at least so much: the steps are so large that starts end at one sample")
+    return "\n".join(text)
+
+
+def aligned(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table: two columns of words, and columns of numbers after them."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
-    text = [
+    return [
         "  ".join(
             cell.ljust(width) if i < 2 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in (header, *lines)
     ]
-    if any(row["finite"] < 1.0 for row in rows):
-        text.append("* some samples are not finite")
-    if any(is_bound(row, name) for row in rows for name in metrics):
-        text.append("> at least so much: the steps are so large that starts end at one sample")
-    return "\n".join(text)
 
 
 def measured(row: Row, name: str) -> str:

@@ -68,7 +68,10 @@ def test_the_data_of_a_run_come_in_the_order_of_the_draw(trained):
             ("--denoise-last", "true,false; got 'no'"),
         ),
         (["--problem", "gaussian", "--num", "3"], ("--num", "at least 64")),
-        (["--problem", "gaussian", "--workdir", "x"], ("either --problem or --workdir",)),
+        (
+            ["--problem", "gaussian", "--workdir", "x"],
+            ("one of --problem, --workdir and --pretrained",),
+        ),
         (["--workdir", "nowhere"], ("nowhere", "holds no run")),
         (["--workdir", "nowhere", "--sde", "vp"], ("--sde", "--problem")),
     ],

@@ -38,6 +38,17 @@ def test_pictures_of_a_prompt(tmp_path, capsys):
     np.testing.assert_allclose(np.load(tmp_path / "1.npz")["image"][0], pictures[0], atol=1e-5)
 
 
+def test_solvers_are_compared_on_a_prompt(tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["compare", "--pretrained", str(FOLDER), *PROMPT, "--size", "16x24", "--fine", "4"]
+    command += ["--negative-prompt", "blurry", "--guidance", "3", "--out", str(out)]
+    assert main([*command, "--solvers", "ddim,dpmpp_2m", "--nfe", "3", "--grids", "own"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"dpmpp_2m +own +3 +6 ", said)
+    assert "2 rows" in said
+    assert {path.name for path in out.iterdir()} >= {"results.csv", "pictures.png", "rms.png"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -1,0 +1,50 @@
+"""compare --pretrained: which solver is best on a pretrained pipeline, for a prompt."""
+
+from argparse import Namespace
+
+from sde_diffusion import comparison, notation
+from sde_diffusion.cli import pretrained, run
+from sde_diffusion.cli.budgets import numbers, progress
+
+# Options of `compare` that only --pretrained takes, and those that it does not take.
+OF_PROMPTS = ("prompt", "negative_prompt", "guidance", "size", "variant", "like", "fine")
+OF_OTHERS = ("sde", "step", "ema", "denoise_last", "metrics")
+
+
+def compare_prompts(args: Namespace, overrides: dict[str, str]) -> None:
+    """Compare solvers on the pipeline --pretrained, print a table, and leave results in --out."""
+    if args.prompt is None:
+        raise ValueError("--pretrained needs --prompt, the text of the pictures")
+    require_none(args, OF_OTHERS, "is not for --pretrained")
+    if overrides:
+        raise ValueError(f"--config.{next(iter(overrides))}: a pretrained folder has no config")
+    num = 1 if args.num is None else args.num
+    if num < 1:
+        raise ValueError(f"--num must be at least 1, got {num}")
+    nfe = numbers("--nfe", args.nfe or "5,10,20")
+    run.enable_cache()
+    pipe = pretrained.load(args)
+    rows = comparison.compare_prompts(
+        pipe,
+        [args.prompt] * num,
+        args.solvers,
+        nfe,
+        grids=notation.split(args.grids) if args.grids else None,
+        negative=args.negative_prompt,
+        guidance=args.guidance,
+        size=pretrained.size_of(args, pipe),
+        seed=args.seed,
+        name=args.pretrained,
+        out=args.out,
+        progress=progress,
+        **({} if args.fine is None else {"fine": args.fine}),
+    )
+    print(comparison.prompts_table(rows))
+    print(f"{len(rows)} rows: {args.out}/rms.png, pictures.png, results.csv, results.json")
+
+
+def require_none(args: Namespace, names: tuple[str, ...], why: str) -> None:
+    """Raise ValueError, with the reason, where one of these options is given."""
+    given = [name for name in names if getattr(args, name) is not None]
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')} {why}")
