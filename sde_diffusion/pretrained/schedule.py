@@ -65,9 +65,14 @@ def _dpm_solver(config: Config) -> Solver:
     return kinds[algorithm, order]()
 
 
+def _plms(config: Config) -> Solver:
+    # The values that are combined are the network's own.
+    return samplers.PLMS("v" if config.get("prediction_type") == "v_prediction" else "eps")
+
+
 SCHEDULERS = {
     "DDIMScheduler": Scheduler(lambda _: samplers.DDIM(), "leading", clips=True),
-    "PNDMScheduler": Scheduler(lambda _: samplers.IPNDM(), "leading", to_data=False),
+    "PNDMScheduler": Scheduler(_plms, "leading", to_data=False),
     "DDPMScheduler": Scheduler(lambda _: samplers.Ancestral(), "leading", clips=True),
     "EulerDiscreteScheduler": Scheduler(lambda _: samplers.DDIM(), "linspace", rounds=False),
     "EulerAncestralDiscreteScheduler": Scheduler(
@@ -78,8 +83,8 @@ SCHEDULERS = {
         lambda config: samplers.UniPC(p=config.get("solver_order", 2)), "linspace", extra=True
     ),
 }
-"""Euler's step in sigma / alpha is DDIM's, so it has the same solver. PNDM has its successor,
-iPNDM, which starts without Runge-Kutta steps."""
+"""Euler's step in sigma / alpha is DDIM's, so it has the same solver. PNDM is without Runge-Kutta
+steps, which `skip_prk_steps` says."""
 
 FIXED = {
     "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),

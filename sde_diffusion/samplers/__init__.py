@@ -21,6 +21,7 @@ from sde_diffusion.samplers.ipndm import IPNDM
 from sde_diffusion.samplers.langevin import MALA, ULA, AnnealedLangevin, Langevin
 from sde_diffusion.samplers.paradigms import ParaDiGMS
 from sde_diffusion.samplers.particles import Particles, ParticleSolver
+from sde_diffusion.samplers.plms import PLMS
 from sde_diffusion.samplers.predictor_corrector import PredictorCorrector
 from sde_diffusion.samplers.res import RES2S, RES3S
 from sde_diffusion.samplers.reverse_diffusion import ReverseDiffusion
@@ -92,6 +93,7 @@ __all__ = [
     "IPNDM",
     "MALA",
     "MAPS",
+    "PLMS",
     "RES2S",
     "RES3S",
     "RK4",

@@ -34,6 +34,7 @@ TOLERANCE = 1e-3
 SCHEDULERS = {
     "ddim": {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False},
     "euler": {"_class_name": "EulerDiscreteScheduler"},
+    "pndm": {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "set_alpha_to_one": False},
     "dpmpp_2m_karras": {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True},
 }
 
@@ -108,7 +109,7 @@ def test_without_negative_texts(name):
     assert_same(pipe.decode(step_by_step(pipe, name, None)), name, "no_negative")
 
 
-@pytest.mark.parametrize("name", ["sd21", "sdxl"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_picture_in_one_call_with_the_folder_s_own_scheduler(name):
     pipe = pipeline(name)
     start = pipe.grid(STEPS)[0][0]

@@ -27,6 +27,7 @@ EXPONENTIAL = [
     samplers.IPNDM(order=2),
     samplers.IPNDM(order=3),
     samplers.IPNDM(),
+    samplers.PLMS(),
     *[samplers.UniPC(p=p, corrector=corrector) for p in (1, 2, 3) for corrector in (True, False)],
     samplers.UniPC(p=2, variant="bh1"),
     samplers.UniPC(p=2, variant="bh1", corrector=False),
