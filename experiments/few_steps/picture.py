@@ -42,8 +42,11 @@ def of_solvers(rows: dict[str, Any], kind: str, name: str) -> tuple[list[int], l
 def main() -> None:
     folder, out = Path(sys.argv[1]), Path(sys.argv[2])
     order = ("mixture2d", "mixture64d", "digits")
-    results = [json.loads((folder / f"{name}.json").read_text()) for name in order]
-    figure, axes = plt.subplots(2, len(results), figsize=(13, 8), sharex=True, squeeze=False)
+    files = [folder / f"{name}.json" for name in order]
+    results = [json.loads(file.read_text()) for file in files if file.exists()]
+    figure, axes = plt.subplots(
+        2, len(results), figsize=(5 * len(results), 8), sharex=True, squeeze=False
+    )
     names = list(results[0]["students"])
     colours = dict(zip(names, plt.get_cmap("tab20").colors, strict=False))
     for column, result in enumerate(results):
@@ -55,7 +58,8 @@ def main() -> None:
                 axis.plot(x, y, style, marker="o", ms=4, color=colours[name], label=name)
             for kind, marker in (("standard", "s"), ("fitted", "^")):
                 x, y = of_solvers(result["solvers"], kind, measure)
-                axis.plot(x, y, "k:", marker=marker, label=f"{kind} solver of the exact model")
+                if x:
+                    axis.plot(x, y, "k:", marker=marker, label=f"{kind} solver, exact model")
             if measure == "sliced":
                 axis.axhline(result["floor"], color="grey", lw=0.8, label="floor")
             axis.set_xscale("log", base=2)
@@ -65,8 +69,8 @@ def main() -> None:
             axis.set_title(result["problem"] if row == 0 else "")
             axis.set_ylabel(label if column == 0 else "")
             axis.set_xlabel("evaluations" if row == 1 else "")
-    figure.legend(*axes[1][0].get_legend_handles_labels(), loc="lower center", ncols=5)
-    figure.tight_layout(rect=(0, 0.11, 1, 1))
+    figure.legend(*axes[1][0].get_legend_handles_labels(), loc="lower center", ncols=3)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=80)
 
