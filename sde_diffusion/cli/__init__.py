@@ -182,6 +182,12 @@ def _add_pretrained(command: Any) -> None:
     pretrained.add_argument("--pretrained", help="a folder of diffusers, or a single file")
     pretrained.add_argument("--like", help=LIKE)
     pretrained.add_argument("--negative-prompt", help="what the pictures are guided away from")
+    pretrained.add_argument(
+        "--lora",
+        action="append",
+        metavar="FILE[:WEIGHT]",
+        help="adapters in a file of diffusers, PEFT or kohya; several add up",
+    )
     pretrained.add_argument("--size", help="HEIGHTxWIDTH in pixels; the model's own if absent")
     pretrained.add_argument("--variant", help="of the folder's weights, such as fp16")
     pretrained.add_argument("--dtype", default="float32", choices=DTYPES)

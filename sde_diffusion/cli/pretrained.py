@@ -36,8 +36,12 @@ OF_A_RUN = (
 def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:
     """Draw pictures of --prompt by the pipeline in the folder --pretrained, into the file `out`."""
     _require_fitting_options(args, overrides)
+    from sde_diffusion.pretrained import add_lora
+
     run.enable_cache()
     pipe = load(args)
+    for file, weight in map(_lora, args.lora or ()):
+        pipe = add_lora(pipe, file, weight)
     size = size_of(args, pipe)
     options = {"size": size} | _solver(args, pipe)
     if args.guidance is not None:
@@ -97,6 +101,15 @@ def _require_fitting_options(args: Namespace, overrides: dict[str, str]) -> None
         raise ValueError(f"--{option} is for the networks of --workdir, not for --pretrained")
     if overrides:
         raise ValueError(f"--config.{next(iter(overrides))}: a pretrained folder has no config")
+
+
+def _lora(text: str) -> tuple[str, float]:
+    """The file and the weight of FILE or FILE:WEIGHT."""
+    file, _, weight = text.rpartition(":")
+    try:
+        return (file, float(weight)) if file else (text, 1.0)
+    except ValueError:
+        return text, 1.0
 
 
 def _size(text: str) -> Size:

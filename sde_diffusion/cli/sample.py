@@ -26,6 +26,8 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
         return
     if args.workdir is None:
         raise ValueError("give --workdir, a trained run, or --pretrained, a pretrained folder")
+    if args.lora:
+        raise ValueError("--lora is for --pretrained; config.lora has the adapters of a run")
     workdir = run.folder(args.workdir)
     config = run.read_config(workdir, sampling_options(args) | overrides)
     autoencoders.require_denoiser(config, f"--workdir {args.workdir}")

@@ -39,25 +39,20 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         FileNotFoundError: there is no such file.
         ValueError: it is not a whole file of this format, or an array has an unknown dtype.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: no such file")
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if size < 8 or length > size - 8:
-            raise ValueError(f"{path}: not a whole safetensors file: its header is cut short")
-        try:
-            entries = dict(json.loads(file.read(length)).items())
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{path}: not a safetensors file ({error})") from error
+    entries, length = _header(path)
     entries.pop("__metadata__", None)
     # An empty file cannot be mapped.
-    empty = size == 8 + length
+    empty = os.path.getsize(path) == 8 + length
     whole = np.empty(0, np.uint8) if empty else np.memmap(path, np.uint8, "r", offset=8 + length)
     try:
         return {name: _array(whole, name, entry) for name, entry in entries.items()}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path}: not a whole safetensors file: {error}") from error
+
+
+def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The texts by name in the header of a file; raises what `read` raises."""
+    return dict(_header(path)[0].get("__metadata__") or {})
 
 
 def write(
@@ -85,6 +80,21 @@ def write(
         file.write(len(text).to_bytes(8, "little") + text)
         for name, array in arrays.items():
             file.write(np.ascontiguousarray(array, dtypes[name]).reshape(-1).view(np.uint8).data)
+
+
+def _header(path: str | os.PathLike[str]) -> tuple[dict[str, Any], int]:
+    """The entries of the header, and how many bytes it has."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: no such file")
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise ValueError(f"{path}: not a whole safetensors file: its header is cut short")
+        try:
+            return dict(json.loads(file.read(length)).items()), length
+        except (ValueError, AttributeError) as error:
+            raise ValueError(f"{path}: not a safetensors file ({error})") from error
 
 
 def _array(whole: np.ndarray, name: str, entry: dict[str, Any]) -> np.ndarray:

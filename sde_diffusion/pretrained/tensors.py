@@ -170,6 +170,16 @@ def renamed(tensors: Tensors, renames: Renames) -> dict[str, np.ndarray]:
     return made
 
 
+def originals(name: str, renames: Renames) -> list[str]:
+    """The names that `renamed` gives this one by that table, each pattern alone."""
+    fits = (
+        (theirs, re.fullmatch(_expression(ours), name))
+        for theirs, ours in renames.items()
+        if ours is not None
+    )
+    return [theirs.format(**match.groupdict()) for theirs, match in fits if match]
+
+
 def _expression(pattern: str) -> str:
     def parts() -> Iterator[str]:
         for i, part in enumerate(re.split(r"\{(\w+)\}", pattern)):

@@ -1,0 +1,285 @@
+"""Files of adapters in each format, and what diffusers makes of them on the small random models.
+
+    venv/bin/pip install diffusers transformers torch peft
+    venv/bin/python experiments/pretrained/reference_lora.py
+
+writes tests/reference/lora/NAME.safetensors for each NAME below, and outputs.npz with the outputs
+of the adapted parts, for the inputs that tests/reference/pretrained has already. `reference.py` and
+`reference_transformers.py` made the models.
+
+    venv/bin/python experiments/pretrained/reference_lora.py --check FILE.safetensors FOLDER
+
+loads a file that `lora_files.write` wrote with diffusers, beside FOLDER, and prints the largest
+change of an output.
+"""
+
+import argparse
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).parents[2] / "tests" / "reference"
+MODELS, TARGET = ROOT / "pretrained", ROOT / "lora"
+RANK = 2
+
+ATTENTION = "attentions.0.transformer_blocks.0"
+SD_UNET = [
+    "conv_in",
+    "time_embedding.linear_1",
+    "down_blocks.0.resnets.0.conv1",
+    "down_blocks.0.resnets.0.time_emb_proj",
+    "down_blocks.0.downsamplers.0.conv",
+    f"down_blocks.1.{ATTENTION}.attn1.to_q",
+    f"down_blocks.1.{ATTENTION}.attn1.to_out.0",
+    "down_blocks.1.attentions.0.proj_in",
+    f"mid_block.{ATTENTION}.attn2.to_k",
+    f"up_blocks.1.{ATTENTION}.ff.net.0.proj",
+    f"up_blocks.1.{ATTENTION}.ff.net.2",
+    "up_blocks.0.upsamplers.0.conv",
+    "up_blocks.1.resnets.1.conv_shortcut",
+]
+SD_ATTENTION = [f"down_blocks.1.{ATTENTION}.attn1.{name}" for name in ("to_q", "to_v", "to_out.0")]
+TEXT = ["encoder.layers.0.mlp.fc1", "encoder.layers.1.mlp.fc2"]
+# diffusers 0.42.1 with transformers 5 drops the attention of text encoders in files of kohya.
+TEXT_ATTENTION = ["encoder.layers.0.self_attn.q_proj", "encoder.layers.1.mlp.fc2"]
+# (kohya's name, the module) of SDXL's U-Net of three levels with one residual block each.
+SDXL_UNET = [
+    ("input_blocks_1_0_in_layers_2", "down_blocks.0.resnets.0.conv1"),
+    ("input_blocks_2_0_op", "down_blocks.0.downsamplers.0.conv"),
+    ("input_blocks_3_1_transformer_blocks_0_attn1_to_q", f"down_blocks.1.{ATTENTION}.attn1.to_q"),
+    ("input_blocks_5_1_proj_in", "down_blocks.2.attentions.0.proj_in"),
+    ("input_blocks_5_0_skip_connection", "down_blocks.2.resnets.0.conv_shortcut"),
+    ("middle_block_1_transformer_blocks_0_ff_net_2", f"mid_block.{ATTENTION}.ff.net.2"),
+    ("middle_block_2_out_layers_3", "mid_block.resnets.1.conv2"),
+    ("output_blocks_1_2_conv", "up_blocks.0.upsamplers.0.conv"),
+    ("output_blocks_2_1_transformer_blocks_0_attn2_to_v", f"up_blocks.1.{ATTENTION}.attn2.to_v"),
+    ("output_blocks_4_0_emb_layers_1", "up_blocks.2.resnets.0.time_emb_proj"),
+]
+FLUX = [
+    ("double_blocks_0_img_attn_proj", ["transformer_blocks.0.attn.to_out.0"]),
+    (
+        "double_blocks_1_txt_attn_qkv",
+        [f"transformer_blocks.1.attn.add_{name}_proj" for name in "qkv"],
+    ),
+    ("double_blocks_0_img_mlp_2", ["transformer_blocks.0.ff.net.2"]),
+    ("single_blocks_1_linear2", ["single_transformer_blocks.1.proj_out"]),
+    ("single_blocks_0_modulation_lin", ["single_transformer_blocks.0.norm.linear"]),
+]
+FLUX_PEFT = [
+    "transformer_blocks.0.attn.to_q",
+    "transformer_blocks.1.ff_context.net.0.proj",
+    "single_transformer_blocks.1.proj_mlp",
+    "x_embedder",
+]
+
+
+class Drawn:
+    """Random pairs of matrices for modules of a model."""
+
+    def __init__(self, model: torch.nn.Module, seed: int) -> None:
+        self.modules = dict(model.named_modules())
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def pair(self, names: list[str], rank: int = RANK) -> tuple[torch.Tensor, torch.Tensor]:
+        """down [r, in, ...] and up [out, r, ...] of modules whose matrices are stacked in rows."""
+        names = [name if name in self.modules else f"text_model.{name}" for name in names]
+        weights = [self.modules[name].weight for name in names]
+        inner, rows = weights[0].shape[1:], sum(len(weight) for weight in weights)
+        down = self._normal(rank, *inner) / inner.numel() ** 0.5
+        up = self._normal(rows, rank, *(1 for _ in inner[1:])) / rank**0.5
+        return down.half(), up.half()
+
+    def _normal(self, *shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=self.generator)
+
+
+def kohya(name: str, pair: tuple[torch.Tensor, torch.Tensor], alpha: float) -> dict:
+    down, up = pair
+    told = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(alpha)}
+    return {f"{name}.{key}": value.contiguous() for key, value in told.items()}
+
+
+def sd15_kohya(pipe: diffusers.DiffusionPipeline) -> dict[str, torch.Tensor]:
+    unet, text = Drawn(pipe.unet, 0), Drawn(pipe.text_encoder, 1)
+    made = {}
+    for i, name in enumerate(SD_UNET):
+        alpha = 1.0 if i % 2 else 3.0
+        made |= kohya(f"lora_unet_{name.replace('.', '_')}", unet.pair([name], 1 + i % 2), alpha)
+    for name in TEXT:
+        key = f"lora_te_text_model_{name.replace('.', '_')}"
+        made |= kohya(key, text.pair([name]), 1.0)
+    return made
+
+
+def sd15_old(pipe: diffusers.DiffusionPipeline) -> dict[str, torch.Tensor]:
+    """As diffusers wrote attention processors until version 0.22."""
+    unet, text = Drawn(pipe.unet, 2), Drawn(pipe.text_encoder, 3)
+    made = {}
+    for name in SD_ATTENTION:
+        down, up = unet.pair([name])
+        key = "unet." + name.replace("attn1.", "attn1.processor.").removesuffix(".0") + "_lora"
+        made |= {f"{key}.down.weight": down, f"{key}.up.weight": up}
+    for name in TEXT_ATTENTION:
+        down, up = text.pair([name])
+        key = f"text_encoder.text_model.{name}.lora_linear_layer"
+        made |= {f"{key}.down.weight": down, f"{key}.up.weight": up}
+    return made
+
+
+def sdxl_kohya(pipe: diffusers.DiffusionPipeline) -> dict[str, torch.Tensor]:
+    unet = Drawn(pipe.unet, 4)
+    made = {}
+    for name, module in SDXL_UNET:
+        made |= kohya(f"lora_unet_{name}", unet.pair([module]), 1.0)
+    for number, encoder in ((1, pipe.text_encoder), (2, pipe.text_encoder_2)):
+        text = Drawn(encoder, 4 + number)
+        for name in TEXT:
+            key = f"lora_te{number}_text_model_{name.replace('.', '_')}"
+            made |= kohya(key, text.pair([name]), 4.0)
+    return made
+
+
+def flux_kohya(pipe: diffusers.DiffusionPipeline) -> dict[str, torch.Tensor]:
+    network = Drawn(pipe.transformer, 7)
+    made = {}
+    for name, modules in FLUX:
+        made |= kohya(f"lora_unet_{name}", network.pair(modules), 1.0)
+    return made
+
+
+def write_with_alpha(pipe: diffusers.DiffusionPipeline, part: str, modules: list[str]) -> None:
+    """A file that diffusers writes itself, with alpha in its header."""
+    from peft import LoraConfig
+    from peft.utils import get_peft_model_state_dict
+
+    model = getattr(pipe, part)
+    model.add_adapter(LoraConfig(r=RANK, lora_alpha=3, target_modules=modules))
+    drawn = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                noise = torch.randn(parameter.shape, generator=drawn)
+                parameter.copy_((noise / parameter.shape[1] ** 0.5).half().float())
+    state = {key: value.half() for key, value in get_peft_model_state_dict(model).items()}
+    config = model.peft_config["default"].to_dict()
+    config["target_modules"] = sorted(config["target_modules"])
+    pipe.save_lora_weights(
+        TARGET,
+        **{f"{part}_lora_layers": state, f"{part}_lora_adapter_metadata": config},
+        weight_name=f"{NAMES[id(pipe)]}.safetensors",
+    )
+
+
+NAMES: dict[int, str] = {}
+FILES = {
+    "sd15_kohya": ("sd15", sd15_kohya),
+    "sd15_old": ("sd15", sd15_old),
+    "sd15_peft": ("sd15", lambda pipe: write_with_alpha(pipe, "unet", SD_UNET)),
+    "sdxl_kohya": ("sdxl", sdxl_kohya),
+    "flux_kohya": ("flux_dev", flux_kohya),
+    "flux_peft": ("flux_dev", lambda pipe: write_with_alpha(pipe, "transformer", FLUX_PEFT)),
+}
+
+
+def pipeline(name: str) -> diffusers.DiffusionPipeline:
+    if not name.startswith("flux"):
+        return diffusers.DiffusionPipeline.from_pretrained(
+            MODELS / name, torch_dtype=torch.float32, safety_checker=None
+        )
+    network = diffusers.FluxTransformer2DModel.from_pretrained(
+        MODELS / name, torch_dtype=torch.float32
+    )
+    others = ("scheduler", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
+    return diffusers.FluxPipeline(transformer=network, **dict.fromkeys(others))
+
+
+def outputs(pipe: diffusers.DiffusionPipeline, name: str) -> dict[str, np.ndarray]:
+    """What the parts make of the inputs of outputs.npz in the model's folder."""
+    told = {
+        key: torch.from_numpy(value)
+        for key, value in np.load(MODELS / name / "outputs.npz").items()
+    }
+    with torch.no_grad():
+        if name.startswith("flux"):
+            return {"network": flux_output(pipe.transformer, told)}
+        added = None
+        if "unet.pooled" in told:
+            added = {"text_embeds": told["unet.pooled"], "time_ids": told["unet.sizes"]}
+        x, t = told["unet.x"].movedim(-1, 1), told["unet.t"]
+        out = pipe.unet(x, t, encoder_hidden_states=told["unet.text"], added_cond_kwargs=added)
+        made = {"network": out.sample.movedim(1, -1).numpy()}
+        for part in ("text_encoder", "text_encoder_2"):
+            if getattr(pipe, part, None) is not None:
+                encoded = getattr(pipe, part)(told[f"{part}.ids"][3:4].long())
+                made[part] = encoded.last_hidden_state.numpy()
+    return made
+
+
+def flux_output(model: torch.nn.Module, told: dict[str, torch.Tensor]) -> np.ndarray:
+    x = told["x"].movedim(-1, 1)
+    batch, channels, height, width = x.shape
+    packed = diffusers.FluxPipeline._pack_latents(x, batch, channels, height, width)
+    ids = diffusers.FluxPipeline._prepare_latent_image_ids(
+        batch, height // 2, width // 2, "cpu", torch.float32
+    )
+    out = model(
+        hidden_states=packed,
+        timestep=told["t"].float(),
+        guidance=told["guidance"].float(),
+        pooled_projections=told["pooled"],
+        encoder_hidden_states=told["text"],
+        txt_ids=torch.zeros(told["text"].shape[1], 3),
+        img_ids=ids,
+    ).sample
+    rows = out.reshape(batch, height // 2, width // 2, channels, 2, 2)
+    return rows.permute(0, 1, 4, 2, 5, 3).reshape(batch, height, width, channels).numpy()
+
+
+def check(file: Path, folder: Path) -> None:
+    """Load a file with diffusers, and print how much it changes."""
+    pipe = pipeline(folder.name)
+    before = outputs(pipe, folder.name)
+    pipe.load_lora_weights(file)
+    after = outputs(pipe, folder.name)
+    np.savez(file.with_suffix(".npz"), **after)
+    for name, value in after.items():
+        print(name, "changes by", np.abs(value - before[name]).max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", type=Path, nargs=2, metavar=("FILE", "FOLDER"))
+    args = parser.parse_args()
+    if args.check:
+        check(*args.check)
+        return
+    TARGET.mkdir(parents=True, exist_ok=True)
+    told = {}
+    for name, (model, make) in FILES.items():
+        pipe, path = pipeline(model), TARGET / f"{name}.safetensors"
+        NAMES[id(pipe)] = name
+        made = make(pipe)
+        if made is not None:
+            save_file(made, path)
+        pipe = pipeline(model)
+        before = outputs(pipe, model)
+        pipe.load_lora_weights(path)
+        after = outputs(pipe, model)
+        for part, value in after.items():
+            change = np.abs(value - before[part]).max()
+            print(f"{name:12s} {part:16s} {change:.3f} of {np.abs(value).max():.3f}")
+            if change > 0:
+                told[f"{name}.{part}"] = value
+    pipe = pipeline("sd15")
+    for name in ("sd15_kohya", "sd15_peft"):
+        pipe.load_lora_weights(TARGET / f"{name}.safetensors", adapter_name=name)
+    pipe.set_adapters(["sd15_kohya", "sd15_peft"], [0.7, -0.5])
+    told |= {f"sd15_both.{part}": value for part, value in outputs(pipe, "sd15").items()}
+    np.savez_compressed(TARGET / "outputs.npz", **told)
+
+
+if __name__ == "__main__":
+    main()
