@@ -56,7 +56,8 @@ ALLOWED = {
     },
     "planning": CORE | {"compilation_cache", "samplers", "distributed", "training", "planning"},
     "pipeline": MATHS | {"pipeline"},
-    "pretrained": MATHS | {"layerwise", "networks", "codec", "pipeline", "pretrained"},
+    "pretrained": MATHS
+    | {"layerwise", "tree_names", "lora", "networks", "codec", "pipeline", "pretrained"},
 }
 FILES = sorted(
     path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE

@@ -105,9 +105,9 @@ def kohya(name: str, pair: tuple[torch.Tensor, torch.Tensor], alpha: float) -> d
 def sd15_kohya(pipe: diffusers.DiffusionPipeline) -> dict[str, torch.Tensor]:
     unet, text = Drawn(pipe.unet, 0), Drawn(pipe.text_encoder, 1)
     made = {}
-    for i, name in enumerate(SD_UNET):
-        alpha = 1.0 if i % 2 else 3.0
-        made |= kohya(f"lora_unet_{name.replace('.', '_')}", unet.pair([name], 1 + i % 2), alpha)
+    # One alpha for all: diffusers 0.42.1 does not find that of an attention if they differ.
+    for name in SD_UNET:
+        made |= kohya(f"lora_unet_{name.replace('.', '_')}", unet.pair([name]), 1.0)
     for name in TEXT:
         key = f"lora_te_text_model_{name.replace('.', '_')}"
         made |= kohya(key, text.pair([name]), 1.0)
@@ -227,7 +227,7 @@ def flux_output(model: torch.nn.Module, told: dict[str, torch.Tensor]) -> np.nda
     )
     out = model(
         hidden_states=packed,
-        timestep=told["t"].float(),
+        timestep=told["t"].float() / 1000,
         guidance=told["guidance"].float(),
         pooled_projections=told["pooled"],
         encoder_hidden_states=told["text"],

@@ -130,7 +130,13 @@ def base_config(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
             f"config.init_from.path {group.path!r} is no folder of a run, from whose config "
             f"{', '.join(group.groups)} would be taken (config.init_from.groups)"
         )
-    return adapters.inherited(config, read_config(path, {}), overrides)
+    made = adapters.inherited(config, read_config(path, {}), overrides)
+    if made.data.tokens is None or made.data.tokenizer != "words" or made.data.words:
+        return made
+    # The words that the base knows, under the tokens that it knows them by.
+    made = made.copy_and_resolve_references()
+    made.data.words = read_data(path).features["tokens"].words
+    return made
 
 
 def base(config: ConfigDict, features: data.Features) -> Any:

@@ -113,7 +113,7 @@ def _in_words(config: ConfigDict, loaded: data.Source, length: int) -> data.Sour
     vocabulary = config.network.get("vocabulary")
     if vocabulary is None:
         raise ValueError("config.data.tokenizer 'words' needs a network with a vocabulary")
-    return data.in_words(loaded, length, vocabulary)
+    return data.in_words(loaded, length, vocabulary, config.data.words)
 
 
 def record_names(config: ConfigDict, features: data.Features) -> list[str]:

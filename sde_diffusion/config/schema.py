@@ -144,6 +144,7 @@ def default() -> ConfigDict:
                 "dequantize": False,
                 "tokens": None,  # how many tokens of its `text` a record has as `tokens`
                 "tokenizer": "bytes",  # or words: those of the data, network.vocabulary of them
+                "words": (),  # that have tokens; () for the most frequent ones of the data
             },
             # What the network is told, for each of the conditions that it has a field for.
             "conditions": {

@@ -50,7 +50,7 @@ def tokenized(
     return _with_tokens(source, Feature((length,), "int32", 0, vocabulary - 1), tokenize)
 
 
-def in_words(source: Source, length: int, vocabulary: int) -> Source:
+def in_words(source: Source, length: int, vocabulary: int, known: tuple[str, ...] = ()) -> Source:
     """The source with `tokens` int32 [length] beside `text`: words of the texts themselves.
 
     All records are read once, for their words. The feature `tokens` names the words.
@@ -60,13 +60,18 @@ def in_words(source: Source, length: int, vocabulary: int) -> Source:
         length: how many tokens a text has, padding included.
         vocabulary: how many different tokens there are, padding and the unknown word included. The
             most frequent words have a token.
+        known: the words that have a token, such as those of the data that a network was trained on;
+            by default the texts are read for the most frequent ones.
 
     Raises:
         ValueError: there is no `text`, or a number is out of its range.
     """
     _check(source, length, vocabulary, least=FIRST + 1)
-    rows = tqdm(range(len(source)), desc="reading the words", unit="record", delay=2)
-    known = vocabulary_of((str(source[i]["text"]) for i in rows), vocabulary)
+    if len(known) > vocabulary - FIRST:
+        raise ValueError(f"{len(known)} words do not fit into a vocabulary of {vocabulary}")
+    if not known:
+        rows = tqdm(range(len(source)), desc="reading the words", unit="record", delay=2)
+        known = vocabulary_of((str(source[i]["text"]) for i in rows), vocabulary)
     feature = Feature((length,), "int32", 0, vocabulary - 1, words=known)
     return _with_tokens(source, feature, lambda text, length: word_tokens(text, length, known))
 

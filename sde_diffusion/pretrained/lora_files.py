@@ -40,7 +40,7 @@ OTHER_METHODS = {
     "hada_": "LoHa",
     "lokr_": "LoKr",
     "lora_mid": "Tucker's decomposition",
-    ".diff": "full differences",
+    "diff": "full differences",
     "oft_": "OFT",
 }
 HEADER = "lora_adapter_metadata"  # where diffusers has alpha in the header of a file
@@ -145,7 +145,8 @@ def _pairs(file: str | os.PathLike[str]) -> dict[str, Pair]:
     halves: dict[str, dict[str, np.ndarray]] = {}
     alphas: dict[str, float] = {}
     for name, tensor in tensors.items():
-        other = next((kind for part, kind in OTHER_METHODS.items() if part in name), None)
+        last = name.rpartition(".")[2] if not name.endswith(SUFFIX) else name.split(".")[-2]
+        other = next((kind for part, kind in OTHER_METHODS.items() if last.startswith(part)), None)
         if match := DOWN_OR_UP.fullmatch(name):
             half = "down" if match["half"] in ("A", "down") else "up"
             halves.setdefault(_module(match), {})[half] = np.asarray(tensor, np.float32)

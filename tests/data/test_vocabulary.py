@@ -57,3 +57,11 @@ def test_numbers_out_of_their_range_are_refused(length, vocabulary):
 def test_a_source_without_text_has_no_words():
     with pytest.raises(ValueError, match="x: no text to tokenize, only image"):
         in_words(from_arrays("x", {"image": np.zeros((2, 2, 2, 1), np.uint8)}), 4, 10)
+
+
+def test_a_source_is_read_in_given_words():
+    made = in_words(captioned(), 3, 4, ("heart", "cat"))
+    assert made.features["tokens"].words == ("heart", "cat")
+    np.testing.assert_array_equal(made[0]["tokens"], [1, 1, 2])
+    with pytest.raises(ValueError, match="2 words do not fit into a vocabulary of 3"):
+        in_words(captioned(), 3, 3, ("heart", "cat"))

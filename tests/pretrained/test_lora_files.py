@@ -183,8 +183,7 @@ def test_the_alpha_of_peft_is_beside_its_file(networks, tmp_path):
         (
             "sdxl_kohya",
             "sd15",
-            r"14 of 14 adapters are of another base, the first of them lora_.* of \(\d.*"
-            r"the matrix of this model is none of that name|\d+ of 14 adapters are of another base",
+            r"\d+ of 14 adapters are of another base, the first of them lora_\w+ of \(2, \d",
         ),
         ("flux_peft", "sd15", "4 of 4 adapters are of another base, the first of them transformer"),
     ],
