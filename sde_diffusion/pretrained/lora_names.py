@@ -83,7 +83,7 @@ def table(part: str, params: Any) -> dict[str, Modules]:
     if part == NETWORK:
         known |= _stable_diffusion(modules) | _flux(modules)
     dotted, underscored = PREFIXES[part]
-    made = {}
+    made: dict[str, Modules] = {}
     for name, found in known.items():
         plain = name.replace(".", "_")
         made |= dict.fromkeys((f"{prefix}{plain}" for prefix in underscored), found)
@@ -105,7 +105,7 @@ def _stable_diffusion(modules: Iterable[str]) -> dict[str, Modules]:
     levels = 1 + max(int(block[1]) for block in blocks)
     layers = 1 + max(int(block[3]) for block in blocks if block[2] == "resnets")
     renames = unet_blocks(levels, layers)
-    made = {}
+    made: dict[str, Modules] = {}
     for module in modules:
         inner = [f"{module}{SUFFIX}", *originals(f"{module}{SUFFIX}", RESNET)]
         for name in (theirs for each in inner for theirs in originals(each, renames)):
