@@ -7,7 +7,7 @@ READY := .venv/.ready
 # planning, would otherwise look for a TPU and warn that there is none.
 export JAX_PLATFORMS ?= cpu
 
-.PHONY: demo test quick check docs clean
+.PHONY: demo emoji test quick check docs clean
 
 $(READY): pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -20,6 +20,15 @@ demo: $(READY)
 	$(BIN)/sde-diffusion train --config configs/digits.py --workdir runs/digits
 	$(BIN)/sde-diffusion sample --workdir runs/digits --num 100 --out runs/digits/samples.png
 	$(BIN)/sde-diffusion evaluate --workdir runs/digits
+
+# Text-to-image from nothing, on OpenMoji's named drawings. Leaves in runs/emoji/ a page of prompts and
+# pictures, and what they are worth. The same command goes on where it was stopped.
+EMOJI := runs/emoji
+emoji: $(READY)
+	$(BIN)/sde-diffusion train --config configs/emoji.py --workdir $(EMOJI)
+	$(BIN)/sde-diffusion sample --workdir $(EMOJI) --prompts experiments/emoji/prompts.txt --num 8 \
+	  --out $(EMOJI)/prompts.png
+	$(BIN)/python experiments/emoji/measure.py --workdir $(EMOJI)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile

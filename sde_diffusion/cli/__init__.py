@@ -109,13 +109,21 @@ def _parser() -> argparse.ArgumentParser:
     distill.add_argument("--overwrite", action="store_true", help="remove the run that is there")
 
     sample = commands.add_parser("sample", allow_abbrev=False, help="draw samples")
-    sample.add_argument("--num", type=int, help="100, or 10 for an image, if absent")
+    sample.add_argument(
+        "--num", type=int, help="100, or 10 for an image or each of several prompts, if absent"
+    )
     sample.add_argument("--seed", type=int, default=0)
     sample.add_argument(
         "--class", dest="label", help="the name or number of one class; all if absent"
     )
     _add_pretrained(sample)
-    sample.add_argument("--prompt", help="a text, for a network that takes one")
+    sample.add_argument(
+        "--prompt",
+        action="append",
+        help='a text, for a network that takes one; "" for none. Given again, another row: '
+        "--num samples of each",
+    )
+    sample.add_argument("--prompts", metavar="FILE", help="a file with a prompt on each line")
     sample.add_argument("--image", help="an image, for a network that takes one or to fill in")
     sample.add_argument("--mask", help="an image that is white where --image is to be filled in")
     sample.add_argument("--super-resolve", help="an image smaller than the samples")

@@ -11,18 +11,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, noise
-from sde_diffusion.cli import classes, image_file
+from sde_diffusion.cli import classes, image_file, prompts
 from sde_diffusion.config import build, conditions
 
 Named = dict[str, np.ndarray]
 
 
 def in_turn(config: ConfigDict, source: data.Source, num: int) -> Named:
-    """For a picture: the classes with data in turn, or else what the first records have."""
+    """For a picture: the classes with data in turn, or else what records spread evenly have."""
     names = conditions.names(config)
     if names == ("label",):
         return {"label": classes.labels(source.features, num)}
-    return _of_rows(config, source, np.arange(num), seed=0) if names else {}
+    return _of_rows(config, source, np.arange(num) * len(source) // num, seed=0) if names else {}
 
 
 def as_in_the_data(config: ConfigDict, source: data.Source, num: int, seed: int) -> Named:
@@ -40,12 +40,13 @@ def asked(
     num: int,
     *,
     label: str | None,
-    prompt: str | None,
+    texts: tuple[str, ...] | None,
     image: np.ndarray | None,
     option: str = "--image",
 ) -> Named:
     """What --class, --prompt and --image ask for; classes in turn where --class is absent.
 
+    `texts` holds the prompts: as many samples for each, one prompt after the other.
     `image` holds the images of the file, as `given_images` reads them, and `option` is its name.
 
     Raises ValueError for an option that the network has no condition for, and where a text or an
@@ -53,7 +54,7 @@ def asked(
     """
     names = conditions.names(config)
     options: dict[str, tuple[str, Any]] = {"label": ("--class", label)}
-    options["tokens"] = ("--prompt", prompt)
+    options["tokens"] = ("--prompt", texts)
     options["image"] = (option, image)
     for name, (flag, value) in options.items():
         if name not in names and value is not None:
@@ -68,9 +69,10 @@ def asked(
     if "label" in names:
         wanted = None if label is None else classes.class_number(features, label)
         found["label"] = classes.labels(features, num, wanted)
-    if prompt is not None:
-        tokens = data.tokens_of(prompt, features[config.conditions.tokens.field])
-        found["tokens"] = np.repeat(tokens[None], num, axis=0)
+    if texts is not None:
+        feature = features[config.conditions.tokens.field]
+        tokens = prompts.tokens(texts, feature, null=config.conditions.tokens.drop > 0)
+        found["tokens"] = np.repeat(tokens, num // len(texts), axis=0)
     if image is not None:
         scaled = data.Scaling(*_image(config, features)[0].range, *config.data.range).scale(
             jnp.asarray(image_file.repeated(image, num, "--image"))

@@ -9,6 +9,7 @@ from sde_diffusion.data import Feature, Features
 
 GAP = 2  # pixels between the images of a picture
 ROW = 12  # images in a row, where groups of images are drawn
+LINE = 16  # pixels of the line of a prompt
 
 
 def require_picture(path: epath.Path, features: Features) -> None:
@@ -32,22 +33,27 @@ def save(
     columns: int | None = None,
     real: np.ndarray | None = None,
     given: np.ndarray | None = None,
+    prompts: tuple[str, ...] | None = None,
 ) -> None:
     """Images x [N, H, W, C] as a grid, or points x [N, 2] beside real ones if given, as a PNG.
 
     The samples' range is that of `event`; a grid has as many rows as columns unless given. Images
     that samples were made from, `given` [G, K, h, w, C], are in the grid: the K images of each of
     the G are followed by its N / G samples. NaN in them, which is not known, is drawn in grey.
+    Of several `prompts` each has rows of its own, and every prompt is written under its rows.
     """
     if x.ndim == 2:
         png = _scatter(x, real)
     else:
-        if given is not None:
+        several = prompts is not None and len(prompts) > 1
+        if given is not None and not several:
             if len(given) > 1:
                 group = given.shape[1] + len(x) // len(given)
                 columns = max(1, ROW // group) * group
             x = _with_given(x, given, event)
-        png = _grid(x, event, columns or int(np.ceil(np.sqrt(len(x)))))
+        columns = columns or (len(x) if prompts and len(x) <= ROW else _square(len(x)))
+        groups = np.split(x, len(prompts)) if prompts and several else [x]
+        png = _png([_grid(group, event, columns) for group in groups], prompts)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png)
 
@@ -64,9 +70,12 @@ def _with_given(x: np.ndarray, given: np.ndarray, event: Feature) -> np.ndarray:
     return rows.reshape(-1, height, width, channels)
 
 
-def _grid(x: np.ndarray, event: Feature, columns: int) -> bytes:
-    from PIL import Image
+def _square(num: int) -> int:
+    return int(np.ceil(np.sqrt(num)))
 
+
+def _grid(x: np.ndarray, event: Feature, columns: int) -> np.ndarray:
+    """The images as one, uint8 [H', W', C]."""
     low, high = event.range
     unit = (x - low) / (high - low)
     pixels = np.round(255 * np.clip(unit, 0, 1)).astype(np.uint8)
@@ -79,9 +88,29 @@ def _grid(x: np.ndarray, event: Feature, columns: int) -> bytes:
     for i, image in enumerate(pixels):
         top, left = GAP + i // columns * tall, GAP + i % columns * wide
         canvas[top : top + height, left : left + width] = image
+    return canvas
+
+
+def _png(grids: list[np.ndarray], prompts: tuple[str, ...] | None) -> bytes:
+    """Grids below each other, each with its prompt under it, if there are prompts."""
+    from PIL import Image
+
+    parts = []
+    for grid, prompt in zip(grids, prompts or [None] * len(grids), strict=True):
+        parts += [grid] if prompt is None else [grid, _line(prompt, *grid.shape[1:])]
+    canvas = np.concatenate(parts)
     png = io.BytesIO()
-    Image.fromarray(canvas.squeeze(-1) if channels == 1 else canvas).save(png, format="PNG")
+    Image.fromarray(canvas.squeeze(-1) if canvas.shape[-1] == 1 else canvas).save(png, format="PNG")
     return png.getvalue()
+
+
+def _line(text: str, width: int, channels: int) -> np.ndarray:
+    """A text in black on white, uint8 [LINE, width, channels], cut where it is too long."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.new("L", (width, LINE), 255)
+    ImageDraw.Draw(image).text((GAP + 1, 0), text, fill=0, font=ImageFont.load_default(LINE - 4))
+    return np.asarray(image)[..., None].repeat(channels, axis=-1)
 
 
 def _scatter(x: np.ndarray, real: np.ndarray | None) -> bytes:

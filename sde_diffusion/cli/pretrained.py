@@ -10,7 +10,7 @@ from etils import epath
 from tqdm import tqdm
 
 from sde_diffusion import data, distributed, fitting, grids, noise, notation, samplers
-from sde_diffusion.cli import picture, run
+from sde_diffusion.cli import picture, prompts, run
 from sde_diffusion.cli.draw import NonFiniteSamples
 from sde_diffusion.cli.say import say
 from sde_diffusion.pipeline import Pipeline, Size
@@ -46,12 +46,12 @@ def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:
     options = {"size": size} | _solver(args, pipe)
     if args.guidance is not None:
         options["guidance"] = args.guidance
-    num, began = args.num or 1, time.perf_counter()
-    pictures = []
+    texts, each, began = prompts.given(args) or (), args.num or 1, time.perf_counter()
+    num, pictures = each * len(texts), []
     for first in tqdm(range(num), desc="sampling", unit="picture", disable=num == 1):
         drawn = pipe.latents(
             noise.key(args.seed),
-            [args.prompt],
+            [texts[first // each]],
             negative=args.negative_prompt,
             first=first,
             **options,
@@ -65,7 +65,7 @@ def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:
         )
     seconds = time.perf_counter() - began
     if distributed.is_first_process():
-        _save(out, x)
+        _save(out, x, texts)
     say(
         f"{num} picture{'s' * (num > 1)} of {size[0]}x{size[1]} by {_name(options, pipe)}, "
         f"{int(np.max(drawn.nfe))} evaluations each, in {seconds:.1f} s (compilation included): "
@@ -93,7 +93,7 @@ def _require_fitting_options(args: Namespace, overrides: dict[str, str]) -> None
     """Raise ValueError for what --pretrained does not take, and where it has no prompt."""
     if args.workdir is not None:
         raise ValueError("--pretrained and --workdir are two networks: give one of them")
-    if args.prompt is None:
+    if prompts.given(args) is None:
         raise ValueError("--pretrained needs --prompt, the text of the picture")
     given = [name for name in OF_A_RUN if getattr(args, name, None) is not None]
     if given:
@@ -145,10 +145,14 @@ def _name(options: dict[str, Any], pipe: Pipeline) -> str:
     return type(options.get("solver", pipe.solver)).__name__
 
 
-def _save(out: epath.Path, x: np.ndarray) -> None:
+def _save(out: epath.Path, x: np.ndarray, texts: tuple[str, ...]) -> None:
     if out.suffix == ".npz":
         out.parent.mkdir(parents=True, exist_ok=True)
         with out.open("wb") as file:
             np.savez(file, image=x)
         return
-    picture.save(out, x, data.Feature(x.shape[1:], "float32", low=0.0, high=1.0))
+    event = data.Feature(x.shape[1:], "float32", low=0.0, high=1.0)
+    if len(texts) == 1:  # the pictures alone: a prompt may be longer than they are wide
+        picture.save(out, x, event)
+    else:
+        picture.save(out, x, event, len(x) // len(texts), prompts=texts)

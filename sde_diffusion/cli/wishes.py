@@ -7,11 +7,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sde_diffusion import data
-from sde_diffusion.cli import asked, classes, draw, image_file, measured
+from sde_diffusion.cli import asked, classes, draw, image_file, measured, prompts
 from sde_diffusion.config import conditions
 
 STRENGTH = 0.6  # of --edit
-NUM, NUM_OF_IMAGE = 100, 10  # samples where --num is absent: in all, and of a given image
+# Samples where --num is absent: in all, and of a given image or each of several prompts.
+NUM, NUM_OF_IMAGE = 100, 10
 ONE_OF = ("image", "super_resolve", "edit")
 
 
@@ -20,9 +21,10 @@ class Wish(NamedTuple):
 
     num: how many samples.
     under: their conditions, and what steers them.
-    labels: {"label": [num]}, or nothing where there is no class.
-    columns: of a picture of all classes, else None.
+    labels: {"label": [num], "text": [num]}, as far as there are classes and prompts.
+    columns: of a picture of all classes or of several prompts, else None.
     given: images to show beside the samples, [G, K, h, w, C]; see `picture.save`.
+    prompts: as many samples for each, one after the other; None where there is no prompt.
     """
 
     num: int
@@ -30,6 +32,7 @@ class Wish(NamedTuple):
     labels: dict[str, np.ndarray]
     columns: int | None
     given: np.ndarray | None
+    prompts: tuple[str, ...] | None = None
 
 
 def wish(config: ConfigDict, features: data.Features, args: Namespace) -> Wish:
@@ -37,14 +40,15 @@ def wish(config: ConfigDict, features: data.Features, args: Namespace) -> Wish:
     _check_options(args)
     told = "image" in conditions.names(config) and args.edit is None
     images, option = _images(config, features, args, told)
-    num = _num(args.num, images)
+    texts = prompts.given(args)
+    num = _num(args.num, images, texts)
     given = _shown(config, features, images, told)
     named = asked.asked(
         config,
         features,
         num,
         label=args.label,
-        prompt=args.prompt,
+        texts=texts,
         image=images if told else None,
         option="--image" if args.edit is not None else option,
     )
@@ -52,6 +56,9 @@ def wish(config: ConfigDict, features: data.Features, args: Namespace) -> Wish:
     if "label" in named and args.label is None and images is None:
         columns = len(classes.classes_with_data(features))
     labels = {"label": named["label"]} if "label" in named else {}
+    if texts is not None:
+        labels["text"] = np.repeat(np.array(texts), num // len(texts))
+        columns = num // len(texts) if len(texts) > 1 else None
     under = draw.Under(conditions.cond(named))
     if images is not None and not told and args.edit is None:
         under, given = measured.measured(config, features, images, num, args, under.cond, option)
@@ -61,7 +68,7 @@ def wish(config: ConfigDict, features: data.Features, args: Namespace) -> Wish:
         strength = STRENGTH if args.strength is None else args.strength
         start = draw.Start(image_file.repeated(images, num, "--edit"), strength)
         under = under._replace(start=start)
-    return Wish(num, under, labels, columns, given)
+    return Wish(num, under, labels, columns, given, texts)
 
 
 def _check_options(args: Namespace) -> None:
@@ -116,8 +123,12 @@ def _images(
     return measured.small_images(path, event), option
 
 
-def _num(num: int | None, images: np.ndarray | None) -> int:
-    """--num, or as many as suit the images."""
+def _num(num: int | None, images: np.ndarray | None, texts: tuple[str, ...] | None) -> int:
+    """How many samples in all: --num for each prompt, or as many as suit images and prompts."""
+    if texts is not None and len(texts) > 1:
+        if images is not None and len(images) > 1:
+            raise ValueError(f"{len(texts)} prompts and {len(images)} images: give one of either")
+        return (NUM_OF_IMAGE if num is None else num) * len(texts)
     if num is not None:
         return num
     return NUM if images is None else len(images) * -(-NUM_OF_IMAGE // len(images))
