@@ -57,9 +57,7 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
     seconds = time.perf_counter() - began
     if distributed.is_first_process():
         if out.suffix == ".png":
-            picture.save(
-                out, x, shown.event, wish.columns, given=wish.given, prompts=wish.prompts
-            )
+            picture.save(out, x, shown.event, wish.columns, given=wish.given, prompts=wish.prompts)
         else:
             # Under the names of the data's records, so that the source "npz" reads the file.
             _save_arrays(out, {shown.event_name: x} | wish.labels)
