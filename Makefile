@@ -31,14 +31,14 @@ emoji: $(READY)
 	$(BIN)/python experiments/emoji/measure.py --workdir $(EMOJI)
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 # At most two minutes on two idle cores, for work in progress: the fast tests of what compiles little.
 # `make test` runs them all.
 QUICK := $(wildcard tests/test_*.py) $(addprefix tests/,analytic config data docs/test_pages.py metrics \
   planning pretrained distributed/test_mesh.py cli/test_bad_input.py experiments/test_pods.py)
 quick: $(READY)
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m 'not slow' $(QUICK)
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder -m 'not slow' $(QUICK)
 
 check: $(READY)
 	$(BIN)/ruff check .

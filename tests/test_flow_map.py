@@ -9,8 +9,6 @@ import sde_diffusion as sd
 from sde_diffusion import flow_map, parameterization
 from sde_diffusion.analytic import Gaussian, GaussianMixture
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 GAUSSIAN = Gaussian.of(jnp.array([0.5, -0.3]), jnp.array([[0.3, 0.2], [0.2, 0.25]]))
 MIXTURE = GaussianMixture.of(jnp.array([[0.8, 0.0], [-0.8, 0.3]]), 0.2)
 SDES = {

@@ -8,8 +8,6 @@ import pytest
 import sde_diffusion as sd
 from sde_diffusion.analytic import Gaussian, GaussianMixture, Uniform, on_grid, posterior
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.EDM()  # at t = 0 it has no noise, and log_prob is that of the data
 MATRIX = jnp.array([[1.0, 2.0, 0.5], [0.0, -1.0, 1.0]])
 COVARIANCE = jnp.array([[0.5, 0.2, 0.0], [0.2, 0.6, -0.1], [0.0, -0.1, 0.3]])

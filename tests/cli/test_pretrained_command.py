@@ -13,8 +13,6 @@ from sde_diffusion.cli import main, run
 FOLDER = Path(__file__).parents[1] / "reference" / "pretrained" / "sd21"
 PROMPT = ("--prompt", "a red fox")
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 @pytest.fixture(autouse=True)
 def _no_cache(monkeypatch):

@@ -5,8 +5,6 @@ import pytest
 from sde_diffusion import samplers
 from sde_diffusion.comparison import compare
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 
 @pytest.mark.slow
 def test_all_is_every_solver_and_each_gives_finite_samples():

@@ -14,8 +14,6 @@ from sde_diffusion import grids, samplers
 from sde_diffusion.comparison import Problem, compare, exact_problem, measure, store
 from sde_diffusion.comparison.table import table
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 NUM = 256
 SOLVERS = "ddim,dpmpp_2m,ddim(eta=1.0)"
 

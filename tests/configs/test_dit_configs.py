@@ -43,7 +43,6 @@ def test_a_config_has_the_published_size_and_nothing_wrong_with_it(name):
     assert millions == pytest.approx(MILLIONS[name.rpartition("_")[2]], rel=0.01)
 
 
-@pytest.mark.usefixtures("quickly_compiled")
 @pytest.mark.parametrize("name", ["imagenet256_xl2", "sit_imagenet256_xl2"])
 def test_two_steps_at_toy_size_have_a_finite_loss_and_move_the_network(name):
     toy = {"depth": 1, "features": 16, "num_heads": 2, "num_classes": 3}

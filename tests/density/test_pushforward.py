@@ -11,8 +11,6 @@ import sde_diffusion as sd
 from sde_diffusion import analytic, grids, samplers
 from sde_diffusion.density import pushforward
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 KEY = jax.random.key(0)
 NUM = 32
 

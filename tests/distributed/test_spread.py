@@ -12,8 +12,6 @@ from sde_diffusion import distributed, objectives, samplers, training
 from sde_diffusion.density import Exact, decode, encode, log_likelihood, variational_bound
 from sde_diffusion.networks import MLP
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 KEY, NUM, EVENT = jax.random.key(0), 16, (6,)
 SDE, DDIM = sd.VP(), samplers.DDIM()
 GRID = sd.grids.log_snr(SDE, 6)

@@ -60,7 +60,7 @@ def run(block, names):
 
 
 @pytest.fixture(scope="module")
-def example(quickly_compiled, tmp_path_factory):
+def example(tmp_path_factory):
     """page -> the names that its examples define. A page runs once."""
     done = {}
 

@@ -11,8 +11,6 @@ import sde_diffusion as sd
 from sde_diffusion import grids, samplers
 from sde_diffusion.fitting import family
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 EXACT = sd.analytic.GaussianMixture.of(jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 0.3)
 SDES = [sd.VP(), sd.SubVP(), sd.VE(), sd.Cosine(), sd.EDM(), sd.Flow()]
 

@@ -10,8 +10,6 @@ import pytest
 import sde_diffusion as sd
 from sde_diffusion import grids, samplers
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.VP()
 STD = 0.25
 GAUSSIAN = sd.analytic.Gaussian.of(jnp.array([0.5, -1.0]), STD**2)

@@ -29,7 +29,6 @@ GRID = grids.cosine(SDE, 40)
 FIRST = Gaussian.of(jnp.array([0.5, -0.3]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
 SECOND = Gaussian.of(jnp.array([-0.4, 0.6]), jnp.array([0.4, 0.8]))
 close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4)
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 
 def square(x):

@@ -42,7 +42,6 @@ from sde_diffusion.guidance import (
 )
 
 T = jnp.float32(0.4)
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
 close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
 
 

@@ -10,8 +10,6 @@ from sde_diffusion import grids, samplers
 from sde_diffusion.analytic import Gaussian
 from sde_diffusion.inverse import sdedit
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.VP()
 MODEL = Gaussian.of(jnp.array([1.0, -1.0]), 0.25).model(SDE)
 X = jnp.tile(jnp.array([[3.0, 3.0]]), (400, 1))

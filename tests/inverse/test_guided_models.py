@@ -12,8 +12,6 @@ from sde_diffusion.analytic import Gaussian, posterior
 from sde_diffusion.distributed import make_mesh
 from sde_diffusion.inverse import Inpainting, Measurement, mmps, pigdm, sda, tmpd
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.VP()
 MATRIX = jnp.array([[1.0, 2.0, 0.5], [0.0, -1.0, 1.0]])
 SENSING = inverse.CompressedSensing(MATRIX)

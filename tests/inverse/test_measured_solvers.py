@@ -24,8 +24,6 @@ from sde_diffusion.inverse import (
     likelihood,
 )
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.VP()
 MASK = Inpainting(jnp.array([1, 0, 1]))
 SENSING = inverse.CompressedSensing(jnp.array([[1.0, 2.0, 0.5], [0.0, -1.0, 1.0]]))

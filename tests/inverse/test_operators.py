@@ -10,8 +10,6 @@ from jax.tree_util import Partial
 
 from sde_diffusion import inverse
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 RNG = np.random.default_rng(0)
 IMAGE = jnp.asarray(RNG.normal(size=(2, 8, 8, 3)), jnp.float32)
 VECTOR = jnp.asarray(RNG.normal(size=(2, 6)), jnp.float32)

@@ -10,8 +10,6 @@ from sde_diffusion.layerwise import over
 from sde_diffusion.networks import attention as module
 from sde_diffusion.networks.attention import attention, suitable
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 rng = np.random.default_rng(0)
 B, T, S, N, H = 2, 13, 7, 3, 8
 QUERY, KEY, VALUE = (

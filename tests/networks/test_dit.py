@@ -13,8 +13,6 @@ from sde_diffusion.networks import DiT, build
 from sde_diffusion.networks.dit import SIZES
 from sde_diffusion.networks.scan import REMAT
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SMALL = DiT(depth=2, features=16, num_heads=2, num_classes=5, learned_null=("label",))
 X = np.random.default_rng(1).standard_normal((2, 4, 8, 3)).astype(np.float32)
 T = np.array([0.3, 700.0], np.float32)

@@ -7,8 +7,6 @@ import pytest
 
 from sde_diffusion.networks.product import product
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 rng = np.random.default_rng(0)
 X = rng.standard_normal((3, 4, 5)).astype(np.float32)
 W = rng.standard_normal((5, 6)).astype(np.float32)

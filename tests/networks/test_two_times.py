@@ -9,8 +9,6 @@ import sde_diffusion as sd
 from sde_diffusion import networks
 from sde_diffusion.networks import TOWARDS
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SMALL = {
     "mlp": {"features": 8, "num_blocks": 1},
     "ncsnpp": {

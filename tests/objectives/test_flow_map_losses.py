@@ -17,8 +17,6 @@ from sde_diffusion.objectives import consistency, time_density
 from sde_diffusion.objectives.flow_map_loss import along_flow, line_through, noised
 from sde_diffusion.sdes import expand
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 EDM = sd.EDM(t_min=0.02, t_max=10.0)
 DATA = Gaussian.of(jnp.array([0.4, -0.3]), jnp.array([0.3, 0.05]))
 

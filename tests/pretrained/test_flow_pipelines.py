@@ -19,8 +19,6 @@ from sde_diffusion.pretrained.flow_schedule import read_flow_schedule
 from sde_diffusion.pretrained.joint_prompts import classes
 from sde_diffusion.pretrained.t5_tokens import read_t5_tokenizer
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 FOLDERS = Path(__file__).parents[1] / "reference" / "pretrained"
 STRINGS = json.loads((FOLDERS / "strings.json").read_text())
 # Those of the script.

@@ -20,8 +20,6 @@ from sde_diffusion.model import Model
 from sde_diffusion.pretrained.schedule import read_schedule
 from sde_diffusion.samplers import Counted
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 FOLDERS = Path(__file__).parents[1] / "reference" / "pretrained"
 NAMES = ["sd15", "sd21", "sdxl"]
 # Those of the script.

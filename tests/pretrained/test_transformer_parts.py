@@ -18,8 +18,6 @@ from sde_diffusion.pretrained.folder import read_weights
 from sde_diffusion.pretrained.kinds import KINDS
 from sde_diffusion.pretrained.part import build, read_part, shapes
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 FOLDERS = Path(__file__).parents[1] / "reference" / "pretrained"
 CLASSES = {
     "mmdit_sd3": "SD3Transformer2DModel",

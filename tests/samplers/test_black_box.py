@@ -8,8 +8,6 @@ import pytest
 import sde_diffusion as sd
 from sde_diffusion import samplers
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.VP()
 
 

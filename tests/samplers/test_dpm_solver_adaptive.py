@@ -11,8 +11,6 @@ import sde_diffusion as sd
 from sde_diffusion import noise, samplers
 from sde_diffusion.sdes import KINDS
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.VP()
 EXACT = sd.analytic.Gaussian.of(jnp.array([0.7, -0.4]), jnp.array([0.8, 0.1]))
 X = jnp.array([[1.3, -0.2], [-0.5, 0.9]])

@@ -8,8 +8,6 @@ import pytest
 import sde_diffusion as sd
 from sde_diffusion import grids, samplers
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDES = {"vp": sd.VP(), "ve": sd.VE(), "flow": sd.Flow(t_max=0.99)}
 EXACT = sd.analytic.GaussianMixture.of(jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 0.3)
 # Lu et al. 2022 (DPM-Solver), sec. 3.3: the orders of the steps that use up n evaluations.

@@ -10,8 +10,6 @@ from sde_diffusion import grids, noise, samplers
 from sde_diffusion.analytic import Gaussian
 from sde_diffusion.comparison.problems import exact_problem
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.EDM(t_min=0.01, t_max=20.0)
 DATA = Gaussian.of(jnp.array([0.5, -0.3]), jnp.array([[0.3, 0.2], [0.2, 0.25]]))
 MODEL = DATA.model(SDE)

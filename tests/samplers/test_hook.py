@@ -10,8 +10,6 @@ import sde_diffusion as sd
 from sde_diffusion import grids, samplers
 from sde_diffusion.samplers import Hooked
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.VP()
 TRACES = []
 

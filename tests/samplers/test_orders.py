@@ -10,8 +10,6 @@ from orders import SDES
 import sde_diffusion as sd
 from sde_diffusion import noise, samplers
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 IN_TIME = [samplers.Euler(), samplers.Heun(), samplers.Midpoint(), samplers.RK4()]
 EXPONENTIAL = [
     samplers.DDIM(),

@@ -9,8 +9,6 @@ import sde_diffusion as sd
 from sde_diffusion import grids, samplers
 from sde_diffusion.comparison import problems
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.VP()
 EXACT = sd.analytic.GaussianMixture.of(jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 0.3)
 STEPS, TOLERANCE = 40, 1e-3

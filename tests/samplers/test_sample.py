@@ -12,8 +12,6 @@ from jax.tree_util import Partial
 import sde_diffusion as sd
 from sde_diffusion import grids, samplers
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.VP()
 EXACT = sd.analytic.GaussianMixture.of(jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 0.3)
 TRACES = []

@@ -11,8 +11,6 @@ import pytest
 import sde_diffusion as sd
 from sde_diffusion import grids, samplers
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.VP()
 TRACES = []
 

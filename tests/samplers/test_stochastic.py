@@ -12,8 +12,6 @@ import sde_diffusion as sd
 from sde_diffusion import grids, noise, samplers
 from sde_diffusion.sdes import expand
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.VP()
 MIXTURE = sd.analytic.GaussianMixture.of(jnp.array([[1.0, 0.0], [-1.0, 0.5]]), 0.3)
 KEYS = noise.sample_keys(jax.random.key(0), 2)
