@@ -60,7 +60,6 @@ def test_the_objective_is_traced_at_toy_size(name):
     check(*toy(name))  # raises if not
 
 
-@pytest.mark.usefixtures("quickly_compiled")
 def test_a_step_at_toy_size_has_a_finite_loss_and_moves_the_network():
     config, features = toy("meanflow_cifar10")
     recipe = build.recipe(config, features)

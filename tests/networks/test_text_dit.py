@@ -9,8 +9,6 @@ import pytest
 
 from sde_diffusion.networks import TextDiT
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SMALL = TextDiT(vocabulary=9, depth=2, features=16, num_heads=2)
 X = np.random.default_rng(1).standard_normal((3, 4, 8, 3)).astype(np.float32)
 T = np.array([0.3, 70.0, 700.0], np.float32)

@@ -14,8 +14,6 @@ from sde_diffusion.analytic import Gaussian
 from sde_diffusion.prediction import Mapped
 from sde_diffusion.sdes import expand
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 SDE = sd.EDM(t_min=0.02, t_max=10.0)
 MEAN, STD = jnp.array([0.6, -0.4]), 0.5
 EXACT = {"mean": MEAN, "log_std": jnp.log(STD)}

@@ -15,8 +15,6 @@ from sde_diffusion.pretrained.kinds import KINDS
 from sde_diffusion.pretrained.part import read_part
 from sde_diffusion.tree_names import named
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 REFERENCE = Path(__file__).parents[1] / "reference"
 FILES, MODELS = REFERENCE / "lora", REFERENCE / "pretrained"
 TOLERANCE = 1e-4
