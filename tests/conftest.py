@@ -5,7 +5,6 @@ for all processes of a run of the suite: the workers of pytest-xdist and what th
 """
 
 import atexit
-import contextlib
 import gc
 import itertools
 import os
@@ -68,22 +67,11 @@ def pytest_collection_modifyitems(items):
 OPTIMIZED = ("distributed", "planning")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _programs_are_compiled_quickly(request):
-    """With fewer optimizations, which changes rounding and takes a quarter of the time off."""
-    if request.path.parent.name in OPTIMIZED:
-        yield
-        return
-    with _less_optimized():
-        yield
-
-
-@contextlib.contextmanager
-def _less_optimized():
-    """Also in the processes that tests start."""
-    before = jax.config.values["jax_disable_most_optimizations"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
-        jax.config.update("jax_disable_most_optimizations", True)
-        yield
-        jax.config.update("jax_disable_most_optimizations", before)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Programs are compiled with fewer optimizations, which changes rounding and takes a quarter of
+    the time off; also in processes that a test starts. Set before fixtures of any scope are made.
+    """
+    quickly = item.path.parent.name not in OPTIMIZED
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(quickly)
+    jax.config.update("jax_disable_most_optimizations", quickly)

@@ -40,6 +40,7 @@ ALLOWED = {
     "tree_names": {"selection"},
     "lora": {"layerwise", "tree_names"},
     "codec": {"noise", "networks", "codec"},
+    "tiles": {"networks", "codec", "tiles"},
     "networks": {"selection", "layerwise", "networks"},
     "data": {"selection", "sdes", "data"},
     "metrics": MATHS | {"metrics"},

@@ -197,6 +197,9 @@ def _add_pretrained(command: Any) -> None:
         help="adapters in a file of diffusers, PEFT or kohya; several add up",
     )
     pretrained.add_argument("--size", help="HEIGHTxWIDTH in pixels; the model's own if absent")
+    pretrained.add_argument(
+        "--tile", type=int, help="pixels on a side of the tiles in which large pictures are decoded"
+    )
     pretrained.add_argument("--variant", help="of the folder's weights, such as fp16")
     pretrained.add_argument("--dtype", default="float32", choices=DTYPES)
 

@@ -1,5 +1,6 @@
 """Options of a pretrained pipeline, and sample --pretrained: pictures of a prompt."""
 
+import dataclasses
 import time
 from argparse import Namespace
 from typing import Any
@@ -13,7 +14,9 @@ from sde_diffusion import data, distributed, fitting, grids, noise, notation, sa
 from sde_diffusion.cli import picture, prompts, run
 from sde_diffusion.cli.draw import NonFiniteSamples
 from sde_diffusion.cli.say import say
+from sde_diffusion.codec import Codec
 from sde_diffusion.pipeline import Pipeline, Size
+from sde_diffusion.tiles import tiled
 
 STEPS = 50
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
@@ -77,9 +80,18 @@ def load(args: Namespace) -> Pipeline:
     """The pipeline that --pretrained and the options beside it name."""
     from sde_diffusion import pretrained
 
-    return pretrained.load(
+    pipe = pretrained.load(
         args.pretrained, like=args.like, variant=args.variant, dtype=DTYPES[args.dtype]
     )
+    if args.tile is None:
+        return pipe
+    codec, factor = pipe.codec, pipe.codec.factor
+    assert isinstance(codec, Codec)  # as `pretrained.load` makes it
+    if args.tile % factor or args.tile < 2 * factor:
+        raise ValueError(
+            f"--tile must be a multiple of {factor}, from {2 * factor}, got {args.tile}"
+        )
+    return dataclasses.replace(pipe, codec=tiled(codec, args.tile // factor))
 
 
 def size_of(args: Namespace, pipe: Pipeline) -> Size:

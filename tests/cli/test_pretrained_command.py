@@ -31,8 +31,9 @@ def test_pictures_of_a_prompt(tmp_path, capsys):
     pictures = np.load(tmp_path / "fox.npz")["image"]
     assert pictures.shape == (2, 16, 24, 3)
     assert not np.allclose(pictures[0], pictures[1])
-    # A picture is drawn alone as it is among others.
-    assert main([*command[:-6], "--num", "1", *command[-4:], "--out", str(tmp_path / "1.npz")]) == 0
+    # A picture is drawn alone as it is among others, and is not changed by tiles of its own size.
+    alone = [*command[:-6], "--num", "1", *command[-4:], "--tile", "24"]
+    assert main([*alone, "--out", str(tmp_path / "1.npz")]) == 0
     np.testing.assert_allclose(np.load(tmp_path / "1.npz")["image"][0], pictures[0], atol=1e-5)
 
 
@@ -56,6 +57,7 @@ def test_solvers_are_compared_on_a_prompt(tmp_path, capsys):
         ([*PROMPT, "--config.sampling.steps=3"], "a pretrained folder has no config"),
         ([*PROMPT, "--size", "16"], "--size is written as HEIGHTxWIDTH"),
         ([*PROMPT, "--size", "16x15"], "size must be a multiple of 2, got 16x15"),
+        ([*PROMPT, "--tile", "7"], "--tile must be a multiple of 2, from 4, got 7"),
         ([*PROMPT, "--variant", "fp16"], "no weights of variant fp16"),
         ([*PROMPT, "--solver", "ddpm"], "unknown solver 'ddpm'"),
         ([*PROMPT, "--steps", "1"], "at least 2 steps, got 1"),
