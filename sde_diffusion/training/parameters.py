@@ -109,7 +109,8 @@ def _saved(where: epath.Path, ema: int | None) -> SavedParameters:
     kinds = {name: kind for name, kind in meta["leaves"].items() if name.startswith(at)}
     sums = dict(zip(meta["leaves"], meta["checksums"], strict=True))
     sums = {name: sums[name] for name in kinds}
-    return SavedParameters(where, ema, averages, at, kinds, sums, meta["position"]["frozen"])
+    frozen = (meta["position"] or {}).get("frozen", {})  # only a run of `train` has them
+    return SavedParameters(where, ema, averages, at, kinds, sums, frozen)
 
 
 def _averages(leaves: Mapping[str, str]) -> int:
