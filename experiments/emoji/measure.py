@@ -39,7 +39,10 @@ def main() -> None:
     real = {part: _real(part, config) for part in PARTS}
     train = real["train"]
     judge = stored_judge(
-        workdir / "judge.msgpack", train["image"], train["text"], steps=args.judge_steps
+        workdir / f"judge_{args.judge_steps}.msgpack",
+        train["image"],
+        train["text"],
+        steps=args.judge_steps,
     )
     params, step = run.restore_params(workdir, config, features)
     print(f"step {step}", flush=True)

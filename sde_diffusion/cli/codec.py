@@ -40,12 +40,12 @@ def of_run(workdir: epath.Path, config: ConfigDict) -> FrozenCodec | None:
 
 
 def of_training(
-    config: ConfigDict, source: data.Source, workdir: epath.Path | None
+    config: ConfigDict, source: data.Source, earlier: epath.Path | None
 ) -> FrozenCodec | None:
     """The codec for training on the records of a source; None where config.codec names none.
 
-    Shift and scale are those that latents were stored with, or else those of the run that is in
-    `workdir`, or else they are measured.
+    Shift and scale are those that latents were stored with, or else those of an earlier run (the
+    one that goes on, or whose network is taken over), or else they are measured.
 
     Raises ValueError for latents or images of another codec.
     """
@@ -57,8 +57,8 @@ def of_training(
         _require_same(codec, stored.fingerprint, f"the latents of {source.name} are", stored.name)
         return codec._replace(latent=source.features.event)
     require_images(codec, source, "config.codec.path")
-    if workdir is not None and (workdir / FILE).is_file():
-        return _as_stored(workdir, codec)
+    if earlier is not None and (earlier / FILE).is_file():
+        return _as_stored(earlier, codec)
     shift, scale = measure(codec, source, config.training.batch_size)
     return codec._replace(latent=codecs.latent_feature(codec.latent.shape, shift, scale))
 
@@ -104,10 +104,12 @@ def require_images(codec: FrozenCodec, source: data.Source, flag: str) -> None:
 def write(workdir: epath.Path, codec: FrozenCodec) -> None:
     """Write what `of_run` reads, and the shift and scale."""
     if distributed.is_first_process():
-        told = data.StoredCodec(
-            codec.name, codec.fingerprint, *codecs.shift_and_scale(codec.latent)
-        )
-        write_stored(workdir, told)
+        write_stored(workdir, told(codec))
+
+
+def told(codec: FrozenCodec) -> data.StoredCodec:
+    """What a run's folder says of its codec."""
+    return data.StoredCodec(codec.name, codec.fingerprint, *codecs.shift_and_scale(codec.latent))
 
 
 def write_stored(folder: os.PathLike[str], stored: data.StoredCodec) -> None:

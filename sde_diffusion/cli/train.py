@@ -21,6 +21,7 @@ from sde_diffusion.cli import (
     reconstructions,
     run,
     start,
+    taken_over,
 )
 from sde_diffusion.cli.say import say, warn
 from sde_diffusion.config import adapters, autoencoders, build, codecs, conditions
@@ -41,7 +42,9 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     source = build.source(config)
     features = source.features
     resumes = bool(claim.steps_of(workdir)) and not overwrite
-    coder = codec.of_training(config, source, workdir if resumes else None)
+    coder = codec.of_training(config, source, workdir if resumes else taken_over.latents(config))
+    taken_over.require_same_latents(config, coder)
+    taken_over.require_same_words(config, features)
     sampled = codecs.sampled(features, coder)
     teacher = start.teacher(config, sampled, coder)
     check(config, features, teacher, coder)

@@ -27,6 +27,7 @@ from sde_diffusion.networks.conditions import PADDING, Conditions
 from sde_diffusion.networks.dit import (
     CHOICES,
     INIT_STD,
+    Heads,
     LastLayer,
     LevelEmbedding,
     Modulation,
@@ -149,7 +150,7 @@ class TextLayer(nn.Module):
     def __call__(self, h: Array, seen: Array) -> tuple[Array, None]:
         features = h.shape[-1]
         inner = LayerNorm(name="norm1")(h)
-        query, key, value = split_heads(Dense(3 * features, name="qkv")(inner), self.num_heads, 3)
+        query, key, value = Heads(3, self.num_heads, name="qkv")(inner)
         # A text of padding alone sees itself: a softmax over nothing is not a number.
         mask = (seen | ~seen.any(axis=1, keepdims=True))[:, None, None, :]
         found = attention(query, key, value, mask, self.implementation).reshape(h.shape)
@@ -171,8 +172,8 @@ class Block(nn.Module):
             embedding, h.dtype
         )
         inner = modulate(h, shift1, scale1)
-        query, key, value = split_heads(Dense(3 * features, name="qkv")(inner), self.num_heads, 3)
-        of_text = split_heads(Dense(2 * features, name="text_kv")(text), self.num_heads, 2)
+        query, key, value = Heads(3, self.num_heads, name="qkv")(inner)
+        of_text = Heads(2, self.num_heads, name="text_kv")(text)
         norm_key = RMSNorm(name="norm_key")
         key = jnp.concatenate([norm_key(key), norm_key(of_text[0])], axis=1)
         value = jnp.concatenate([value, of_text[1]], axis=1)
@@ -184,11 +185,6 @@ class Block(nn.Module):
         inner = modulate(h, shift2, scale2)
         inner = jax.nn.gelu(Dense(4 * features, name="hidden")(inner))
         return add_gated(h, gate2, Dense(features, name="output")(inner)), None
-
-
-def split_heads(x: Array, num_heads: int, parts: int) -> list[Array]:
-    """[B, T, parts N H] -> `parts` arrays [B, T, N, H] for N heads."""
-    return list(jnp.unstack(x.reshape(*x.shape[:2], parts, num_heads, -1), axis=2))
 
 
 def _split(cond: Any, batch: int) -> tuple[Array, Any]:

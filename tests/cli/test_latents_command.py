@@ -172,6 +172,25 @@ def test_training_on_images_stores_the_scale_that_it_measured(root, call, tmp_pa
     assert call("sample", "--workdir", tmp_path / "run", "--out", out)[0] == 0
 
 
+def of_adapters(root, out, *more):
+    config = ("train", "--config", root / "latent.py", "--workdir", out, "--config.lora.rank=2")
+    return (*config, f"--config.init_from.path={root / 'run'}", *more)
+
+
+def test_images_are_scaled_as_the_base_of_adapters_knows_them(root, call, tmp_path):
+    few = ("--config.data.source.part=test", f"--config.codec.path={root / 'codec'}")
+    assert call(*of_adapters(root, tmp_path / "few", *few))[0] == 0
+    assert data.read_stored_codec(tmp_path / "few") == data.read_stored_codec(root / "run")
+
+
+def test_adapters_of_a_model_of_latents_are_not_trained_on_images(root, call, tmp_path):
+    code, _, told = call(*of_adapters(root, tmp_path / "images"))
+    assert code == 2
+    assert "was trained on latents of" in told
+    assert "this run is on images, not latents" in told
+    assert not (tmp_path / "images").exists()
+
+
 def test_encode_goes_on_where_it_was_killed(root, call, tmp_path, monkeypatch):
     monkeypatch.setattr(encode, "SHARD", 1000)
     out = tmp_path / "latents"
