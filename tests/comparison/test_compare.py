@@ -11,7 +11,7 @@ import pytest
 
 import sde_diffusion as sd
 from sde_diffusion import grids, samplers
-from sde_diffusion.comparison import Problem, compare, exact_problem, measure, store
+from sde_diffusion.comparison import Problem, compare, exact_problem, measure, report, store
 from sde_diffusion.comparison.table import table
 
 NUM = 256
@@ -31,6 +31,12 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def rows(folder):
     return compare("gaussian", SOLVERS, (5, 11), num=NUM, out=folder)
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """For tests of rows alone: the pictures take longer than they."""
+    monkeypatch.setattr(report, "write", lambda *args: None)
 
 
 def row(rows, solver, budget):
@@ -329,6 +335,7 @@ class TestFolder:
         lines = (folder / "results.csv").read_text().splitlines()
         assert len(lines) == 1 + len(rows)
 
+    @pytest.mark.usefixtures("no_report")
     def test_another_model_of_the_same_name_has_rows_of_its_own(self, tmp_path):
         def data(key, num):
             return jax.random.normal(key, (num, 2))
@@ -351,12 +358,14 @@ class TestFolder:
         assert "heun" in report
         assert "ddim" in report
 
+    @pytest.mark.usefixtures("no_report")
     def test_rows_that_are_there_are_not_measured_again(self, rows, folder, monkeypatch):
         monkeypatch.setattr(measure, "_sampler", None)
         again = compare("gaussian", SOLVERS, (5, 11), num=NUM, out=folder)
         assert [r["id"] for r in again] == [r["id"] for r in rows]
         assert again[0]["rms"] == rows[0]["rms"]
 
+    @pytest.mark.usefixtures("no_report")
     def test_goes_on_where_it_was_interrupted(self, tmp_path):
         seen = []
 
@@ -397,6 +406,7 @@ class TestFolder:
         assert table(rows, ["mean_error"]).count("log_snr, not denoised") == 1
         assert "<td>log_snr, not denoised</td>" in (tmp_path / "report.html").read_text()
 
+    @pytest.mark.usefixtures("no_report")
     def test_rows_of_a_version_that_always_denoised_are_known_again(self, rows, folder, tmp_path):
         text = json.loads((folder / "results.json").read_text())
         for before in text["rows"]:
@@ -405,6 +415,7 @@ class TestFolder:
         again = compare("gaussian", SOLVERS, (5, 11), num=NUM, out=tmp_path)
         assert [r["seconds"] for r in again] == [r["seconds"] for r in rows]
 
+    @pytest.mark.usefixtures("no_report")
     def test_other_rows_are_kept(self, tmp_path):
         for solvers in ("ddim", "heun"):
             compare("gaussian", solvers, (5,), num=NUM, metrics=["mmd"], out=tmp_path)

@@ -141,7 +141,7 @@ def test_sigterm_to_one_process_makes_all_save_the_same_step_and_the_run_goes_on
 
 
 # One process, the other, or both. (Of one alone, tests/training/test_kill.py has twenty in a row.)
-VICTIMS = [(0,), (0, 1), (1,), (0, 1), (0, 1)]
+VICTIMS = [(0,), (0, 1), (1,)]
 
 
 @pytest.mark.slow
