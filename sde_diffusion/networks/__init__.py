@@ -16,6 +16,7 @@ from sde_diffusion.networks.mlp import MLP
 from sde_diffusion.networks.ncsnpp import NCSNpp
 from sde_diffusion.networks.text_dit import TextDiT
 from sde_diffusion.networks.two_times import TOWARDS, begin_at, two_times
+from sde_diffusion.networks.uvit import UViT
 from sde_diffusion.selection import choose, require_known
 
 NETWORKS: dict[str, type[nn.Module]] = {
@@ -24,6 +25,7 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
     "dit": DiT,
     "text_dit": TextDiT,
+    "uvit": UViT,
 }
 AUTOENCODERS: dict[str, type[nn.Module]] = {"autoencoder_kl": AutoencoderKL}
 
@@ -37,6 +39,7 @@ __all__ = [
     "DiT",
     "NCSNpp",
     "TextDiT",
+    "UViT",
     "begin_at",
     "build",
     "two_times",

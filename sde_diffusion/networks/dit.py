@@ -146,19 +146,25 @@ class Block(nn.Module):
 class Heads(nn.Module):
     """x [B, T, C] -> `parts` affine maps of it, each [B, T, N, C / N] for N heads.
 
+    Without the bias where `use_bias` is False.
+
     The parameters are those of one Dense of parts C features. Each part is a product by itself, so
     that the compiler can lay it out as attention reads it: slices of one product are copied.
     """
 
     parts: int
     num_heads: int
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = default_init()
 
     @nn.compact
     def __call__(self, x: Array) -> list[Array]:
         features = x.shape[-1]
         wide = self.parts * features
-        kernel = self.param("kernel", default_init(), (features, wide))
-        bias = self.param("bias", nn.initializers.zeros, (wide,))
+        kernel = self.param("kernel", self.kernel_init, (features, wide))
+        bias = jnp.zeros(wide)
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (wide,))
         weights = zip(jnp.split(kernel, self.parts, -1), jnp.split(bias, self.parts), strict=True)
         heads = (*x.shape[:2], self.num_heads, features // self.num_heads)
         return [affine(x, w, b).reshape(heads) for w, b in weights]

@@ -40,7 +40,13 @@ REMAT: dict[str, Callable[..., bool]] = {
 
 
 def scanned(
-    layer: type[nn.Module], depth: int, *, remat: str, dtype: Any, initializing: bool
+    layer: type[nn.Module],
+    depth: int,
+    *,
+    remat: str,
+    dtype: Any,
+    initializing: bool,
+    each: bool = False,
 ) -> type[nn.Module]:
     """The class of `depth` layers, run one after another.
 
@@ -54,6 +60,7 @@ def scanned(
         remat: a key of REMAT.
         dtype: that of the computation, in which parameters that are split over a mesh travel.
         initializing: whether the parameters are being made, as the parent's `is_initializing` says.
+        each: whether `others` are [L, ...], of which every layer gets its own.
     """
     gathered = nn.map_variables(
         layer,
@@ -69,6 +76,6 @@ def scanned(
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         length=depth,
-        in_axes=nn.broadcast,
+        in_axes=0 if each else nn.broadcast,
     )
     return of_all
