@@ -87,7 +87,8 @@ def seconds(function) -> float:
 
 def measure(model, forward, shape, make, budget: int, more: bool, repeats: int) -> dict:
     """Median seconds of a sampler and of its number of forward calls, and their ratio."""
-    steps = max(1, (budget - 1) // make(2).evaluations)
+    given = make(2)
+    steps = max(1, (budget - 1 - given.extra_evaluations) // given.evaluations)
     solver = make(steps)
     sampler, compile_seconds = compiled(model, shape, solver, steps)
     sampled = functools.partial(sampler, jax.random.key(0), model)

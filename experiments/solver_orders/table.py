@@ -201,7 +201,9 @@ def strong(solver: Solver, sdes: list[sd.SDE]) -> list[str]:
 def row(label: str, solver: Solver, measured: list[str]) -> list[str]:
     cells = [f"`{label}`", f"`{name_of(solver)}`", str(solver.order), *measured]
     by_tolerance = solver.adaptive or isinstance(solver, samplers.ParaDiGMS)
-    evaluations = "by tolerance" if by_tolerance else str(solver.evaluations)
+    first = f", {solver.evaluations + solver.extra_evaluations} in the first"
+    evaluations = f"{solver.evaluations}{first * bool(solver.extra_evaluations)}"
+    evaluations = "by tolerance" if by_tolerance else evaluations
     return [*cells, evaluations, draws_on(solver), excluded(solver), source(solver)]
 
 

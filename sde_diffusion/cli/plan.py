@@ -121,7 +121,7 @@ def plan_sampling(
     assert times is not None  # a solver without a grid of its own takes the config's
     steps = len(times) - 1
     denoises = config.sampling.denoise_last and not solver.denoises
-    evaluations = steps * solver.evaluations + denoises
+    evaluations = steps * solver.evaluations + solver.extra_evaluations + denoises
     seconds = costs.get("estimate_seconds")
     whole = None if seconds is None else seconds * evaluations / solver.evaluations
     return found | {

@@ -128,8 +128,8 @@ def _fits(candidate: Candidate, sde: SDE, *, skip: bool) -> bool:
 
 
 def _extra(solver: Solver, denoise_last: bool) -> int:
-    """The number of evaluations after the last step: 1 if the sample is still to be denoised."""
-    return int(denoise_last and not solver.denoises)
+    """The evaluations besides those of each step: the solver's own, and 1 if it is to denoise."""
+    return solver.extra_evaluations + int(denoise_last and not solver.denoises)
 
 
 def _at_budgets(
@@ -143,7 +143,7 @@ def _at_budgets(
     skip: bool,
 ) -> list[Candidate]:
     made = []
-    extra = _extra(solver, denoise_last)
+    extra, denoises = _extra(solver, denoise_last), denoise_last and not solver.denoises
     for budget in nfe:
         steps = (budget - extra) // solver.evaluations
         if steps < 1:
@@ -151,7 +151,7 @@ def _at_budgets(
                 continue
             raise ValueError(
                 f"solver {label!r} needs nfe of at least {solver.evaluations + extra}, "
-                f"a step{' and the evaluation that denoises' * extra}, got {budget}"
+                f"a step{' and the evaluation that denoises' * denoises}, got {budget}"
             )
         for name, grid in made_grids.items():
             times = tuple(np.asarray(grid(sde, steps), float).tolist())

@@ -111,7 +111,7 @@ def as_multistep(
     asked = times if denoise_last else times[:-1]
     asked = times_of(sde, logits_of(sde, asked, t_min), t_min)
     times = jnp.concatenate([asked, times[len(asked) :]])
-    nfe = (len(times) - 1) * solver.evaluations + denoise_last
+    nfe = (len(times) - 1) * solver.evaluations + solver.extra_evaluations + denoise_last
     unit = jnp.eye(nfe + 1, dtype=times.dtype)
     called: list[tuple[Array, Array]] = []
 

@@ -41,12 +41,14 @@ def candidates(
         raise ValueError(
             f"only a deterministic solver that steps along a grid can be fitted, got {solver}"
         )
-    extra = 0 if solver.denoises else 1
+    denoises = 0 if solver.denoises else 1
+    extra = denoises + solver.extra_evaluations
     steps, rest = divmod(nfe - extra, solver.evaluations)
     if rest or not steps:
         raise ValueError(
             f"{type(solver).__name__} takes {solver.evaluations} evaluations a step"
-            f"{' and one to denoise' * extra}, got nfe={nfe}"
+            f"{' and one more in the first' * solver.extra_evaluations}"
+            f"{' and one to denoise' * denoises}, got nfe={nfe}"
         )
     times = _standard_times(sde, steps, t_min)
     return family.grid_of(solver, t_min), {

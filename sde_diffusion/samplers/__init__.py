@@ -57,6 +57,7 @@ SOLVERS: dict[str, type[Solver]] = {
     "dpmpp_3m": DPMSolverPP3M,
     "deis": DEIS,
     "ipndm": IPNDM,
+    "plms": PLMS,
     "unipc": UniPC,
     "res_2s": RES2S,
     "res_3s": RES3S,

@@ -48,6 +48,7 @@ class PLMS(Solver):
     """
 
     order = 2
+    extra_evaluations = 1
     view: str = "eps"
 
     def __post_init__(self) -> None:

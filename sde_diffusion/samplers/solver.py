@@ -66,7 +66,8 @@ class Solver:
 
     `order` is the declared order of convergence in the largest step: of the global error for a
     deterministic solver, of the moments (weak order) for a stochastic one. `evaluations` is the
-    number of times that a step calls its model. The tests measure both.
+    number of times that a step calls its model, and `extra_evaluations` how many more calls the
+    first step makes. The tests measure them.
 
     A field that holds a number (a float), an array, or a pytree such as another solver or a
     `jax.tree_util.Partial` is a part of the pytree: its leaves can be traced and differentiated,
@@ -82,6 +83,8 @@ class Solver:
     # The order of a stochastic solver's error along a Brownian path.
     strong_order: ClassVar[int | None] = None
     evaluations: ClassVar[int] = 1
+    # How many more its first step takes: n steps take n evaluations + extra_evaluations.
+    extra_evaluations: ClassVar[int] = 0
     # Whether it uses g(t), which is infinite for Flow at t = 1.
     reads_diffusion: ClassVar[bool] = False
     # The n + 1 times of a fitted solver, which has a grid of its own.
@@ -264,6 +267,7 @@ class Wrapping(Solver):
     order = _of_solver("order")
     strong_order = _of_solver("strong_order")
     evaluations = _of_solver("evaluations")
+    extra_evaluations = _of_solver("extra_evaluations")
     reads_diffusion = _of_solver("reads_diffusion")
     reads_log_snr = _of_solver("reads_log_snr")
     denoises = _of_solver("denoises")
