@@ -15,6 +15,7 @@ from sde_diffusion.distributed.processes import (
 from sde_diffusion.distributed.sharding import (
     gather,
     place_batches,
+    put_split,
     replicated,
     sampling_shardings,
     shard_samples,
@@ -30,6 +31,7 @@ __all__ = [
     "joined",
     "make_mesh",
     "place_batches",
+    "put_split",
     "replicated",
     "sampling_shardings",
     "shard_samples",

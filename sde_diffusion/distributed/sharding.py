@@ -61,6 +61,21 @@ def sampling_shardings(mesh: Mesh, params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(sharding, state_shardings(mesh, params))
 
 
+def put_split(mesh: Mesh) -> Callable[[tuple[str, ...], Any], jax.Array]:
+    """put(path, array): an array of the host, split over the mesh as parameters are in training.
+
+    The path is that of the array in a tree of dicts. Each device is sent its own part, so that none
+    ever holds more of the array.
+    """
+
+    def put(path: tuple[str, ...], array: Any) -> jax.Array:
+        scanned = layerwise.is_scanned(tuple(map(jax.tree_util.DictKey, path)))
+        parts = layerwise.split(array.shape, mesh.shape[FSDP], scanned=scanned)
+        return jax.device_put(array, NamedSharding(mesh, parts))
+
+    return put
+
+
 def gather(params: Any, shardings: Any, whole: NamedSharding, *, dtype: str = "float32") -> Any:
     """Inside jit: the parameters with the sharding `whole`, their gradients with `shardings`.
 
