@@ -55,6 +55,21 @@ class Codec:
         return x
 
 
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """The codec of a model of pixels, which are in [-1, 1] where `centered` and else in [0, 1]."""
+
+    centered: bool = True
+
+    factor = 1
+
+    def encode(self, params: Any, key: Array | None, x: Array) -> Array:
+        return x if self.centered else 0.5 * x + 0.5
+
+    def decode(self, params: Any, z: Array) -> Array:
+        return z if self.centered else 2.0 * z - 1.0
+
+
 def sample_latents(keys: Array, moments: Moments) -> Array:
     """A sample mean + deviation * noise of each latent's Gaussian, [B, h, w, c]; keys [B]."""
     return moments.mean + moments.deviation * noise.normal(keys, moments.mean)

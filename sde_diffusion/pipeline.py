@@ -1,5 +1,7 @@
 """Pipeline: text encoders, a model of latents and a codec, with the defaults they are used with.
 
+A pipeline may have no text encoders, and pixels in the place of latents.
+
     picture = decode(sample of the model under (text, negative text), guided by
               negative + w (positive - negative))
 
@@ -16,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sde_diffusion.guidance import Rule, away_from
+from sde_diffusion.guidance import Rule, away_from, static_threshold
 from sde_diffusion.guidance.classifier_free import LINEAR
 from sde_diffusion.model import Model
 from sde_diffusion.samplers import Samples, Solver, sample
@@ -47,11 +49,11 @@ class Text(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """A pretrained text-to-image model, as `pretrained.load` makes it.
+    """A pretrained model of images, as `pretrained.load` makes it.
 
     model: of latents [B, h, w, channels]; it is called with cond as `text` makes it.
     codec, codec_params: between images [B, H, W, C] in [-1, 1] and latents.
-    text: texts to conditions.
+    text: texts to conditions; None for a model without texts, whose cond is None.
     grid: a number of steps, and a size -> times, and whether an evaluation denoises after them.
     solver: the solver that the folder says.
     size: height and width in pixels of the pictures that the model was trained on.
@@ -59,21 +61,27 @@ class Pipeline:
     guidance: the weight by default.
     told: whether the network is told the weight, as cond["guidance"], in place of a second branch:
         it was distilled from guided sampling.
+    clip: bound of |x0| in samples; None for no bound.
+    steps: of a sample by default.
     """
 
     model: Model
     codec: Codec
     codec_params: Any
-    text: Text
+    text: Text | None
     grid: Callable[..., tuple[Array, bool]]
     solver: Solver
     size: Size
     channels: int
     guidance: float = 7.5
     told: bool = False
+    clip: float | None = None
+    steps: int = 50
 
-    def sample(self, key: Array, prompts: Sequence[str], **options: Any) -> np.ndarray:
-        """Pictures [B, H, W, C] of the prompts, float32 in [0, 1].
+    def sample(self, key: Array, prompts: Sequence[str] | int, **options: Any) -> np.ndarray:
+        """Pictures [B, H, W, C] of the prompts, or so many of a model without texts.
+
+        They are float32 in [0, 1].
 
         The options and errors are those of `latents`. Pictures are decoded one by one.
 
@@ -84,12 +92,12 @@ class Pipeline:
     def latents(
         self,
         key: Array,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | int,
         *,
         negative: str | Sequence[str] | None = None,
         guidance: float | None = None,
         rule: Rule = LINEAR,
-        steps: int = 50,
+        steps: int | None = None,
         solver: Solver | None = None,
         grid: Array | None = None,
         denoise_last: bool | None = None,
@@ -101,14 +109,15 @@ class Pipeline:
 
         Args:
             key: of the noise; sample i depends on (key, first + i) and its texts only.
-            prompts: one for each sample.
+            prompts: one for each sample; their number for a model without texts.
             negative: what the samples are guided away from, one text for all or one for each; by
                 default no text.
             guidance: the weight w; 1 takes one evaluation in place of two. By default the
                 pipeline's.
             rule: how the two branches are combined, see `sde_diffusion.guidance`; `Rescaled()` for
                 networks with zero terminal SNR.
-            steps: evaluations of the solver along the pipeline's own grid.
+            steps: evaluations of the solver along the pipeline's own grid; by default the
+                pipeline's.
             solver: by default the pipeline's.
             grid: times of `pipe.model.sde`, in place of `steps`.
             denoise_last: whether an evaluation denoises after the grid; by default as the pipeline
@@ -117,8 +126,8 @@ class Pipeline:
             x_init: the noise to start with, [B, h, w, channels].
             first: the number of the first sample.
 
-        Raises ValueError for prompts that are one string, negative texts of another number, and a
-        size that is no multiple of `codec.factor`.
+        Raises ValueError for prompts that are one string, negative texts of another number, texts
+        where the model has none, and a size that is no multiple of `codec.factor`.
         """
         size = self.size if size is None else size
         model, cond = self.guided(
@@ -126,11 +135,11 @@ class Pipeline:
         )
         denoises = True
         if grid is None:
-            grid, denoises = self.grid(steps, size)
+            grid, denoises = self.grid(self.steps if steps is None else steps, size)
         return sample(
             key,
             model,
-            self.latent_shape(len(prompts), size),
+            self.latent_shape(prompts if isinstance(prompts, int) else len(prompts), size),
             solver=self.solver if solver is None else solver,
             grid=grid,
             cond=cond,
@@ -141,7 +150,7 @@ class Pipeline:
 
     def guided(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str] | int,
         *,
         negative: str | Sequence[str] | None = None,
         guidance: float | None = None,
@@ -152,8 +161,15 @@ class Pipeline:
 
         The arguments and errors are those of `latents`.
         """
-        if isinstance(prompts, str):
-            raise ValueError("prompts must be a list of texts, got one text")
+        if self.text is None:
+            if not isinstance(prompts, int) or negative is not None or guidance not in (None, 1.0):
+                raise ValueError(
+                    "this model has no texts: give the number of samples in place of prompts, "
+                    "without negative texts and guidance"
+                )
+            return self._clipped(self.model), None
+        if isinstance(prompts, str | int):
+            raise ValueError(f"prompts must be a list of texts, got {prompts!r}")
         size = self.size if size is None else size
         weight = self.guidance if guidance is None else guidance
         num, model = len(prompts), self.model
@@ -169,7 +185,10 @@ class Pipeline:
                 raise ValueError(f"{num} prompts have {len(texts)} negative texts")
             cond = {"negative": self.text(texts, num, size), "positive": cond}
             model = away_from(model, weight, rule=rule)
-        return model, cond
+        return self._clipped(model), cond
+
+    def _clipped(self, model: Model) -> Model:
+        return model if self.clip is None else static_threshold(model, -self.clip, self.clip)
 
     def latent_shape(self, num: int, size: Size | None = None) -> tuple[int, ...]:
         """The shape [num, h, w, channels] of latents of pictures of this size in pixels."""

@@ -186,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_pretrained(command: Any) -> None:
-    pretrained = command.add_argument_group("pretrained text-to-image models")
+    pretrained = command.add_argument_group("pretrained models of images")
     pretrained.add_argument("--pretrained", help="a folder of diffusers, or a single file")
     pretrained.add_argument("--like", help=LIKE)
     pretrained.add_argument("--negative-prompt", help="what the pictures are guided away from")

@@ -13,8 +13,6 @@ OF_OTHERS = ("sde", "step", "ema", "denoise_last", "metrics")
 
 def compare_prompts(args: Namespace, overrides: dict[str, str]) -> None:
     """Compare solvers on the pipeline --pretrained, print a table, and leave results in --out."""
-    if args.prompt is None:
-        raise ValueError("--pretrained needs --prompt, the text of the pictures")
     require_none(args, OF_OTHERS, "is not for --pretrained")
     if overrides:
         raise ValueError(f"--config.{next(iter(overrides))}: a pretrained folder has no config")
@@ -24,9 +22,10 @@ def compare_prompts(args: Namespace, overrides: dict[str, str]) -> None:
     nfe = numbers("--nfe", args.nfe or "5,10,20")
     run.enable_cache()
     pipe = pretrained.load(args)
+    pretrained.require_prompt(pipe, args.prompt is not None)
     rows = comparison.compare_prompts(
         pipe,
-        [args.prompt] * num,
+        num if pipe.text is None else [args.prompt] * num,
         args.solvers,
         nfe,
         grids=notation.split(args.grids) if args.grids else None,

@@ -18,7 +18,6 @@ from sde_diffusion.codec import Codec
 from sde_diffusion.pipeline import Pipeline, Size
 from sde_diffusion.tiles import tiled
 
-STEPS = 50
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 # Options that only a network of one's own takes.
 OF_A_RUN = (
@@ -37,7 +36,7 @@ OF_A_RUN = (
 
 
 def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:
-    """Draw pictures of --prompt by the pipeline in the folder --pretrained, into the file `out`."""
+    """Draw pictures by the pipeline in the folder --pretrained into the file `out`."""
     _require_fitting_options(args, overrides)
     from sde_diffusion.pretrained import add_lora
 
@@ -50,11 +49,12 @@ def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:
     if args.guidance is not None:
         options["guidance"] = args.guidance
     texts, each, began = prompts.given(args) or (), args.num or 1, time.perf_counter()
-    num, pictures = each * len(texts), []
+    require_prompt(pipe, bool(texts))
+    num, pictures = each * max(1, len(texts)), []
     for first in tqdm(range(num), desc="sampling", unit="picture", disable=num == 1):
         drawn = pipe.latents(
             noise.key(args.seed),
-            [texts[first // each]],
+            [texts[first // each]] if texts else 1,
             negative=args.negative_prompt,
             first=first,
             **options,
@@ -86,7 +86,8 @@ def load(args: Namespace) -> Pipeline:
     if args.tile is None:
         return pipe
     codec, factor = pipe.codec, pipe.codec.factor
-    assert isinstance(codec, Codec)  # as `pretrained.load` makes it
+    if not isinstance(codec, Codec):
+        raise ValueError("--tile is for models of latents, and this one has pixels")
     if args.tile % factor or args.tile < 2 * factor:
         raise ValueError(
             f"--tile must be a multiple of {factor}, from {2 * factor}, got {args.tile}"
@@ -101,12 +102,18 @@ def size_of(args: Namespace, pipe: Pipeline) -> Size:
     return size
 
 
+def require_prompt(pipe: Pipeline, given: bool) -> None:
+    """Raise ValueError for a pipeline with texts and no prompt, and the other way round."""
+    if pipe.text is None and given:
+        raise ValueError("--prompt: this pretrained model has no texts")
+    if pipe.text is not None and not given:
+        raise ValueError("--pretrained needs --prompt, the text of the picture")
+
+
 def _require_fitting_options(args: Namespace, overrides: dict[str, str]) -> None:
-    """Raise ValueError for what --pretrained does not take, and where it has no prompt."""
+    """Raise ValueError for what --pretrained does not take."""
     if args.workdir is not None:
         raise ValueError("--pretrained and --workdir are two networks: give one of them")
-    if prompts.given(args) is None:
-        raise ValueError("--pretrained needs --prompt, the text of the picture")
     given = [name for name in OF_A_RUN if getattr(args, name, None) is not None]
     if given:
         option = {"label": "class"}.get(given[0], given[0].replace("_", "-"))
@@ -134,7 +141,7 @@ def _size(text: str) -> Size:
 
 def _solver(args: Namespace, pipe: Pipeline) -> dict[str, Any]:
     """--solver, --grid and --steps as options of `Pipeline.latents`."""
-    steps = STEPS if args.steps is None else args.steps
+    steps = pipe.steps if args.steps is None else args.steps
     if args.solver is not None and args.solver.endswith(".json"):
         if args.grid is not None or args.steps is not None:
             raise ValueError(
@@ -164,7 +171,7 @@ def _save(out: epath.Path, x: np.ndarray, texts: tuple[str, ...]) -> None:
             np.savez(file, image=x)
         return
     event = data.Feature(x.shape[1:], "float32", low=0.0, high=1.0)
-    if len(texts) == 1:  # the pictures alone: a prompt may be longer than they are wide
+    if len(texts) < 2:  # the pictures alone: a prompt may be longer than they are wide
         picture.save(out, x, event)
     else:
         picture.save(out, x, event, len(x) // len(texts), prompts=texts)

@@ -82,7 +82,7 @@ def _evaluated(model: Model, x: Array, t: Array, cond: Any) -> Prediction:
 
 def compare_prompts(
     pipe: Pipeline,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | int,
     solvers: str | Sequence[str | Solver] = "all",
     nfe: Sequence[int] = (8,),
     *,
@@ -99,7 +99,7 @@ def compare_prompts(
     """One row for each solver, grid and budget: the distance of its pictures to the fine ones.
 
     Args:
-      prompts: one for each sample.
+      prompts: one for each sample; their number for a pipeline without texts.
       solvers: "all", which are those that draw no noise and have fixed steps, names or solvers.
       nfe: the budgets, in evaluations of the solver, with the last one, which denoises. Each is two
         of the network where there is guidance, which `nfe` of a row counts.
@@ -121,7 +121,8 @@ def compare_prompts(
     `comparison.compare` and `Pipeline.latents` do.
     """
     model, cond = pipe.guided(prompts, negative=negative, guidance=guidance, size=size)
-    keys = noise.sample_keys(noise.key(seed), len(prompts))
+    num = prompts if isinstance(prompts, int) else len(prompts)
+    keys = noise.sample_keys(noise.key(seed), num)
     task = Task(pipe, model, cond, keys, pipe.size if size is None else size)
     if fine < 2:
         raise ValueError(f"fine must be at least 2 steps, got {fine}")
@@ -130,7 +131,7 @@ def compare_prompts(
     done = {row["id"]: row for row in store.load(folder / "results.json")} if folder else {}
     common = {
         "problem": name,
-        "prompts": list(prompts),
+        "prompts": prompts if isinstance(prompts, int) else list(prompts),
         "negative": negative if negative is None or isinstance(negative, str) else list(negative),
         "guidance": pipe.guidance if guidance is None else guidance,
         "size": list(task.size),

@@ -12,10 +12,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 
-from sde_diffusion.networks.attention import attention
-from sde_diffusion.networks.layers import Array, Conv, Dense
+from sde_diffusion.networks.layers import Array, Conv
 from sde_diffusion.networks.normalization import GroupNorm
-from sde_diffusion.networks.residual import Downsample, ResidualBlock, Upsample, tokens
+from sde_diffusion.networks.residual import Downsample, PixelAttention, ResidualBlock, Upsample
 
 EPSILON = 1e-6  # of its group normalizations
 
@@ -169,21 +168,5 @@ class Middle(nn.Module):
         features = h.shape[-1]
         h = ResidualBlock(features, self.groups, EPSILON, name="resnets.0")(h)
         if self.attends:
-            h = h + PixelAttention(self.groups, name="attentions.0")(h)
+            h = PixelAttention(self.groups, EPSILON, name="attentions.0")(h)
         return ResidualBlock(features, self.groups, EPSILON, name="resnets.1")(h)
-
-
-class PixelAttention(nn.Module):
-    """Attention with one head between the pixels, [B, h, w, C] -> [B, h, w, C]."""
-
-    groups: int
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        features = x.shape[-1]
-        h = tokens(GroupNorm(self.groups, epsilon=EPSILON, name="group_norm")(x))
-        query, key, value = (
-            Dense(features, name=name)(h)[:, :, None] for name in ("to_q", "to_k", "to_v")
-        )
-        h = attention(query, key, value)[:, :, 0]
-        return Dense(features, name="to_out.0")(h).reshape(x.shape)

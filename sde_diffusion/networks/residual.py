@@ -2,42 +2,86 @@
 
 A residual block is
 
-    h = conv1(silu(norm1(x))),   y = x + conv2(silu(norm2(h + proj(silu(embedding)))))
+    h = conv1(silu(norm1(x))),   y = (x + conv2(silu(norm2(h + proj(silu(embedding)))))) / c
 
 where x passes a 1x1 convolution, `conv_shortcut`, if the number of channels changes, and the
-embedding of the time is absent in an autoencoder.
+embedding of the time is absent in an autoencoder. c is 1, or sqrt(2) in NCSN++.
 
 He et al. 2016; Ho et al. 2020, app. B.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from sde_diffusion.networks.attention import attention
 from sde_diffusion.networks.layers import Array, Conv, Dense, UpsampleConv
 from sde_diffusion.networks.normalization import GroupNorm
 
 
 class ResidualBlock(nn.Module):
-    """x [B, H, W, C] and an embedding [B, D] or None -> [B, H, W, features]."""
+    """x [B, H, W, C] and an embedding [B, D] or None -> [B, H, W, features].
+
+    groups_out: of the second normalization; None stands for `groups`.
+    scale: c, by which the sum is divided.
+    resample: a change of resolution, of x and of what the first normalization gives. x passes
+        `conv_shortcut` then, whatever its channels.
+    """
 
     features: int
     groups: int
     epsilon: float
+    groups_out: int | None = None
+    scale: float = 1.0
+    resample: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array | None = None) -> Array:
         h = GroupNorm(self.groups, nn.silu, self.epsilon, name="norm1")(x)
+        if self.resample is not None:
+            x, h = self.resample(x), self.resample(h)
         h = Conv(self.features, name="conv1")(h)
         shift = None
         if embedding is not None:
             shift = Dense(self.features, name="time_emb_proj")(nn.silu(embedding))
-        h = GroupNorm(self.groups, nn.silu, self.epsilon, name="norm2")(h, shift)
+        groups = self.groups if self.groups_out is None else self.groups_out
+        h = GroupNorm(groups, nn.silu, self.epsilon, name="norm2")(h, shift)
         h = Conv(self.features, name="conv2")(h)
-        if x.shape[-1] != self.features:
+        if x.shape[-1] != self.features or self.resample is not None:
             x = Conv(self.features, 1, name="conv_shortcut")(x)
-        return x + h
+        return over(x + h, self.scale)
+
+
+class PixelAttention(nn.Module):
+    """(x + attention between the pixels) / scale, [B, h, w, C] -> [B, h, w, C]."""
+
+    groups: int
+    epsilon: float
+    num_heads: int = 1
+    scale: float = 1.0
+    implementation: str = "auto"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        features = x.shape[-1]
+        h = tokens(GroupNorm(self.groups, epsilon=self.epsilon, name="group_norm")(x))
+
+        def heads(name: str) -> Array:
+            y = Dense(features, name=name)(h)
+            return y.reshape(*y.shape[:2], self.num_heads, features // self.num_heads)
+
+        query, key, value = heads("to_q"), heads("to_k"), heads("to_v")
+        found = attention(query, key, value, implementation=self.implementation)
+        h = Dense(features, name="to_out.0")(found.reshape(h.shape))
+        return over(x + h.reshape(x.shape), self.scale)
+
+
+def over(x: Array, scale: float) -> Array:
+    """x / scale, of x's dtype."""
+    return x if scale == 1.0 else x / scale
 
 
 class Downsample(nn.Module):

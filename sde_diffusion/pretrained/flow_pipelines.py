@@ -125,4 +125,5 @@ def _pipeline(
         codec.module.latent_channels,
         guidance,
         told,
+        clip=schedule.clip,
     )

@@ -60,6 +60,7 @@ class FlowSchedule:
     sde: ClassVar = sdes.Flow()
     parameterization: ClassVar = parameterization.Flow(LABELS + 1)
     solver: ClassVar = samplers.DDIM()
+    clip: ClassVar = None
 
     def grid(self, steps: int, size: tuple[int, int] | None = None) -> tuple[jax.Array, bool]:
         """The times t_1, ..., t_n, and True, as an evaluation at t_n gives the data."""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from sde_diffusion.networks.autoencoder_kl import AutoencoderKL
 from sde_diffusion.networks.clip_text import CLIPText
+from sde_diffusion.networks.unet2d import UNet2D
 from sde_diffusion.networks.unet_condition import UNetCondition
 from sde_diffusion.pretrained.part import Kind
 from sde_diffusion.pretrained.tensors import Renames
@@ -39,13 +40,19 @@ def _latents_and_text(
     return array(size, size, module.in_channels), array(), cond
 
 
+def _pixels(module: UNet2D) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    size = 2 ** (len(module.block_out_channels) - 1)
+    shape = (1, size, size, module.in_channels)
+    return jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+
+
 OLD_ATTENTION: Renames = {
     "{block}.attentions.{i}.query.{leaf}": "{block}.attentions.{i}.to_q.{leaf}",
     "{block}.attentions.{i}.key.{leaf}": "{block}.attentions.{i}.to_k.{leaf}",
     "{block}.attentions.{i}.value.{leaf}": "{block}.attentions.{i}.to_v.{leaf}",
     "{block}.attentions.{i}.proj_attn.{leaf}": "{block}.attentions.{i}.to_out.0.{leaf}",
 }
-"""How diffusers called the attention of an autoencoder until version 0.17."""
+"""How diffusers called the attention between pixels until version 0.17."""
 
 AUTOENCODER_KL = Kind(
     AutoencoderKL,
@@ -123,10 +130,29 @@ UNET_CONDITION = Kind(
     ignored=("sample_size", "dropout", "upcast_attention", "addition_embed_type_num_heads"),
 )
 
+UNET_2D = Kind(
+    UNet2D,
+    _pixels,
+    fixed={
+        "act_fn": "silu",
+        "add_attention": True,
+        "class_embed_type": None,
+        "downsample_type": "conv",
+        "mid_block_type": "UNetMidBlock2D",
+        "num_class_embeds": None,
+        "resnet_time_scale_shift": "default",
+        "time_embedding_dim": None,
+        "upsample_type": "conv",
+    },
+    ignored=("sample_size", "dropout", "num_train_timesteps"),
+    renames=OLD_ATTENTION,
+)
+
 KINDS: dict[str, Kind] = {
     "AutoencoderKL": AUTOENCODER_KL,
     "CLIPTextModel": CLIP_TEXT,
     "CLIPTextModelWithProjection": CLIP_TEXT_PROJECTED,
     "UNet2DConditionModel": UNET_CONDITION,
+    "UNet2DModel": UNET_2D,
     **TRANSFORMERS,
 }

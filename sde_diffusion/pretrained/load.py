@@ -12,6 +12,7 @@ from sde_diffusion.pretrained.convert import INDEX, opened
 from sde_diffusion.pretrained.flow_pipelines import dit, flux, stable_diffusion_3
 from sde_diffusion.pretrained.folder import PICKLED, read_json
 from sde_diffusion.pretrained.stable_diffusion import stable_diffusion, stable_diffusion_xl
+from sde_diffusion.pretrained.unconditional import ddpm, score_sde_ve
 from sde_diffusion.selection import choose
 
 PIPELINES: dict[str, Callable[..., Pipeline]] = {
@@ -20,6 +21,10 @@ PIPELINES: dict[str, Callable[..., Pipeline]] = {
     "StableDiffusion3Pipeline": stable_diffusion_3,
     "FluxPipeline": flux,
     "DiTPipeline": dit,
+    "DDPMPipeline": ddpm,
+    "DDIMPipeline": ddpm,
+    "PNDMPipeline": ddpm,
+    "ScoreSdeVePipeline": score_sde_ve,
 }
 """By the class that model_index.json names; each is called as f(folder, index, **options)."""
 

@@ -28,6 +28,7 @@ BETAS = {
     "squaredcos_cap_v2": "squared_cosine",
 }
 PREDICTIONS: dict[str, Callable[[int], Parameterization]] = {"epsilon": DDPM, "v_prediction": V}
+VARIANCES = {"fixed_small": "posterior", "fixed_small_log": "posterior", "fixed_large": "forward"}
 SPACINGS = {"leading": "leading", "trailing": "trailing", "linspace": "linspace"}
 
 
@@ -65,6 +66,11 @@ def _dpm_solver(config: Config) -> Solver:
     return kinds[algorithm, order]()
 
 
+def _ancestral(config: Config) -> Solver:
+    kind = config.get("variance_type", "fixed_small")
+    return samplers.Ancestral(choose("variance_type", kind, VARIANCES))
+
+
 def _plms(config: Config) -> Solver:
     # The values that are combined are the network's own.
     return samplers.PLMS("v" if config.get("prediction_type") == "v_prediction" else "eps")
@@ -73,7 +79,7 @@ def _plms(config: Config) -> Solver:
 SCHEDULERS = {
     "DDIMScheduler": Scheduler(lambda _: samplers.DDIM(), "leading", clips=True),
     "PNDMScheduler": Scheduler(_plms, "leading", to_data=False),
-    "DDPMScheduler": Scheduler(lambda _: samplers.Ancestral(), "leading", clips=True),
+    "DDPMScheduler": Scheduler(_ancestral, "leading", clips=True),
     "EulerDiscreteScheduler": Scheduler(lambda _: samplers.DDIM(), "linspace", rounds=False),
     "EulerAncestralDiscreteScheduler": Scheduler(
         lambda _: samplers.DDIM(eta=1.0), "linspace", rounds=False
@@ -108,7 +114,10 @@ FIXED = {
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """The SDE of a scheduler, what the network predicts, and how it samples by default."""
+    """The SDE of a scheduler, what the network predicts, and how it samples by default.
+
+    clip: the predicted x0 is clipped to [-clip, clip]; None where it is not.
+    """
 
     sde: Tabulated
     parameterization: Parameterization
@@ -118,6 +127,7 @@ class Schedule:
     to_data: bool
     extra: bool
     karras: bool
+    clip: float | None = None
 
     def grid(self, steps: int, size: tuple[int, int] | None = None) -> tuple[jax.Array, bool]:
         """The times for `steps` inference steps, and whether an evaluation denoises after them.
@@ -164,7 +174,9 @@ def _read(config: Config) -> Schedule:
     for name, values in FIXED.items():
         if name in config and config[name] not in values:
             raise ValueError(f"{name} = {config[name]!r} is not supported (only {values[0]!r})")
-    if config.get("clip_sample", kind.clips):
+    clips = bool(config.get("clip_sample", kind.clips))
+    if clips and config["_class_name"] != "DDPMScheduler":
+        # They clip x0 and keep the eps that belongs to another x0, which no model predicts.
         raise ValueError("clip_sample = true is not supported: set it to false")
     spacing = choose("timestep_spacing", config.get("timestep_spacing", kind.spacing), SPACINGS)
     prediction = config.get("prediction_type", "epsilon")
@@ -184,6 +196,7 @@ def _read(config: Config) -> Schedule:
         to_data,
         kind.extra,
         karras,
+        config.get("clip_sample_range", 1.0) if clips else None,
     )
 
 

@@ -58,6 +58,7 @@ def _pipeline(folder: Path, text: Text, guidance: float, options: dict[str, Any]
         _size(config, codec),
         channels,
         guidance,
+        clip=schedule.clip,
     )
 
 

@@ -57,6 +57,11 @@ def assembled(name, folder):
     return folder
 
 
+def assert_same(ours, theirs):
+    assert np.std(theirs) > 0.05
+    assert np.max(np.abs(ours - theirs)) < TOLERANCE
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_pictures_are_those_of_diffusers(name, tmp_path):
     pipe = pretrained.load(assembled(name, tmp_path / name))
@@ -70,8 +75,7 @@ def test_pictures_are_those_of_diffusers(name, tmp_path):
         x_init=theirs["noise"],
         **OPTIONS[name],
     )
-    assert np.std(theirs["picture"]) > 0.05
-    assert np.max(np.abs(made - theirs["picture"])) < TOLERANCE
+    assert_same(made, theirs["picture"])
     if name == "flux_dev":
         with pytest.raises(ValueError, match="the network is told the weight"):
             pipe.latents(jax.random.key(0), PROMPTS, negative="blurry")

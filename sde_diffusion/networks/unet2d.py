@@ -1,0 +1,329 @@
+"""UNet2DModel: the U-Nets without text of diffusers, DDPM's and NCSN++'s, under its names.
+
+The blocks named "Skip" are those of NCSN++: they resample inside a residual block with a FIR
+filter, and a pyramid of images goes in on the way down and comes out on the way up,
+
+    down    p <- filtered(p),   h <- h + skip_conv(p)
+    up      p <- filtered(p) + skip_conv(silu(skip_norm(h)))
+
+so that the network's output is its last convolution plus p.
+
+The networks `ncsnpp` and `ddpm` are the same mathematics in the tree of score_sde, which numbers
+its blocks in another way, so weights of one do not fit the other.
+
+Ho et al. 2020, app. B; Song et al. 2021, app. H.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from sde_diffusion.networks import resampling
+from sde_diffusion.networks.attention import IMPLEMENTATIONS
+from sde_diffusion.networks.layers import Array, Conv
+from sde_diffusion.networks.normalization import GroupNorm
+from sde_diffusion.networks.residual import (
+    Downsample,
+    PixelAttention,
+    ResidualBlock,
+    TimeEmbedding,
+    Upsample,
+    time_features,
+)
+from sde_diffusion.selection import require_known
+
+
+class Type(NamedTuple):
+    """What the name of a block says: whether it attends, and whether it has the pyramid."""
+
+    attends: bool
+    skip: bool
+
+
+DOWN = {
+    "DownBlock2D": Type(False, False),
+    "AttnDownBlock2D": Type(True, False),
+    "SkipDownBlock2D": Type(False, True),
+    "AttnSkipDownBlock2D": Type(True, True),
+}
+UP = {
+    "UpBlock2D": Type(False, False),
+    "AttnUpBlock2D": Type(True, False),
+    "SkipUpBlock2D": Type(False, True),
+    "AttnSkipUpBlock2D": Type(True, True),
+}
+TIMES = ("positional", "fourier")
+FIR = (1, 3, 3, 1)
+FOURIER_SCALE = 16.0
+SKIP_GROUPS = 32  # of the attention of NCSN++
+
+
+class UNet2D(nn.Module):
+    """network(x, t) of the shape of x [B, H, W, in_channels], with out_channels channels.
+
+    t [B] is the time label: from 0 to 1000, or the noise level sigma with "fourier", by which the
+    output is divided then. H and W are multiples of 2^(levels - 1). The fields are those of
+    diffusers' config, in which `attention_head_dim` is the size of a head, or None for one head.
+
+    dtype: of the computation; normalizations, softmax and output are in float32.
+    attention: the implementation, see `networks.attention`.
+
+    Raises ValueError for an unknown choice, blocks with and without the pyramid in one network, and
+    images that cannot be halved so often.
+    """
+
+    in_channels: int = 3
+    out_channels: int = 3
+    center_input_sample: bool = False
+    time_embedding_type: str = "positional"
+    freq_shift: int = 0
+    flip_sin_to_cos: bool = True
+    down_block_types: tuple[str, ...] = ("DownBlock2D", *("AttnDownBlock2D",) * 3)
+    up_block_types: tuple[str, ...] = (*("AttnUpBlock2D",) * 3, "UpBlock2D")
+    block_out_channels: tuple[int, ...] = (224, 448, 672, 896)
+    layers_per_block: int = 2
+    mid_block_scale_factor: float = 1.0
+    downsample_padding: int = 1
+    attention_head_dim: int | None = 8
+    norm_num_groups: int | None = 32
+    attn_norm_num_groups: int | None = None
+    norm_eps: float = 1e-5
+    dtype: str = "float32"
+    attention: str = "auto"
+
+    def __post_init__(self) -> None:
+        for kinds, known in ((self.down_block_types, DOWN), (self.up_block_types, UP)):
+            for name in kinds:
+                require_known("block of a U-Net", name, known)
+        require_known("time_embedding_type", self.time_embedding_type, TIMES)
+        require_known("attention", self.attention, ("auto", *IMPLEMENTATIONS))
+        skips = {DOWN[name].skip for name in self.down_block_types}
+        if len(skips | {UP[name].skip for name in self.up_block_types}) > 1:
+            raise ValueError("a U-Net has blocks named Skip at all of its levels, or at none")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:
+        last = len(self.block_out_channels) - 1
+        if any(length % 2**last for length in x.shape[1:3]):
+            raise ValueError(
+                f"x: images of {x.shape[1]}x{x.shape[2]} cannot be halved {last} times"
+            )
+        dtype = jnp.dtype(self.dtype)
+        embedding = self._embedding(t).astype(dtype)
+        embedding = TimeEmbedding(4 * self.block_out_channels[0], name="time_embedding")(embedding)
+        x = (2.0 * x - 1.0 if self.center_input_sample else x).astype(dtype)
+        h = Conv(self.block_out_channels[0], name="conv_in")(x)
+        skips, image = [h], x
+        for level, name in enumerate(self.down_block_types):
+            fields = self._shared(level, DOWN[name]) | {"resamples": level < last}
+            down = Down(**fields, padding=self.downsample_padding, name=f"down_blocks.{level}")
+            h, image, made = down(h, embedding, image)
+            skips += made
+        h = self._middle(h, embedding)
+        out: Array | None = None
+        for up, name in enumerate(self.up_block_types):
+            level, layers = last - up, self.layers_per_block + 1
+            skips, given = skips[:-layers], skips[-layers:]
+            fields = self._shared(level, UP[name]) | {"resamples": level > 0, "layers": layers}
+            h, out = Up(**fields, name=f"up_blocks.{up}")(h, embedding, out, given)
+        groups = groups_of(self.norm_num_groups, self.block_out_channels[0])
+        h = GroupNorm(groups, nn.silu, self.norm_eps, name="conv_norm_out")(h)
+        h = Conv(self.out_channels, name="conv_out")(h)
+        y = (h if out is None else h + out).astype(jnp.float32)
+        return y / t[:, None, None, None] if self.time_embedding_type == "fourier" else y
+
+    def _embedding(self, t: Array) -> Array:
+        """What the time is told by, [B, C], or [B, 2 C] with "fourier"."""
+        features = self.block_out_channels[0]
+        if self.time_embedding_type == "fourier":
+            return Fourier(features, name="time_proj")(t)
+        return time_features(
+            t, features, cosine_first=self.flip_sin_to_cos, frequency_shift=self.freq_shift
+        )
+
+    def _middle(self, h: Array, embedding: Array) -> Array:
+        groups = groups_of(self.norm_num_groups, h.shape[-1])
+        attended = groups if self.attn_norm_num_groups is None else self.attn_norm_num_groups
+        middle = Middle(
+            groups,
+            attended,
+            self.norm_eps,
+            self.attention_head_dim,
+            self.mid_block_scale_factor,
+            self.attention,
+            name="mid_block",
+        )
+        made: Array = middle(h, embedding)
+        return made
+
+    def _shared(self, level: int, kind: Type) -> dict[str, Any]:
+        """The fields of the blocks at a level."""
+        return {
+            "features": self.block_out_channels[level],
+            "layers": self.layers_per_block,
+            "kind": kind,
+            "groups": self.norm_num_groups,
+            "epsilon": self.norm_eps,
+            "head": self.attention_head_dim,
+            "implementation": self.attention,
+        }
+
+
+class Fourier(nn.Module):
+    """[sin(2 pi w log t), cos(2 pi w log t)] with fixed w ~ N(0, 16^2), [B] -> [B, 2 features]."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, t: Array) -> Array:
+        init = nn.initializers.normal(FOURIER_SCALE)
+        w = self.param("weight", init, (self.features,)).astype(jnp.float32)
+        angles = 2.0 * jnp.pi * jnp.log(t.astype(jnp.float32))[:, None] * w
+        return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+class Level(nn.Module):
+    """The fields that the blocks of a level have, and the modules that they are made of."""
+
+    features: int
+    layers: int
+    kind: Type
+    groups: int | None
+    epsilon: float
+    head: int | None
+    implementation: str
+    resamples: bool
+
+    @property
+    def scale(self) -> float:
+        return 2**0.5 if self.kind.skip else 1.0
+
+    def residual(self, i: int, groups: int) -> ResidualBlock:
+        """Residual block i, whose first normalization has so many groups."""
+        out = groups_of(None, self.features) if self.kind.skip else groups
+        name = f"resnets.{i}"
+        return ResidualBlock(self.features, groups, self.epsilon, out, self.scale, name=name)
+
+    def attention(self, i: int) -> PixelAttention:
+        groups = SKIP_GROUPS if self.kind.skip else groups_of(self.groups, self.features)
+        return PixelAttention(
+            groups,
+            self.epsilon,
+            heads_of(self.head, self.features),
+            self.scale,
+            self.implementation,
+            name=f"attentions.{i}",
+        )
+
+    def resampled(self, resample: Any, name: str) -> ResidualBlock:
+        """A residual block that changes the resolution, filtered."""
+        return ResidualBlock(
+            self.features,
+            groups_of(None, self.features),
+            self.epsilon,
+            scale=self.scale,
+            resample=partial(resample, kernel=FIR),
+            name=name,
+        )
+
+
+class Down(Level):
+    """(h, image, all that the way up is given), from h, the embedding and the image."""
+
+    padding: int = 1
+
+    @nn.compact
+    def __call__(self, h: Array, embedding: Array, image: Array) -> tuple[Array, Array, list[Any]]:
+        made = []
+        for i in range(self.layers):
+            groups = groups_of(None if self.kind.skip else self.groups, h.shape[-1])
+            h = self.residual(i, groups)(h, embedding)
+            if self.kind.attends:
+                h = self.attention(i)(h)
+            made.append(h)
+        if not self.resamples:
+            return h, image, made
+        if self.kind.skip:
+            h = self.resampled(resampling.downsample, "resnet_down")(h, embedding)
+            image = resampling.downsample(image, FIR)
+            h = Conv(self.features, 1, name="skip_conv")(image) + h
+        else:
+            h = Downsample(self.padding, name="downsamplers.0")(h)
+        return h, image, [*made, h]
+
+
+class Up(Level):
+    """(h, the image that comes out), from those of the level below and what the way down gave."""
+
+    @nn.compact
+    def __call__(
+        self, h: Array, embedding: Array, image: Array | None, skips: list[Array]
+    ) -> tuple[Array, Array | None]:
+        for i in range(self.layers):
+            skip = skips[-1 - i]
+            groups = self._groups(h.shape[-1], skip.shape[-1])
+            h = jnp.concatenate([h, skip], axis=-1)
+            h = self.residual(i, groups)(h, embedding)
+            # NCSN++ attends once on the way up.
+            if self.kind.attends and (not self.kind.skip or i == self.layers - 1):
+                h = self.attention(0 if self.kind.skip else i)(h)
+        if not self.kind.skip:
+            return (Upsample(name="upsamplers.0")(h) if self.resamples else h), None
+        if image is not None:
+            image = resampling.upsample(image, FIR)
+        if not self.resamples:
+            return h, image
+        groups = groups_of(None, self.features)
+        shown = GroupNorm(groups, nn.silu, self.epsilon, name="skip_norm")(h)
+        shown = Conv(3, name="skip_conv")(shown)
+        image = shown if image is None else image + shown
+        return self.resampled(resampling.upsample, "resnet_up")(h, embedding), image
+
+    def _groups(self, channels: int, skipped: int) -> int:
+        """The groups of a residual block's first normalization."""
+        if not self.kind.skip:
+            return groups_of(self.groups, channels + skipped)
+        if self.kind.attends:  # as diffusers has it, without brackets around the sum
+            return min(channels + skipped // 4, SKIP_GROUPS)
+        return groups_of(None, channels + skipped)
+
+
+class Middle(nn.Module):
+    """A residual block, attention, a residual block."""
+
+    groups: int
+    attention_groups: int
+    epsilon: float
+    head: int | None
+    scale: float
+    implementation: str
+
+    @nn.compact
+    def __call__(self, h: Array, embedding: Array) -> Array:
+        def residual(i: int) -> ResidualBlock:
+            fields = (h.shape[-1], self.groups, self.epsilon, None, self.scale)
+            return ResidualBlock(*fields, name=f"resnets.{i}")
+
+        h = residual(0)(h, embedding)
+        h = PixelAttention(
+            self.attention_groups,
+            self.epsilon,
+            heads_of(self.head, h.shape[-1]),
+            self.scale,
+            self.implementation,
+            name="attentions.0",
+        )(h)
+        return residual(1)(h, embedding)
+
+
+def groups_of(groups: int | None, channels: int) -> int:
+    """The groups of a normalization; where a config has none, a group is 4 channels at least."""
+    return min(channels // 4, 32) if groups is None else groups
+
+
+def heads_of(size: int | None, channels: int) -> int:
+    """The number of heads of this size; None stands for one head."""
+    return 1 if size is None else channels // size
