@@ -180,9 +180,12 @@ def values_before(solver: Solver) -> int:
     if not any(held):
         return 0
     state = walk(solver, state, TIMES[:-1])
-    slopes = jax.grad(lambda state: jnp.sum(walk(solver, state, TIMES[-2:]).x))(state)
-    read = [bool(jnp.any(slope != 0.0)) for slope in jax.tree.leaves(slopes)]
-    return sum(itertools.compress(read, held))
+
+    def last(state: Any) -> Array:
+        return jnp.sum(walk(solver, state, TIMES[-2:]).x)
+
+    slopes = jax.tree.leaves(jax.grad(last, allow_int=True)(state))
+    return sum(bool(jnp.any(slope != 0.0)) for slope in itertools.compress(slopes, held))
 
 
 def span(values: list[float]) -> str:

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from sde_diffusion.noise import Keys
 from sde_diffusion.prediction import Prediction
-from sde_diffusion.samplers.exponential import exponential_euler
+from sde_diffusion.samplers.exponential import exponential_euler, has_signal
 from sde_diffusion.samplers.solver import Counted, Solver
-from sde_diffusion.sdes import Array
+from sde_diffusion.sdes import Array, expand
 from sde_diffusion.sdes.base import is_known
 
 # The weights of this value and of those before it, by the number of steps that were taken.
@@ -85,5 +85,18 @@ class PLMS(Solver):
         return PLMSState(self._step(made, combined, s), values[:3], taken + 1)
 
     def _step(self, made: Prediction, value: Array, s: Array) -> Array:
-        """DDIM's step to s with another value in the place of the predicted one."""
-        return exponential_euler(Prediction(self.view, value, made.x, made.t, made.sde), s)
+        """DDIM's step to s with another value in the place of the predicted one.
+
+        The step is linear in the value. From an alpha_t that is 0, where eps says nothing about x0,
+        it is the step with the prediction itself.
+        """
+        sde, t = made.sde, made.t
+        alpha, sigma = sde.alpha(t), sde.sigma(t)
+        if self.view == "v":
+            slope = sde.sigma(s) * alpha - sde.alpha(s) * sigma
+        else:
+            known = has_signal(sde.log_snr(t))
+            ratio = sigma / jnp.where(known, alpha, 1.0)
+            slope = jnp.where(known, sde.sigma(s) - sde.alpha(s) * ratio, 0.0)
+        change = value - getattr(made, self.view)
+        return exponential_euler(made, s) + expand(slope, change) * change
