@@ -63,6 +63,8 @@ class Pipeline:
         it was distilled from guided sampling.
     clip: bound of |x0| in samples; None for no bound.
     steps: of a sample by default.
+    fills_in: whether the network was trained to fill in a part of a picture, which it is told as
+        cond["image"].
     """
 
     model: Model
@@ -77,6 +79,7 @@ class Pipeline:
     told: bool = False
     clip: float | None = None
     steps: int = 50
+    fills_in: bool = False
 
     def sample(self, key: Array, prompts: Sequence[str] | int, **options: Any) -> np.ndarray:
         """Pictures [B, H, W, C] of the prompts, or so many of a model without texts.
@@ -102,6 +105,8 @@ class Pipeline:
         grid: Array | None = None,
         denoise_last: bool | None = None,
         size: Size | None = None,
+        picture: Any = None,
+        mask: Any = None,
         x_init: Array | None = None,
         first: int = 0,
     ) -> Samples:
@@ -122,16 +127,27 @@ class Pipeline:
             grid: times of `pipe.model.sde`, in place of `steps`.
             denoise_last: whether an evaluation denoises after the grid; by default as the pipeline
                 does, and with a `grid` it does.
-            size: height and width of the pictures in pixels.
+            size: height and width of the pictures in pixels; by default those of `picture`, or the
+                pipeline's.
+            picture: for a pipeline that fills in, pictures [H, W, C] or [B, H, W, C] in [0, 1].
+            mask: [H, W] or [B, H, W], at least 1/2 where the picture is to be filled in.
             x_init: the noise to start with, [B, h, w, channels].
             first: the number of the first sample.
 
         Raises ValueError for prompts that are one string, negative texts of another number, texts
-        where the model has none, and a size that is no multiple of `codec.factor`.
+        where the model has none, a size that is no multiple of `codec.factor`, and a picture and a
+        mask that are missing, are of another size, or are not asked for.
         """
-        size = self.size if size is None else size
+        if size is None:
+            size = self.size if picture is None else tuple(np.shape(picture)[-3:-1])
         model, cond = self.guided(
-            prompts, negative=negative, guidance=guidance, rule=rule, size=size
+            prompts,
+            negative=negative,
+            guidance=guidance,
+            rule=rule,
+            size=size,
+            picture=picture,
+            mask=mask,
         )
         denoises = True
         if grid is None:
@@ -156,11 +172,17 @@ class Pipeline:
         guidance: float | None = None,
         rule: Rule = LINEAR,
         size: Size | None = None,
+        picture: Any = None,
+        mask: Any = None,
     ) -> tuple[Model, Any]:
         """The model that `latents` samples from, and its condition for these prompts.
 
         The arguments and errors are those of `latents`.
         """
+        if self.fills_in and (picture is None or mask is None):
+            raise ValueError("this model fills in a part of a picture: give a picture and a mask")
+        if not self.fills_in and (picture is not None or mask is not None):
+            raise ValueError("this model fills in no picture: leave out picture and mask")
         if self.text is None:
             if not isinstance(prompts, int) or negative is not None or guidance not in (None, 1.0):
                 raise ValueError(
@@ -185,7 +207,28 @@ class Pipeline:
                 raise ValueError(f"{num} prompts have {len(texts)} negative texts")
             cond = {"negative": self.text(texts, num, size), "positive": cond}
             model = away_from(model, weight, rule=rule)
+        if self.fills_in:
+            told = {"image": self._hidden(num, size, picture, mask)}
+            guided = model is not self.model
+            cond = {name: each | told for name, each in cond.items()} if guided else cond | told
         return self._clipped(model), cond
+
+    def _hidden(self, num: int, size: Size, picture: Any, mask: Any) -> Array:
+        """The mask and the latents of the picture without what is hidden, [num, h, w, 1 + C]."""
+        pictures = jnp.asarray(picture, jnp.float32)
+        hidden = jnp.asarray(mask)[..., None] >= 0.5
+        if pictures.shape[-3:-1] != size or hidden.shape[-3:-1] != size:
+            raise ValueError(
+                f"a picture of {pictures.shape[-3:-1]} and a mask of {hidden.shape[-3:-1]} for "
+                f"samples of {size}"
+            )
+        pictures = jnp.broadcast_to(pictures, (num, *pictures.shape[-3:]))
+        hidden = jnp.broadcast_to(hidden, (num, *hidden.shape[-3:]))
+        # What is hidden is grey, the middle of [-1, 1].
+        latents = self.encode(None, jnp.where(hidden, 0.5, pictures))
+        factor = self.codec.factor
+        small = hidden[:, ::factor, ::factor].astype(latents.dtype)
+        return jnp.concatenate([small, latents], axis=-1)
 
     def _clipped(self, model: Model) -> Model:
         return model if self.clip is None else static_threshold(model, -self.clip, self.clip)

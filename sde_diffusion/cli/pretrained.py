@@ -11,7 +11,7 @@ from etils import epath
 from tqdm import tqdm
 
 from sde_diffusion import data, distributed, fitting, grids, noise, notation, samplers
-from sde_diffusion.cli import picture, prompts, run
+from sde_diffusion.cli import image_file, picture, prompts, run
 from sde_diffusion.cli.draw import NonFiniteSamples
 from sde_diffusion.cli.say import say
 from sde_diffusion.codec import Codec
@@ -24,8 +24,6 @@ OF_A_RUN = (
     "step",
     "ema",
     "label",
-    "image",
-    "mask",
     "super_resolve",
     "edit",
     "strength",
@@ -44,8 +42,9 @@ def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:
     pipe = load(args)
     for file, weight in map(_lora, args.lora or ()):
         pipe = add_lora(pipe, file, weight)
-    size = size_of(args, pipe)
-    options = {"size": size} | _solver(args, pipe)
+    filled = _filled(args, pipe)
+    size = filled["picture"].shape[:2] if filled and args.size is None else size_of(args, pipe)
+    options: dict[str, Any] = {"size": size} | _solver(args, pipe) | filled
     if args.guidance is not None:
         options["guidance"] = args.guidance
     texts, each, began = prompts.given(args) or (), args.num or 1, time.perf_counter()
@@ -120,6 +119,20 @@ def _require_fitting_options(args: Namespace, overrides: dict[str, str]) -> None
         raise ValueError(f"--{option} is for the networks of --workdir, not for --pretrained")
     if overrides:
         raise ValueError(f"--config.{next(iter(overrides))}: a pretrained folder has no config")
+
+
+def _filled(args: Namespace, pipe: Pipeline) -> dict[str, Any]:
+    """--image and --mask as options of `Pipeline.latents`."""
+    if not pipe.fills_in:
+        if args.image is not None or args.mask is not None:
+            raise ValueError("--image and --mask: this pretrained model fills in no picture")
+        return {}
+    if args.image is None or args.mask is None:
+        raise ValueError("this pretrained model fills in a picture: give --image and --mask")
+    feature = data.Feature((*pipe.size, 3), "float32", low=0.0, high=1.0)
+    shape = (*image_file.size(args.image, "--image", feature), 3)
+    picture = image_file.read(args.image, "--image", feature, shape)[0]
+    return {"picture": picture, "mask": ~image_file.read_mask(args.mask, shape)[..., 0]}
 
 
 def _lora(text: str) -> tuple[str, float]:

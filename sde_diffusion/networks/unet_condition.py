@@ -43,7 +43,10 @@ class UNetCondition(nn.Module):
         sizes    [B, 6], height and width of the original image, top and left of what was cut out of
                  it, height and width of the target
 
-    of which the last two are there with addition_embed_type="text_time" only.
+    of which the last two are there with addition_embed_type="text_time" only. Where x has fewer
+    channels than in_channels, it also has
+
+        image    [B, H, W, in_channels - C], what is put beside x, such as a picture to be filled in
 
     The fields are those of diffusers' config, in which `attention_head_dim` is the number of heads.
 
@@ -92,6 +95,9 @@ class UNetCondition(nn.Module):
         needed = ["pooled", "sizes"] if self.addition_embed_type else []
         require_conditions(cond, "text", *needed)
         dtype = jnp.dtype(self.dtype)
+        if x.shape[-1] != self.in_channels:
+            require_conditions(cond, "text", "image", *needed)
+            x = jnp.concatenate([x, cond["image"].astype(x.dtype)], axis=-1)
         embedding, text = self._embedding(t, cond, dtype), cond["text"].astype(dtype)
         h = Conv(self.block_out_channels[0], name="conv_in")(x.astype(dtype))
         skips = [h]

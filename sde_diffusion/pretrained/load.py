@@ -18,6 +18,8 @@ from sde_diffusion.selection import choose
 PIPELINES: dict[str, Callable[..., Pipeline]] = {
     "StableDiffusionPipeline": stable_diffusion,
     "StableDiffusionXLPipeline": stable_diffusion_xl,
+    "StableDiffusionInpaintPipeline": stable_diffusion,
+    "StableDiffusionXLInpaintPipeline": stable_diffusion_xl,
     "StableDiffusion3Pipeline": stable_diffusion_3,
     "FluxPipeline": flux,
     "DiTPipeline": dit,

@@ -42,10 +42,11 @@ def _pipeline(folder: Path, text: Text, guidance: float, options: dict[str, Any]
     codec, codec_params = read_codec(folder / "vae", **options)
     network, params, config = read_part(folder / "unet", UNET_CONDITION, **options)
     channels = codec.module.latent_channels
-    if network.in_channels != channels:
+    fills_in = network.in_channels == 2 * channels + 1
+    if network.in_channels != channels and not fills_in:
         raise ValueError(
             f"{folder / 'unet'}: a network of {network.in_channels} channels for latents of "
-            f"{channels} takes an image as well, which is not supported"
+            f"{channels} takes an image as well, and is not one that fills in a part of it"
         )
     model = from_network(schedule.sde, network.apply, {"params": params}, schedule.parameterization)
     return Pipeline(
@@ -59,6 +60,7 @@ def _pipeline(folder: Path, text: Text, guidance: float, options: dict[str, Any]
         channels,
         guidance,
         clip=schedule.clip,
+        fills_in=fills_in,
     )
 
 
