@@ -7,7 +7,11 @@ the base's size, with a text file beside each of them if the base is told texts.
         --config.init_from.path=runs/emoji --config.data.source.path=pictures
     sde-diffusion sample --workdir runs/style --config.lora.weight=0.5 --out half.png
 
-With --config.lora.rank=None the same command trains all parameters, from the base's on.
+The base may also be a folder of Stable Diffusion, SDXL, SD3 or Flux as diffusers writes it: see
+docs/lora.md.
+
+With --config.lora.rank=None --config.lora.names='*' the same command trains all parameters, from
+the base's on.
 """
 
 from sde_diffusion.config import choice, default
@@ -16,7 +20,7 @@ from sde_diffusion.config import choice, default
 def get_config():
     config = default()
     config.init_from.groups = (
-        *("sde", "network", "parameterization", "loss", "codec", "conditions", "sampling"),
+        *("sde", "network", "parameterization", "loss", "codec", "text", "conditions", "sampling"),
         *("data.range", "data.tokens", "data.tokenizer", "data.words"),
     )
     config.data.source = choice("data.source", "folder", path="pictures", size=64, captions="txt")

@@ -5,8 +5,9 @@ each topology, with a TPU's own compiler where it is a TPU, and gives its costs.
 this takes minutes a topology.
 
     python experiments/pods/scaling.py --out experiments/pods/scaling.md
-    python experiments/pods/scaling.py --config configs/digits.py --per-chip 32 \
-        --topologies v5e:2x2,v5e:4x4 --out digits.md
+    python experiments/pods/scaling.py --config configs/dit/imagenet256_xl2.py --per-chip 16 \
+        --topologies v5e:4x4,v5e:8x8,v5e:16x16 --event 32,32,4 --config.preset=tpu \
+        --out experiments/pods/scaling_dit.md
 """
 
 import argparse
@@ -38,12 +39,18 @@ estimated step | growth | images a second | compile time |
 """
 
 
-def row(path: str, overrides: dict[str, str], name: str, per_chip: int) -> dict[str, Any]:
+def row(
+    path: str,
+    overrides: dict[str, str],
+    name: str,
+    per_chip: int,
+    event: tuple[int, ...] | None = None,
+) -> dict[str, Any]:
     """The plan of the training step with `per_chip` images on each chip of a topology."""
     topology = planning.named(name)
     chips = len(topology.devices)
     config = configs.load(path, overrides | {"training.batch_size": str(per_chip * chips)})
-    costs = plan.plan_training(config, topology, plan.features_of(config))
+    costs = plan.plan_training(config, topology, plan.features_of(config, event))
     return {"topology": name, "chip": topology.chip.name, "chips": chips, **costs}
 
 
@@ -78,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", default=CONFIG)
     parser.add_argument("--per-chip", type=int, default=64, help="images on each chip (64)")
     parser.add_argument("--topologies", default=TOPOLOGIES)
+    parser.add_argument("--event", help="the shape of a sample, as in 32,32,4, without the data")
     parser.add_argument("--out", required=True, help="a Markdown file")
     args, rest = parser.parse_known_args(argv)
     overrides = read_overrides(rest)
@@ -92,13 +100,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "python experiments/pods/scaling.py",
                 f"--config {args.config} --per-chip {args.per_chip}",
                 f"--topologies {args.topologies} --out {args.out}",
+                *([f"--event {args.event}"] if args.event else []),
                 *fields,
             ]
         ),
     )
+    event = tuple(map(int, args.event.split(","))) if args.event else None
     rows: list[dict[str, Any]] = []
     for name in args.topologies.split(","):
-        rows.append(row(args.config, overrides, name, args.per_chip))
+        rows.append(row(args.config, overrides, name, args.per_chip, event))
         Path(args.out).write_text(header + table(rows))  # what there is, if it is interrupted
         print(table(rows).splitlines()[-1], flush=True)
 

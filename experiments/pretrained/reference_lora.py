@@ -105,8 +105,7 @@ def kohya(name: str, pair: tuple[torch.Tensor, torch.Tensor], alpha: float) -> d
 def sd15_kohya(pipe: diffusers.DiffusionPipeline) -> dict[str, torch.Tensor]:
     unet, text = Drawn(pipe.unet, 0), Drawn(pipe.text_encoder, 1)
     made = {}
-    # One alpha for all. Where modules differed in alpha, diffusers 0.42.1 gave outputs that differ
-    # from ours by 4 %; why was not found out.
+    # One alpha for all: diffusers 0.42.1 leaves out some of several, see `alphas`.
     for name in SD_UNET:
         made |= kohya(f"lora_unet_{name.replace('.', '_')}", unet.pair([name]), 1.0)
     for name in TEXT:
@@ -250,10 +249,46 @@ def check(file: Path, folder: Path) -> None:
         print(name, "changes by", np.abs(value - before[name]).max())
 
 
+def alphas() -> None:
+    """Print where the factor of diffusers is not alpha / rank, if modules differ in alpha.
+
+    It hands PEFT a pattern for each alpha that is not the most frequent one. Those of the
+    attention's queries, keys, values and outputs have the names of processors, which older versions
+    had ("attn1.processor.to_q_lora.down.weight"), and those of a text encoder begin with
+    "text_model", which transformers 5 leaves out. PEFT warns that they match no module, and these
+    modules get the most frequent alpha.
+    """
+    pipe, made, told = pipeline("sd15"), {}, {}
+    unet, text = Drawn(pipe.unet, 0), Drawn(pipe.text_encoder, 1)
+    for i, name in enumerate(SD_UNET):
+        alpha = 1.0 + i % 3
+        made |= kohya(f"lora_unet_{name.replace('.', '_')}", unet.pair([name]), alpha)
+        told[name] = alpha / RANK
+    for i, name in enumerate(TEXT):
+        key = f"lora_te_text_model_{name.replace('.', '_')}"
+        made |= kohya(key, text.pair([name]), 1.0 + i)
+        told[f"text_encoder.{name}"] = (1.0 + i) / RANK
+    file = Path("alphas.safetensors")
+    save_file(made, file)
+    pipe.load_lora_weights(file)
+    file.unlink()
+    for start, model in (("", pipe.unet), ("text_encoder.", pipe.text_encoder)):
+        for name, module in model.named_modules():
+            key = f"{start}{name.removeprefix('text_model.')}"
+            if hasattr(module, "scaling") and key in told:
+                (scaling,) = module.scaling.values()
+                same = "" if scaling == told[key] else "  another one"
+                print(f"{key:70s} {scaling:.2f}  alpha / rank is {told[key]:.2f}{same}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", type=Path, nargs=2, metavar=("FILE", "FOLDER"))
+    parser.add_argument("--alphas", action="store_true", help="where alphas of diffusers differ")
     args = parser.parse_args()
+    if args.alphas:
+        alphas()
+        return
     if args.check:
         check(*args.check)
         return

@@ -160,7 +160,11 @@ def _parser() -> argparse.ArgumentParser:
     encode = commands.add_parser(
         "encode", allow_abbrev=False, help="write the latents of the data of an autoencoder"
     )
-    encode.add_argument("--workdir", required=True, help="the folder of a trained autoencoder")
+    encode.add_argument("--workdir", help="the folder of a trained autoencoder")
+    encode.add_argument("--pretrained", help="a folder of diffusers, whose autoencoder encodes")
+    encode.add_argument(
+        "--text", help="a folder of diffusers, whose text encoders encode the texts of the records"
+    )
     encode.add_argument(
         "--out", required=True, help="the folder of the latents; the same command goes on there"
     )
@@ -274,14 +278,17 @@ def _add_plan(commands: Any) -> None:
 
 def _add_convert(commands: Any) -> None:
     convert = commands.add_parser(
-        "convert", allow_abbrev=False, help="write a pretrained model for another library"
+        "convert", allow_abbrev=False, help="write a model for another library"
     )
-    convert.add_argument("source", help="a single file of safetensors, or a pipeline's folder")
-    convert.add_argument("--to", required=True, choices=("diffusers",), help="the library")
+    convert.add_argument("source", help="a single file, a pipeline's folder, or a run on one")
+    convert.add_argument("--to", required=True, choices=("diffusers", "kohya"), help="the library")
     convert.add_argument("--like", help=LIKE)
     convert.add_argument("--variant", help="of the folder's weights, such as fp16")
     convert.add_argument("--dtype", choices=DTYPES, help="of the weights; as they are if absent")
-    convert.add_argument("--out", required=True, help="the folder, which must not be there")
+    _add_which(convert)
+    convert.add_argument(
+        "--out", required=True, help="a folder, or a .safetensors of adapters, not there yet"
+    )
 
 
 def read_overrides(arguments: Sequence[str]) -> dict[str, str]:

@@ -22,7 +22,9 @@ def in_turn(config: ConfigDict, source: data.Source, num: int) -> Named:
     names = conditions.names(config)
     if names == ("label",):
         return {"label": classes.labels(source.features, num)}
-    return _of_rows(config, source, np.arange(num) * len(source) // num, seed=0) if names else {}
+    if not names and not conditions.reads_text(config):
+        return {}
+    return _of_rows(config, source, np.arange(num) * len(source) // num, seed=0)
 
 
 def as_in_the_data(config: ConfigDict, source: data.Source, num: int, seed: int) -> Named:
@@ -31,7 +33,7 @@ def as_in_the_data(config: ConfigDict, source: data.Source, num: int, seed: int)
     if names == ("label",):
         return {"label": classes.usual_labels(source.features, num)}
     rows = np.random.default_rng(seed).integers(len(source), size=num)
-    return _of_rows(config, source, rows, seed) if names else {}
+    return _of_rows(config, source, rows, seed) if names or conditions.reads_text(config) else {}
 
 
 def asked(

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from sde_diffusion import distributed, training
 from sde_diffusion.cli.run import CONFIG, DATA, Described, read_data, to_json
-from sde_diffusion.config import build
+from sde_diffusion.config import optimizers
 from sde_diffusion.config import schema as configs
 
 # Fields that may change after a run has begun. They decide where, how fast and how often something
@@ -150,7 +150,7 @@ def _changes(workdir: epath.Path, ours: ConfigDict, theirs: ConfigDict) -> list[
     lines = configs.differences(ours, theirs)
     lines = [f"from now on, {line}" for line in lines if not line.startswith("mesh.")]
     done = max(steps_of(workdir), default=0)
-    rates = [float(build.learning_rate(config)(done)) for config in (ours, theirs)]
+    rates = [float(optimizers.learning_rate(config)(done)) for config in (ours, theirs)]
     if rates[0] != rates[1]:
         lines.append(
             f"the schedule {ours.optim.schedule!r} ends at training.steps: at step {done} the "

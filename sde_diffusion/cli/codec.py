@@ -1,5 +1,7 @@
 """The codec of a run: the autoencoder that config.codec names, and codec.json in the run's folder.
 
+It is that of another run, or of a pretrained folder, whose shift and scale are its own.
+
 The file has the fingerprint of the codec's parameters, and shift and scale of its latents, so that
 sampling needs no data, and refuses another codec.
 """
@@ -19,9 +21,10 @@ from ml_collections import ConfigDict
 from sde_diffusion import data, distributed, training
 from sde_diffusion.cli import run
 from sde_diffusion.codec import Codec
-from sde_diffusion.config import autoencoders, codecs
+from sde_diffusion.config import autoencoders, codecs, folders
 from sde_diffusion.config.codecs import FrozenCodec
 from sde_diffusion.networks.autoencoder_kl import Moments
+from sde_diffusion.pretrained.codec import read_codec
 from sde_diffusion.training.frozen import fingerprints
 
 FILE = "codec.json"
@@ -36,7 +39,11 @@ def of_run(workdir: epath.Path, config: ConfigDict) -> FrozenCodec | None:
     """
     if not config.codec.path:
         return None
-    return _as_stored(workdir, read(config.codec))
+    stored = data.read_stored_codec(workdir)
+    if not folders.is_pretrained(config.codec.path):
+        return _as_stored(stored, workdir, read(config.codec))
+    features = run.read_data(workdir).features
+    return _as_stored(stored, workdir, _pretrained(config.codec.path, _image(features)))
 
 
 def of_training(
@@ -51,16 +58,30 @@ def of_training(
     """
     if not config.codec.path:
         return None
-    codec = read(config.codec)
+    codec = of_source(config.codec, source)
     if codecs.is_latent(source.features):
         stored = data.read_stored_codec(config.data.source.path)
         _require_same(codec, stored.fingerprint, f"the latents of {source.name} are", stored.name)
         return codec._replace(latent=source.features.event)
     require_images(codec, source, "config.codec.path")
+    if folders.is_pretrained(config.codec.path):
+        return codec
     if earlier is not None and (earlier / FILE).is_file():
-        return _as_stored(earlier, codec)
+        return _as_stored(data.read_stored_codec(earlier), earlier, codec)
     shift, scale = measure(codec, source, config.training.batch_size)
     return codec._replace(latent=codecs.latent_feature(codec.latent.shape, shift, scale))
+
+
+def of_source(
+    group: ConfigDict, source: data.Source, flag: str = "config.codec.path"
+) -> FrozenCodec:
+    """The codec of the run or of the pretrained folder in group.path, for the images of a source.
+
+    Raises what `read` does, and ValueError for images of a size that it does not take.
+    """
+    if folders.is_pretrained(group.path):
+        return _pretrained(group.path, _image(source.features), flag)
+    return read(group, flag)
 
 
 def read(group: ConfigDict, flag: str = "config.codec.path") -> FrozenCodec:
@@ -80,6 +101,34 @@ def read(group: ConfigDict, flag: str = "config.codec.path") -> FrozenCodec:
     params, _ = run.restore_params(folder, theirs, features, step=step, ema=ema)
     mark = fingerprints({"codec": params})["codec"]
     return of_params(theirs, features, params)._replace(name=group.path, fingerprint=mark)
+
+
+def _pretrained(
+    path: str, image: data.Feature | None, flag: str = "config.codec.path"
+) -> FrozenCodec:
+    """The autoencoder in a pretrained folder, for images like that, or 512x512 where it is None."""
+    given, params = read_codec(epath.Path(path) / "vae")
+    codec, channels = Codec(given.module), given.module.in_channels
+    shape = (512, 512, channels) if image is None else image.shape
+    factor = given.factor
+    if len(shape) != 3 or shape[2] != channels or shape[0] % factor or shape[1] % factor:
+        raise ValueError(
+            f"{flag} {path}: it encodes images of {channels} channels whose height and width are "
+            f"multiples of {factor}, got {shape}"
+        )
+    latent = codecs.latent_feature(
+        (shape[0] // factor, shape[1] // factor, given.module.latent_channels),
+        given.shift,
+        given.scale,
+    )
+    mark = fingerprints({"codec": params})["codec"]
+    event = data.Feature(shape, "uint8", 0, 255)
+    return FrozenCodec(codec, params, path, mark, event, (-1.0, 1.0), latent)
+
+
+def _image(features: data.Features) -> data.Feature | None:
+    """The images of records, or None for latents."""
+    return None if codecs.is_latent(features) else features.event
 
 
 def of_params(config: ConfigDict, features: data.Features, params: Any) -> FrozenCodec:
@@ -170,9 +219,8 @@ def batches_of(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
     yield from (rows[first : first + size] for first in range(0, len(rows), size))
 
 
-def _as_stored(workdir: epath.Path, codec: FrozenCodec) -> FrozenCodec:
+def _as_stored(stored: data.StoredCodec, workdir: epath.Path, codec: FrozenCodec) -> FrozenCodec:
     """The codec with the shift and scale of a run's folder; ValueError if it is another one."""
-    stored = data.read_stored_codec(workdir)
     _require_same(codec, stored.fingerprint, f"workdir {workdir} was trained on those", stored.name)
     latent = codecs.latent_feature(codec.latent.shape, stored.shift, stored.scale)
     return codec._replace(latent=latent)

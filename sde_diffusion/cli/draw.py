@@ -42,11 +42,13 @@ class Under(NamedTuple):
     cond: a pytree of arrays [num, ...], or None.
     steer: from the trained model to the one that samples, such as that of a measurement.
     start: where samples begin, if not at noise.
+    no_text: the embeddings of no text, which guidance goes away from; see `without_text`.
     """
 
     cond: Any = None
     steer: Steer = as_trained
     start: Start | None = None
+    no_text: Any = None
 
 
 UNCONDITIONED = Under()
@@ -137,7 +139,7 @@ def batch(
     options = {
         "solver": build.solver(config),
         "grid": build.grid(config),
-        "cond": jax.tree.map(of_rows, under.cond),
+        "cond": guided_cond(config, jax.tree.map(of_rows, under.cond), under.no_text),
         "denoise_last": config.sampling.denoise_last,
         "first": first,
         "trajectory": trajectory,
@@ -147,6 +149,13 @@ def batch(
     x = build.scaling(config, features).scale(of_rows(under.start.images))
     strength = under.start.strength
     return inverse.sdedit(noise.key(seed), model, x, strength=strength, **options)
+
+
+def guided_cond(config: ConfigDict, cond: Any, no_text: Any) -> Any:
+    """The condition of the guided model, which for embeddings has both branches."""
+    if not build.is_guided_by_embeddings(config):
+        return cond
+    return {"negative": conditions.without_text(config, cond, no_text), "positive": cond}
 
 
 def _first_bad_step(

@@ -1,4 +1,4 @@
-"""The command encode: the latents of a data set, computed once."""
+"""The command encode: the latents of a data set, and the embeddings of its texts, computed once."""
 
 import json
 from argparse import Namespace
@@ -12,9 +12,10 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sde_diffusion import data, distributed, training
-from sde_diffusion.cli import codec, run
+from sde_diffusion.cli import codec, run, texts
 from sde_diffusion.cli.say import say
-from sde_diffusion.config import build, codecs
+from sde_diffusion.config import build, codecs, conditions, folders
+from sde_diffusion.config import schema as configs
 from sde_diffusion.config.codecs import FrozenCodec
 from sde_diffusion.data.sources.array_record import (
     FEATURES,
@@ -23,6 +24,8 @@ from sde_diffusion.data.sources.array_record import (
     write_features,
     write_shard,
 )
+from sde_diffusion.pipeline import Text
+from sde_diffusion.training.frozen import fingerprints
 
 # Records of one file. A command that is killed does at most so many again.
 SHARD = 4096
@@ -40,23 +43,33 @@ class Task(NamedTuple):
     mesh: Any
     batch_size: int
     folder: Path
+    encoder: Text | None
+    no_text: dict[str, np.ndarray]
 
 
 def encode(args: Namespace, overrides: dict[str, str]) -> None:
-    """Write the mean and deviation of the latents of every record, with its other entries."""
-    config = run.read_config(run.folder(args.workdir), overrides)
+    """Write the mean and deviation of the latents of every record, with its other entries.
+
+    With --text, the embeddings of its text as well.
+    """
     if args.dtype not in DTYPES:
         raise ValueError(f"--dtype must be {' or '.join(DTYPES)}, got {args.dtype!r}")
-    group = ConfigDict({"path": args.workdir, "step": args.step, "ema": _ema(args.ema)})
-    coder, source = codec.read(group, "--workdir"), build.source(config)
-    codec.require_images(coder, source, "--workdir")
+    config, coder, source = _codec_and_source(args, overrides)
+    encoder, no_text = None, {}
+    if args.text is not None:
+        if "text" not in source.features:
+            raise ValueError(f"--text {args.text}: the records of {source.name} have no text")
+        encoder = texts.read(args.text, "--text")
+        no_text = texts.no_text(encoder, texts.pixels(source.features))
     task = Task(
         coder,
         source,
-        _features(coder, source.features, args.dtype),
+        _features(coder, source.features, args.dtype, no_text),
         build.mesh(config),
         config.training.batch_size,
         Path(args.out),
+        encoder,
+        no_text,
     )
     run.enable_cache()
     if distributed.is_first_process():
@@ -66,28 +79,67 @@ def encode(args: Namespace, overrides: dict[str, str]) -> None:
         say(f"{args.out} holds all {len(source):,} records already")
         return
     _write(task)
-    shift, scale = _measured(task)
+    # A pretrained model was trained on latents of its codec's own scale.
+    own = args.pretrained is not None
+    shift, scale = codecs.shift_and_scale(coder.latent) if own else _measured(task)
     if distributed.is_first_process():
         _finish(task, shift, scale)
     say(
-        f"{len(source):,} latents {coder.latent.shape} of {source.name}: {args.out}; their mean "
-        f"is {shift:.4g} and their standard deviation {1 / scale:.4g}, so (z - {shift:.4g}) * "
-        f"{scale:.4g} is what a model sees"
+        f"{len(source):,} latents {coder.latent.shape} of {source.name}: {args.out}; "
+        + (
+            "by the codec's own scale, "
+            if own
+            else f"their mean is {shift:.4g} and their standard deviation {1 / scale:.4g}, so "
+        )
+        + f"(z - {shift:.4g}) * {scale:.4g} is what a model sees"
     )
+
+
+def _codec_and_source(
+    args: Namespace, overrides: dict[str, str]
+) -> tuple[ConfigDict, FrozenCodec, data.Source]:
+    """The config that names the data, the codec of --workdir or --pretrained, and the data."""
+    if (args.workdir is None) == (args.pretrained is None):
+        raise ValueError("give --workdir, a trained autoencoder, or --pretrained, a folder")
+    if args.pretrained is None:
+        config = run.read_config(run.folder(args.workdir), overrides)
+        group = ConfigDict({"path": args.workdir, "step": args.step, "ema": _ema(args.ema)})
+        coder, source = codec.read(group, "--workdir"), build.source(config)
+        codec.require_images(coder, source, "--workdir")
+        return config, coder, source
+    for option in ("step", "ema"):
+        if getattr(args, option) is not None:
+            raise ValueError(f"--{option} is for --workdir")
+    if not folders.is_pretrained(args.pretrained):
+        raise ValueError(f"--pretrained {args.pretrained} is no folder of a pipeline of diffusers")
+    config = configs.override(configs.default(), overrides)
+    source = build.source(config)
+    coder = codec.of_source(ConfigDict({"path": args.pretrained}), source, "--pretrained")
+    codec.require_images(coder, source, "--pretrained")
+    return config, coder, source
 
 
 def _ema(text: str | None) -> int | str | None:
     return 0 if text is None else None if text == "none" else text
 
 
-def _features(coder: FrozenCodec, features: data.Features, dtype: str) -> data.Features:
+def _features(
+    coder: FrozenCodec,
+    features: data.Features,
+    dtype: str,
+    no_text: dict[str, np.ndarray],
+) -> data.Features:
     """What the records of latents have, before shift and scale are known."""
     shape = coder.latent.shape
     latent = {
         "mean": codecs.latent_feature(shape, 0.0, 1.0, dtype),
         "deviation": data.Feature(shape, dtype),
     }
-    return data.Features(latent | codecs.others(features))
+    embedded = {
+        f"{conditions.EMBEDDED}{name}": data.Feature(array.shape, dtype)
+        for name, array in no_text.items()
+    }
+    return data.Features(latent | codecs.others(features) | embedded)
 
 
 def _claim(task: Task) -> None:
@@ -99,6 +151,8 @@ def _claim(task: Task) -> None:
         "shard": SHARD,
         "features": json.loads(task.features.to_json()),
     }
+    if task.encoder is not None:
+        told["text encoder"] = fingerprints({"no_text": task.no_text})["no_text"]
     begun, finished = task.folder / BEGUN, task.folder / FEATURES
     if begun.is_file():
         theirs = json.loads(begun.read_text(encoding="utf-8"))
@@ -143,6 +197,7 @@ def _records(task: Task, rows: np.ndarray) -> Iterator[data.Record]:
     for batch in _read_ahead(task, codec.batches_of(rows, task.batch_size)):
         moments = codec.encode(task.codec, task.mesh, batch[image])
         kept = {name: batch[name] for name in task.features if name in batch}
+        kept |= _embeddings(task, batch)
         for name, values in zip(("mean", "deviation"), moments, strict=True):
             kept[name] = values.astype(task.features[name].dtype)
             if not np.isfinite(kept[name]).all():
@@ -152,6 +207,16 @@ def _records(task: Task, rows: np.ndarray) -> Iterator[data.Record]:
                 )
         for i in range(len(batch[image])):
             yield {name: values[i] for name, values in kept.items()}
+
+
+def _embeddings(task: Task, batch: data.Batch) -> data.Batch:
+    """The embeddings of the texts of records, as their features say."""
+    if task.encoder is None:
+        return {}
+    given = [str(text) for text in batch["text"]]
+    made = texts.encode(task.encoder, given, texts.pixels(task.source.features))
+    named = {f"{conditions.EMBEDDED}{name}": array for name, array in made.items()}
+    return {name: array.astype(task.features[name].dtype) for name, array in named.items()}
 
 
 def _read_ahead(task: Task, parts: Iterable[np.ndarray]) -> Iterator[data.Batch]:
@@ -178,6 +243,8 @@ def _finish(task: Task, shift: float, scale: float) -> None:
     """Describe the latents; the features last, without which the folder is not whole."""
     told = data.StoredCodec(task.codec.name, task.codec.fingerprint, shift, scale)
     codec.write_stored(task.folder, told)
+    if task.encoder is not None:
+        texts.write(task.folder, task.no_text)
     mean = task.features["mean"]
     latent = codecs.latent_feature(mean.shape, shift, scale, mean.dtype)
     write_features(str(task.folder), data.Features({**task.features, "mean": latent}))

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sde_diffusion import data, distributed, metrics, noise
-from sde_diffusion.cli import asked, codec, draw, reconstructions, run
+from sde_diffusion.cli import asked, codec, draw, reconstructions, run, texts
 from sde_diffusion.cli.options import sampling_options
 from sde_diffusion.cli.say import say
 from sde_diffusion.comparison.measure import fine_grid
@@ -30,7 +30,7 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     """Compare samples of a trained network with the data, and write evaluation.json."""
     workdir = run.folder(args.workdir)
     config = run.read_config(workdir, sampling_options(args) | overrides)
-    source = build.source(config)
+    source, no_text = texts.of_source(config, build.source(config))
     if autoencoders.is_autoencoder(config):
         _evaluate_autoencoder(args, workdir, config, source)
         return
@@ -41,7 +41,7 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     if num < 1:
         raise ValueError(f"config.eval.num must be at least 1, got {num}")
     named = asked.as_in_the_data(config, source, num, seed)
-    under, y = draw.Under(conditions.cond(named)), named.get("label")
+    under, y = draw.Under(conditions.cond(named), no_text=no_text), named.get("label")
     used = data.select(source, build.record_names(config, source.features))
     real = real_data(used, config.eval.data, seed)
     events, label = _images(config, real, source.features, coder), real.get("label")

@@ -13,9 +13,10 @@ from flax import serialization, traverse_util
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed, training
-from sde_diffusion.config import adapters, build
+from sde_diffusion.config import adapters, build, folders
 from sde_diffusion.config import schema as configs
 from sde_diffusion.pretrained import safetensors
+from sde_diffusion.pretrained.part import read_part
 from sde_diffusion.training import frozen, init_from, parameters
 from sde_diffusion.training.parameters import Step
 from sde_diffusion.tree_names import few, named
@@ -106,6 +107,12 @@ def stored(config: ConfigDict) -> init_from.Stored | None:
         return init_from.in_arrays(group.path, safetensors.read(group.path))
     if group.path.endswith(".msgpack"):
         return init_from.in_arrays(group.path, _msgpack(group.path))
+    if folders.is_pretrained(group.path):
+        part, kind = folders.network_part(group.path)
+        # On the host, from where each device takes its part.
+        return init_from.in_tree(
+            str(part), read_part(part, kind, put=lambda _, array: array).params
+        )
     path = folder(group.path, "config.init_from.path")
     if (path / CONFIG).is_file() and adapters.has_adapters(theirs := read_config(path, {})):
         step, ema = (None if value is None else str(value) for value in (group.step, group.ema))
@@ -119,16 +126,23 @@ def stored(config: ConfigDict) -> init_from.Stored | None:
 def base_config(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
     """The config with what config.init_from.groups takes over from the run that is its base.
 
+    The base may be a pretrained folder: pictures are then of its size, where nothing else is asked.
+
     Raises ValueError where config.init_from.path names no run.
     """
     group = config.init_from
     if not group.groups:
         return config
+    if folders.is_pretrained(group.path):
+        made = config.copy_and_resolve_references().unlock()
+        if "size" in made.data.source:
+            made.init_from.groups = (*group.groups, "data.source.size")
+        return adapters.inherited(made.lock(), folders.config_of(group.path), overrides)
     path = folder(group.path, "config.init_from.path")
     if not (path / CONFIG).is_file():
         raise ValueError(
-            f"config.init_from.path {group.path!r} is no folder of a run, from whose config "
-            f"{', '.join(group.groups)} would be taken (config.init_from.groups)"
+            f"config.init_from.path {group.path!r} is no folder of a run or of diffusers, from "
+            f"whose config {', '.join(group.groups)} would be taken (config.init_from.groups)"
         )
     made = adapters.inherited(config, read_config(path, {}), overrides)
     if made.data.tokens is None or made.data.tokenizer != "words" or made.data.words:
@@ -176,19 +190,33 @@ def restore_params(
     Where these are adapters, the result is the parameters of the base with the adapters merged.
     Raises CheckpointMismatch if the base is not the one that they were trained with.
     """
-    which, at = _which_average(ema, config), which_step(step)
-    abstract = _abstract(config, features)
     if problem := next(adapters.problems(config), None):
         raise ValueError(problem)
     if not adapters.has_adapters(config):
-        return training.restore_params(workdir, abstract, ema=which, step=at)
-    pairs = jax.eval_shape(adapters.init(config, abstract), jax.random.key(0))
-    found = training.restore_params(workdir, _placed(config, pairs), ema=which, step=at)
+        which, at = _which_average(ema, config), which_step(step)
+        return training.restore_params(workdir, _abstract(config, features), ema=which, step=at)
+    found = restore_adapters(workdir, config, features, step=step, ema=ema)
     whole = base(config, features)
+    which = _which_average(ema, config)
     saved = parameters.find(workdir, ema=which, step=found.step).frozen
     here, there = frozen.fingerprints({adapters.BASE: whole}), saved.get(adapters.BASE, "absent")
     frozen.check_fingerprints(here, {adapters.BASE: there})
     return found._replace(params=adapters.merged(config, whole, found.params))
+
+
+def restore_adapters(
+    workdir: epath.Path,
+    config: ConfigDict,
+    features: data.Features,
+    *,
+    step: str | None = None,
+    ema: str | None = None,
+) -> training.Parameters:
+    """The adapters alone of a run that trains some; the arguments are those of `restore_params`."""
+    abstract = _abstract(config, features)
+    pairs = jax.eval_shape(adapters.init(config, abstract), jax.random.key(0))
+    which, at = _which_average(ema, config), which_step(step)
+    return training.restore_params(workdir, _placed(config, pairs), ema=which, step=at)
 
 
 def _abstract(config: ConfigDict, features: data.Features) -> Any:

@@ -22,12 +22,15 @@ from sde_diffusion.cli import (
     run,
     start,
     taken_over,
+    texts,
 )
 from sde_diffusion.cli.say import say, warn
 from sde_diffusion.config import adapters, autoencoders, build, codecs, conditions
 from sde_diffusion.config import schema as configs
 from sde_diffusion.config.check import check
 from sde_diffusion.training import TrainState, init_from
+
+EMBEDDED_PICTURES = 8  # of a network that is told embeddings: they are large
 
 
 def train(args: Namespace, overrides: dict[str, str]) -> None:
@@ -39,7 +42,7 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
 def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     """The run of a config in a folder, from its beginning or on from its last checkpoint."""
     # ---- All that can be wrong is found before the folder is touched.
-    source = build.source(config)
+    source, no_text = texts.of_source(config, build.source(config))
     features = source.features
     resumes = bool(claim.steps_of(workdir)) and not overwrite
     coder = codec.of_training(config, source, workdir if resumes else taken_over.latents(config))
@@ -50,9 +53,9 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     check(config, features, teacher, coder)
     mesh, planned = build.mesh(config), build.run(config)
     base = run.base(config, sampled) if adapters.has_adapters(config) else None
-    recipe = build.recipe(config, features, teacher, coder, base)
+    recipe = build.recipe(config, features, teacher, coder, base, no_text)
     batches = data.batches(
-        data.select(source, build.record_names(config, features)),
+        data.select(_enough(config, source), build.record_names(config, features)),
         config.training.batch_size,
         config.seed,
         host=jax.process_index(),
@@ -95,7 +98,7 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
         if autoencoders.is_autoencoder(config):
             pictures = reconstructions.pictures_of(config, workdir, source)
         else:
-            pictures = pictures_of(config, workdir, source, coder, base)
+            pictures = pictures_of(config, workdir, source, coder, base, no_text)
         every.append(training.Every(config.training.sample_every, pictures))
     outcome = training.train(recipe, planned, batches, workdir, every=every, mesh=mesh, start=begin)
     if distributed.is_first_process():
@@ -107,23 +110,41 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
         say(f"trained to step {done}: {workdir}")
 
 
+def _enough(config: ConfigDict, source: data.Source) -> data.Source:
+    """The source, several times where a network is fine-tuned on fewer pictures than a batch has.
+
+    Each of the hosts reads a part of them.
+    """
+    times = -(-config.training.batch_size // len(source))
+    if times == 1 or not config.init_from.path:
+        return source
+    say(
+        f"the {len(source)} samples of {source.name} are fewer than a batch: each is there {times}x"
+    )
+    return data.Repeated(source, times)
+
+
 def pictures_of(
     config: ConfigDict,
     workdir: epath.Path,
     source: data.Source,
     coder: codecs.FrozenCodec | None = None,
     base: Any = None,
+    no_text: Any = None,
 ) -> Callable[[TrainState, int], None]:
     """What draws a picture of samples into the run's folder, and its loss.
 
-    `base` has the parameters whose adapters are trained, if they are adapters.
+    `base` has the parameters whose adapters are trained, if they are adapters. `no_text` has the
+    embeddings of no text, if the network is told embeddings.
     """
     features = codecs.sampled(source.features, coder)
     event = codecs.shown(source.features, coder).event
     images = len(features.event.shape) == 3
     num, columns, real = 100 if images else 2000, 10, None
+    if conditions.reads_text(config):
+        num, columns = EMBEDDED_PICTURES, EMBEDDED_PICTURES // 2
     named = asked.in_turn(config, source, num)
-    under = draw.Under(conditions.cond(named))
+    under = draw.Under(conditions.cond(named), no_text=no_text)
     if named.keys() == {"label"}:
         columns = len(classes.classes_with_data(features))
     if not images:

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 
 from sde_diffusion import analytic, noise
-from sde_diffusion.cli import asked, codec, run
+from sde_diffusion.cli import asked, codec, draw, run, texts
 from sde_diffusion.comparison import problems
 from sde_diffusion.config import autoencoders, build, codecs, conditions
 from sde_diffusion.data import Source, select, take
@@ -28,7 +28,8 @@ def trained_problem(
     """
     config = run.read_config(workdir, overrides)
     autoencoders.require_denoiser(config, f"--workdir {workdir}")
-    source, coder = build.source(config), codec.of_run(workdir, config)
+    source, no_text = texts.of_source(config, build.source(config))
+    coder = codec.of_run(workdir, config)
     features = codecs.sampled(source.features, coder)
     params, done = run.restore_params(workdir, config, features, step=step, ema=ema)
     scaling, trained = build.scaling(config, features), build.model(config, params)
@@ -50,7 +51,8 @@ def trained_problem(
 
     def cond_of(rows: np.ndarray) -> Any:
         named = asked.as_in_the_data(config, source, int(rows.max()) + 1, 0)
-        return conditions.cond({name: jnp.asarray(each[rows]) for name, each in named.items()})
+        cond = conditions.cond({name: jnp.asarray(each[rows]) for name, each in named.items()})
+        return draw.guided_cond(config, cond, no_text)
 
     return problems.Problem(
         f"{workdir} at step {done}{f', ema {ema}' if ema else ''}",
@@ -58,7 +60,7 @@ def trained_problem(
         features.event.shape,
         draw_data,
         _exact(source, scaling.slope),
-        cond_of if conditions.names(config) else None,
+        cond_of if conditions.entries(config) or conditions.names(config) else None,
         len(source),
         build.sampling_t_min(config),
     )

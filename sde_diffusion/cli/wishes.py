@@ -7,12 +7,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sde_diffusion import data
-from sde_diffusion.cli import asked, classes, draw, image_file, measured, prompts
+from sde_diffusion.cli import asked, classes, draw, image_file, measured, prompts, texts
 from sde_diffusion.config import conditions
 
 STRENGTH = 0.6  # of --edit
 # Samples where --num is absent: in all, and of a given image or each of several prompts.
 NUM, NUM_OF_IMAGE = 100, 10
+NUM_OF_TEXT = 1  # of a prompt to a network that is told embeddings
 ONE_OF = ("image", "super_resolve", "edit")
 
 
@@ -35,20 +36,27 @@ class Wish(NamedTuple):
     prompts: tuple[str, ...] | None = None
 
 
-def wish(config: ConfigDict, features: data.Features, args: Namespace) -> Wish:
-    """ValueError, which names the option, for what the network or the images do not fit."""
+def wish(
+    config: ConfigDict, features: data.Features, args: Namespace, size: tuple[int, ...]
+) -> Wish:
+    """What the options ask for. `size` is height and width in pixels of the pictures, if they are.
+
+    Raises ValueError, which names the option, for what the network or the images do not fit.
+    """
     _check_options(args)
+    if conditions.reads_text(config):
+        return _of_embeddings(config, args, size)
     told = "image" in conditions.names(config) and args.edit is None
     images, option = _images(config, features, args, told)
-    texts = prompts.given(args)
-    num = _num(args.num, images, texts)
+    words = prompts.given(args)
+    num = _num(args.num, images, words)
     given = _shown(config, features, images, told)
     named = asked.asked(
         config,
         features,
         num,
         label=args.label,
-        texts=texts,
+        texts=words,
         image=images if told else None,
         option="--image" if args.edit is not None else option,
     )
@@ -56,9 +64,9 @@ def wish(config: ConfigDict, features: data.Features, args: Namespace) -> Wish:
     if "label" in named and args.label is None and images is None:
         columns = len(classes.classes_with_data(features))
     labels = {"label": named["label"]} if "label" in named else {}
-    if texts is not None:
-        labels["text"] = np.repeat(np.array(texts), num // len(texts))
-        columns = num // len(texts) if len(texts) > 1 else None
+    if words is not None:
+        labels["text"] = np.repeat(np.array(words), num // len(words))
+        columns = num // len(words) if len(words) > 1 else None
     under = draw.Under(conditions.cond(named))
     if images is not None and not told and args.edit is None:
         under, given = measured.measured(config, features, images, num, args, under.cond, option)
@@ -68,7 +76,30 @@ def wish(config: ConfigDict, features: data.Features, args: Namespace) -> Wish:
         strength = STRENGTH if args.strength is None else args.strength
         start = draw.Start(image_file.repeated(images, num, "--edit"), strength)
         under = under._replace(start=start)
-    return Wish(num, under, labels, columns, given, texts)
+    return Wish(num, under, labels, columns, given, words)
+
+
+def _of_embeddings(config: ConfigDict, args: Namespace, size: tuple[int, ...]) -> Wish:
+    """What is asked of a network that is told embeddings of texts."""
+    given = [name for name in ("label", *ONE_OF) if getattr(args, name) is not None]
+    if given:
+        option = {"label": "class"}.get(given[0], given[0].replace("_", "-"))
+        raise ValueError(f"--{option}: the network of this run takes texts alone")
+    asked_for = prompts.given(args)
+    if asked_for is None:
+        raise ValueError("--prompt is needed: the network of this run takes the embeddings of one")
+    if not config.text.path:
+        raise ValueError("--prompt needs config.text.path, the pretrained folder that encodes it")
+    encoder, pixels = texts.read(config.text.path), (size[0], size[1])
+    each = NUM_OF_TEXT if args.num is None else args.num
+    rows = np.repeat(np.arange(len(asked_for)), each)
+    encoded = texts.encode(encoder, asked_for, pixels)
+    told = {name: encoded[name][rows] for name in conditions.entries(config)}
+    if "guidance" in conditions.told(config):
+        told["guidance"] = np.full(len(rows), config.conditions.text.guidance, np.float32)
+    under = draw.Under(told, no_text=texts.no_text(encoder, pixels))
+    labels = {"text": np.array(asked_for)[rows]}
+    return Wish(len(rows), under, labels, each if len(asked_for) > 1 else None, None, asked_for)
 
 
 def _check_options(args: Namespace) -> None:

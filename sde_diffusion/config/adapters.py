@@ -61,7 +61,7 @@ def adapted(config: ConfigDict, recipe: Recipe, base: Any = None) -> Recipe:
     return dataclasses.replace(
         recipe,
         init_params=init(config, base),
-        objective=_of_adapters(recipe.objective, _share(config)),
+        objective=_of_adapters(recipe.objective, share(config)),
         frozen={**(recipe.frozen or {}), BASE: base},
     )
 
@@ -74,7 +74,7 @@ def init(config: ConfigDict, base: Any) -> InitFn:
 
 def merged(config: ConfigDict, base: Any, adapters: Any) -> Any:
     """The parameters of the adapted network, with config.lora.weight times the trained change."""
-    return jax.jit(lora.merge)(base, lora.scale(adapters, config.lora.weight * _share(config)))
+    return jax.jit(lora.merge)(base, lora.scale(adapters, config.lora.weight * share(config)))
 
 
 def inherited(config: ConfigDict, theirs: ConfigDict, overrides: Mapping[str, str]) -> ConfigDict:
@@ -100,20 +100,20 @@ def _groups(config: ConfigDict) -> list[str]:
     return sorted({*parts, *(name.partition(".")[0] for name in fields)} - {""})
 
 
-def _share(config: ConfigDict) -> float:
+def share(config: ConfigDict) -> float:
     """alpha / r, by which the product of the two matrices is multiplied."""
     alpha = config.lora.alpha
     return 1.0 if alpha is None else alpha / config.lora.rank
 
 
-def _of_adapters(objective: Objective, share: float) -> Objective:
+def _of_adapters(objective: Objective, factor: float) -> Objective:
     def of_adapters(
         params: Any, key: Array, batch: Any, *, frozen: Any, ema: tuple[Any, ...], step: Array
     ) -> tuple[Array, Metrics]:
         others = {name: tree for name, tree in frozen.items() if name != BASE}
 
         def network(adapters: Any) -> Any:
-            return lora.merge(frozen[BASE], lora.scale(adapters, share))
+            return lora.merge(frozen[BASE], lora.scale(adapters, factor))
 
         averages = tuple(map(network, ema))
         return objective(

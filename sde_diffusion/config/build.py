@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -27,7 +26,17 @@ from sde_diffusion import (
     selection,
 )
 from sde_diffusion import parameterization as parameterizations
-from sde_diffusion.config import adapters, autoencoders, codecs, conditions, flow_maps
+from sde_diffusion.config import (
+    adapters,
+    autoencoders,
+    codecs,
+    conditions,
+    flow_maps,
+    losses,
+    optimizers,
+    prior,
+)
+from sde_diffusion.config.schema import fields
 from sde_diffusion.flow_map import from_flow_map_network
 from sde_diffusion.model import Model, from_network
 from sde_diffusion.objectives import time_density
@@ -36,20 +45,14 @@ from sde_diffusion.training import (
     Recipe,
     Run,
     StepOptions,
-    make_optimizer,
-    make_schedule,
     read_compiler_options,
 )
 
 Batch = dict[str, Array]
 
 
-def _fields(group: ConfigDict) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key != "name"}
-
-
 def sde(config: ConfigDict) -> SDE:
-    return selection.build("sde", config.sde.name, sdes.KINDS, _fields(config.sde))
+    return selection.build("sde", config.sde.name, sdes.KINDS, fields(config.sde))
 
 
 def sampling_t_min(config: ConfigDict) -> float | None:
@@ -69,21 +72,21 @@ def sampling_t_min(config: ConfigDict) -> float | None:
 def network(config: ConfigDict) -> nn.Module:
     if autoencoders.is_autoencoder(config):
         return autoencoders.codec(config).module
-    fields = _fields(config.network) | {"numbers": flow_maps.numbers(config)}
-    return _network(config.network.name, tuple(fields.items()))
+    numbers = {} if conditions.reads_text(config) else {"numbers": flow_maps.numbers(config)}
+    return _network(config.network.name, tuple((fields(config.network) | numbers).items()))
 
 
 @functools.cache
-def _network(name: str, fields: tuple[tuple[str, Any], ...]) -> nn.Module:
+def _network(name: str, given: tuple[tuple[str, Any], ...]) -> nn.Module:
     # Cached, because a model's structure is compared by the identity of its network: a new object
     # would be compiled again.
-    return networks.build(name, **dict(fields))
+    return networks.build(name, **dict(given))
 
 
 def parameterization(config: ConfigDict) -> parameterizations.Parameterization:
     group = config.parameterization
     known = parameterizations.PARAMETERIZATIONS
-    made = selection.build("parameterization", group.name, known, _fields(group))
+    made = selection.build("parameterization", group.name, known, fields(group))
     labels, chain = getattr(made, "num_scales", None), sde(config).num_scales
     if labels is not None and chain is not None and labels != chain:
         raise ValueError(
@@ -95,7 +98,7 @@ def parameterization(config: ConfigDict) -> parameterizations.Parameterization:
 
 def source(config: ConfigDict) -> data.Source:
     """The data; with config.data.tokens its texts are tokenized as well."""
-    loaded = data.load(config.data.source.name, **_fields(config.data.source))
+    loaded = prior.joined(config, data.load(config.data.source.name, **fields(config.data.source)))
     length = config.data.tokens
     if length is None:
         return loaded
@@ -119,7 +122,7 @@ def _in_words(config: ConfigDict, loaded: data.Source, length: int) -> data.Sour
 def record_names(config: ConfigDict, features: data.Features) -> list[str]:
     """The entries of a record that training uses: the event and the network's conditions."""
     event = ["mean", "deviation"] if codecs.is_latent(features) else [features.event_name]
-    return [*event, *conditions.entries(config).values()]
+    return [*event, *conditions.entries(config).values(), *prior.entries(config)]
 
 
 def scaling(config: ConfigDict, features: data.Features) -> data.Scaling:
@@ -178,12 +181,24 @@ def guided(config: ConfigDict, trained: Model) -> Model:
             "--guidance: this flow map is not told a weight; distill --guidance LOW,HIGH makes one "
             "that is"
         )
-    null = null_for_guidance(config)
-    made = guidance.classifier_free(trained, float(group.weight), null=null, batched=group.batched)
+    weight, batched = float(group.weight), group.batched
+    if is_guided_by_embeddings(config):
+        made = guidance.away_from(trained, weight, batched=batched)
+    else:
+        null = null_for_guidance(config)
+        made = guidance.classifier_free(trained, weight, null=null, batched=batched)
     if group.interval is None:
         return made
     low, high = group.interval
     return guidance.interval(made, trained, float(low), float(high))
+
+
+def is_guided_by_embeddings(config: ConfigDict) -> bool:
+    """Whether the model is guided away from the embeddings of no text.
+
+    Its cond is then {"negative": ..., "positive": ...}.
+    """
+    return conditions.reads_text(config) and config.sampling.guidance.weight != 1.0
 
 
 def null_for_guidance(config: ConfigDict) -> Any:
@@ -226,11 +241,12 @@ def objective(
         return _model(config, partial(net.apply, train=True, rngs={"dropout": key_dropout}), params)
 
     if not flow_maps.is_flow_map(config):
-        return objectives.denoising_objective(trained, read, loss(config))
+        made = objectives.denoising_objective(trained, read, losses.loss(config))
+        return prior.weighted(made) if prior.entries(config) else made
     chosen, group = flow_maps.loss(config), config.loss.times
-    options: dict[str, Any] = {"weighting": weighting(config)} if chosen.weighted else {}
+    options: dict[str, Any] = {"weighting": losses.weighting(config)} if chosen.weighted else {}
     if chosen.timed:
-        options["times"] = time_density.TIMES[group.name](**_fields(group))
+        options["times"] = time_density.TIMES[group.name](**fields(group))
     function: Callable[..., Array] = partial(chosen.loss, **options)
     weights = flow_maps.weights(config)
     if weights is not None:
@@ -269,35 +285,10 @@ def samples(
         if config.data.dequantize:
             x = data.dequantize(noise.fold_in(keys, 1), x, scale.low, scale.high)
         x0 = scale.scale(x)
-        return x0, conditions.cond(drop(keys, read(keys, batch, x0)))
+        no_text = (frozen or {}).get(conditions.NO_TEXT)
+        return x0, conditions.cond(drop(keys, read(keys, batch, x0), no_text))
 
     return of_batch
-
-
-def weighting(config: ConfigDict) -> objectives.Weighting:
-    group = config.loss.weighting
-    return objectives.WEIGHTINGS[group.name](**_fields(group))
-
-
-def loss(config: ConfigDict) -> Callable[..., Array]:
-    """loss(key, model, x0, cond=...) -> [B]."""
-    group = config.loss
-    reduction = selection.choose("config.loss.reduction", group.reduction, objectives.REDUCTIONS)
-    known: dict[str, Callable[..., Array]] = {
-        "denoising": objectives.denoising_loss,
-        "smld": objectives.smld_loss,
-        "ddpm": objectives.ddpm_loss,
-    }
-    chosen = selection.choose("config.loss.name", group.name, known)
-    if group.name != "denoising":  # in discrete time, over the scales that the labels count
-        return partial(chosen, num_scales=config.parameterization.num_scales, reduction=reduction)
-    return partial(
-        chosen,
-        weighting=weighting(config),
-        times=time_density.TIMES[group.times.name](**_fields(group.times)),
-        draw=selection.choose("config.loss.draw", group.draw, time_density.DRAWS),
-        reduction=reduction,
-    )
 
 
 def recipe(
@@ -306,21 +297,25 @@ def recipe(
     teacher: flow_maps.Teacher | None = None,
     codec: codecs.FrozenCodec | None = None,
     base: Any = None,
+    no_text: Any = None,
 ) -> Recipe:
     """What `training.train` trains and how, on records with these features.
 
-    `base` has the parameters that config.lora adapts, by default their shapes alone.
+    `base` has the parameters that config.lora adapts, by default their shapes alone. `no_text` has
+    what takes the place of a text that is dropped, by default zeros.
     """
     frozen = codecs.frozen(features, codec)
+    if no_text is not None:
+        frozen[conditions.NO_TEXT] = no_text
     if teacher is not None:
         frozen["teacher"] = teacher.params
     made = Recipe(
         init_params(config, codecs.sampled(features, codec).event.shape),
         objective(config, features, teacher, codec),
-        optimizer(config),
+        optimizers.optimizer(config),
         config.optim.ema_rates,
         frozen=frozen or None,
-        learning_rate=learning_rate(config),
+        learning_rate=optimizers.learning_rate(config),
         options=StepOptions(
             accumulate=config.optim.accumulate,
             gather_dtype=config.network.dtype,
@@ -345,38 +340,18 @@ def run(config: ConfigDict) -> Run:
     )
 
 
-def learning_rate(config: ConfigDict) -> optax.Schedule:
-    optim = config.optim
-    return make_schedule(
-        optim.schedule, lr=optim.lr, warmup=optim.warmup, total_steps=config.training.steps
-    )
-
-
-def optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    optim = config.optim
-    return make_optimizer(
-        optim.name,
-        learning_rate=learning_rate(config),
-        b1=optim.b1,
-        b2=optim.b2,
-        eps=optim.eps,
-        weight_decay=optim.weight_decay,
-        clip_norm=optim.clip_norm,
-    )
-
-
 def solver(config: ConfigDict) -> samplers.Solver:
     """The solver, with a corrector before each of its steps if the config has one."""
     group, corrector = config.sampling.solver, config.sampling.corrector
     if group.name == "fitted":
         predictor = fitting.load(group.path, sde(config))
     else:
-        predictor = samplers.named(group.name, **_fields(group))
+        predictor = samplers.named(group.name, **fields(group))
     if corrector.name == "none":
         return predictor
     known = samplers.CORRECTORS
     return samplers.PredictorCorrector(
-        predictor, selection.build("corrector", corrector.name, known, _fields(corrector))
+        predictor, selection.build("corrector", corrector.name, known, fields(corrector))
     )
 
 
@@ -390,7 +365,7 @@ def grid(config: ConfigDict) -> Array | None:
         raise ValueError(f"config.sampling.steps (--steps) must be at least 1, got {steps}")
     group = config.sampling.grid
     t_min = sampling_t_min(config)
-    return grids.named(group.name, sde(config), steps, t_min=t_min, **_fields(group))
+    return grids.named(group.name, sde(config), steps, t_min=t_min, **fields(group))
 
 
 def mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -10,7 +10,16 @@ from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed
 from sde_diffusion import parameterization as parameterizations
-from sde_diffusion.config import adapters, autoencoders, build, codecs, conditions, flow_maps
+from sde_diffusion.config import (
+    adapters,
+    autoencoders,
+    build,
+    codecs,
+    conditions,
+    flow_maps,
+    losses,
+    prior,
+)
 from sde_diffusion.training import (
     TrainState,
     abstract_state,
@@ -57,6 +66,7 @@ def problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
     if not autoencoders.is_autoencoder(config):
         yield from _denoiser_problems(config, features)
     yield from adapters.problems(config)
+    yield from prior.problems(config)
     yield from _data_problems(config, features)
     yield from _step_problems(config)
 
@@ -83,7 +93,7 @@ def warnings(config: ConfigDict, features: data.Features) -> Iterator[str]:
     process, weighting = build.sde(config), config.loss.weighting
     if config.loss.name != "denoising" or float(process.alpha(jnp.asarray(process.t_max))) > 1e-6:
         return
-    on = build.weighting(config).on
+    on = losses.weighting(config).on
     if on in ("eps", "score"):
         yield (
             f"config.loss.weighting {weighting.name!r} is on the error of {on}, which is 0 at the "
@@ -217,12 +227,32 @@ def _condition_problems(config: ConfigDict, features: data.Features) -> Iterator
         where = f"config.conditions.{name}"
         if not 0 <= group.drop < 1:
             yield f"{where}.drop must be in [0, 1), got {group.drop}"
-        if name in conditions.entries(config):
+        if name == "text" and conditions.reads_text(config):
+            yield from _embedding_problems(config, features)
+        elif name in conditions.entries(config):
             yield from _entry_problems(config, features, name)
         elif name in taken:
             yield from _made_image_problems(config, features)
         elif group.drop != 0:
             yield f"{where}.drop is {group.drop}, and config.network takes no {name}"
+
+
+def _embedding_problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
+    entries, shapes = conditions.entries(config), conditions.told(config)
+    for name in shapes.keys() & entries.keys():
+        if entries[name] not in features:
+            yield (
+                f"config.network {config.network.name!r} takes the embeddings of texts, and the "
+                f"records have none, only {', '.join(features)}: set config.text.path to a "
+                "pretrained folder, and give the pictures captions"
+            )
+            return
+        shape = features[entries[name]].shape
+        if len(shape) != len(shapes[name]) or shape[-1:] != shapes[name][-1:]:
+            yield (
+                f"the data's {entries[name]!r} has the shape {shape}, and config.network "
+                f"{config.network.name!r} takes {shapes[name]}: embeddings of other encoders"
+            )
 
 
 def _made_image_problems(config: ConfigDict, features: data.Features) -> Iterator[str]:

@@ -7,6 +7,11 @@ the number that then replaces it. With null=None the network receives the value 
 condition" (`NULLS`), which it represents by zeros, or by a learned vector if the name is in its
 `learned_null`.
 
+A network may take the embeddings of a text by a frozen encoder instead, as those of published
+text-to-image models do (`unet_condition`, `mmdit`, `flux`). Which ones is what its `told` says, and
+`config.conditions.text` is for all of them: they are dropped together. A record has them under the
+names with `embedded_` before.
+
 An image is an entry of a record, or is computed from the sample, as `conditions.image.of` says.
 """
 
@@ -18,11 +23,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from sde_diffusion import data, noise, objectives
+from sde_diffusion import data, networks, noise, objectives
+from sde_diffusion.config.schema import fields
 from sde_diffusion.networks.conditions import FIELDS, PADDING
 from sde_diffusion.sdes import Array
 from sde_diffusion.selection import choose
 
+EMBEDDED = "embedded_"
+NO_TEXT = "no_text"  # the embeddings of no text among the frozen trees
 NULLS = {"label": -1, "tokens": PADDING, "image": math.nan}
 
 
@@ -31,13 +39,32 @@ def names(config: ConfigDict) -> tuple[str, ...]:
     return tuple(name for name, field in FIELDS.items() if config.network.get(field) is not None)
 
 
+def told(config: ConfigDict) -> dict[str, tuple[int, ...]]:
+    """The embeddings of a text that the network takes, by name, with the shape of each.
+
+    A text has config.data.tokens tokens, or one where that is None.
+    """
+    network = networks.NETWORKS.get(config.network.name)
+    if network is None or not hasattr(network, "told"):
+        return {}
+    shapes = dict(networks.build(config.network.name, **fields(config.network)).told)
+    shapes["text"] = (config.data.tokens or 1, shapes["text"][1])
+    return shapes
+
+
+def reads_text(config: ConfigDict) -> bool:
+    """Whether the network takes embeddings of a text."""
+    return hasattr(networks.NETWORKS.get(config.network.name), "told")
+
+
 def entries(config: ConfigDict) -> dict[str, str]:
     """{name of a condition: entry of a record}, without an image that is made of the sample."""
-    return {
+    found = {
         name: config.conditions[name].get("field", name)
         for name in names(config)
         if not (name == "image" and of_sample(config))
     }
+    return found | {name: f"{EMBEDDED}{name}" for name in told(config) if name != "guidance"}
 
 
 def of_sample(config: ConfigDict) -> objectives.ImageCondition | None:
@@ -51,7 +78,10 @@ def of_sample(config: ConfigDict) -> objectives.ImageCondition | None:
 
 
 def null(config: ConfigDict) -> dict[str, float]:
-    """{name of a condition: the number that replaces it where it is dropped}."""
+    """{name of a condition: the number that replaces it where it is dropped}.
+
+    Embeddings are not among them: see `drop`.
+    """
     given = {name: config.conditions[name].null for name in names(config)}
     return {name: NULLS[name] if value is None else value for name, value in given.items()}
 
@@ -71,7 +101,8 @@ def example(config: ConfigDict, event: tuple[int, ...]) -> Any:
         "tokens": jnp.zeros((1, 1), jnp.int32),
         "image": jnp.zeros((1, *event[:-1], channels or 0)),
     }
-    return cond({name: zeros[name] for name in names(config)})
+    embedded = {name: jnp.zeros((1, *shape)) for name, shape in told(config).items()}
+    return cond({name: zeros[name] for name in names(config)} | embedded)
 
 
 def features(config: ConfigDict, event: tuple[int, ...]) -> dict[str, data.Feature]:
@@ -91,6 +122,9 @@ def features(config: ConfigDict, event: tuple[int, ...]) -> dict[str, data.Featu
     if "image" in entries(config):
         shape = (*event[:-1], network.image_channels)
         found[config.conditions.image.field] = data.Feature(shape, "uint8", 0, 255)
+    for name, embedding in told(config).items():
+        if name != "guidance":
+            found[f"{EMBEDDED}{name}"] = data.Feature(embedding, "float32")
     return found
 
 
@@ -100,7 +134,10 @@ def zeros(config: ConfigDict, features: data.Features) -> dict[str, np.ndarray]:
     if of_sample(config):
         shapes["image"] = (*features.event.shape[:-1], config.network.image_channels)
     kinds = {"label": np.int32, "tokens": np.int32, "image": np.float32}
-    return {name: np.zeros((1, *shape), kinds[name]) for name, shape in shapes.items()}
+    made = {
+        name: np.zeros((1, *shape), kinds.get(name, np.float32)) for name, shape in shapes.items()
+    }
+    return made | ({"guidance": np.zeros(1, np.float32)} if "guidance" in told(config) else {})
 
 
 def of_records(
@@ -112,6 +149,7 @@ def of_records(
     computed. A condition is left out if the records have no such entry.
     """
     taken, made = entries(config), of_sample(config)
+    weight = config.conditions.text.guidance if "guidance" in told(config) else None
     if "image" in taken:
         scaling = data.Scaling(*features[taken["image"]].range, *config.data.range)
 
@@ -123,17 +161,48 @@ def of_records(
             named["image"] = scaling.scale(named["image"])
         if made is not None:
             named["image"] = made.of_sample(noise.fold_in(keys, 3), x0)
+        if weight is not None:
+            named["guidance"] = jnp.full(len(x0), weight, jnp.float32)
         return named
 
     return read
 
 
-def drop(config: ConfigDict) -> Callable[[Array, Mapping[str, Array]], dict[str, Array]]:
-    """(keys [B], conditions by name) -> the same with some dropped, as the config says."""
-    rates = {name: config.conditions[name].drop for name in names(config)}
-    nulls = null(config)
+def without_text(config: ConfigDict, given: Any, no_text: Mapping[str, Any] | None) -> Any:
+    """Conditions [B, ...] by name with the embeddings of no text in place of those of a text.
 
-    def dropped(keys: Array, named: Mapping[str, Array]) -> dict[str, Array]:
-        return objectives.drop_conditions(noise.fold_in(keys, 2), named, rates, nulls)
+    `no_text` is as for `drop`.
+    """
+    made = dict(given)
+    for name in made.keys() & {"text", "pooled"}:
+        instead = config.conditions.text.null if no_text is None else no_text[name]
+        made[name] = jnp.broadcast_to(jnp.asarray(instead, made[name].dtype), made[name].shape)
+    return made
+
+
+def drop(config: ConfigDict) -> Callable[..., dict[str, Array]]:
+    """(keys [B], conditions by name, no_text) -> the same with some dropped, as the config says.
+
+    `no_text` has the embeddings of no text, "text" [S, D] and "pooled" [P], or is None: then
+    config.conditions.text.null stands in for them.
+    """
+    rates = {name: config.conditions[name].drop for name in names(config)}
+    nulls, embedded, group = null(config), told(config), config.conditions.text
+
+    def dropped(
+        keys: Array, named: Mapping[str, Array], no_text: Mapping[str, Array] | None = None
+    ) -> dict[str, Array]:
+        made = objectives.drop_conditions(noise.fold_in(keys, 2), named, rates, nulls)
+        if not embedded or group.drop == 0:
+            return made
+        ones = {"text": jnp.ones(len(keys), jnp.bool_)}
+        kept = objectives.drop_conditions(
+            noise.fold_in(keys, 4), ones, {"text": group.drop}, {"text": False}
+        )["text"]
+        for name in embedded.keys() & {"text", "pooled"}:
+            instead = group.null if no_text is None else no_text[name]
+            mask = kept.reshape(-1, *(1,) * (made[name].ndim - 1))
+            made[name] = jnp.where(mask, made[name], jnp.asarray(instead, made[name].dtype))
+        return made
 
     return dropped

@@ -49,6 +49,7 @@ CHOICES: dict[str, Mapping[str, Callable[..., Any]]] = {
     "loss.weighting": objectives.WEIGHTINGS,
     "loss.times": time_density.TIMES,
     "data.source": SOURCES,
+    "data.prior": {"none": _without_fields, **SOURCES},
     "sampling.grid": grids.GRIDS,
     "sampling.solver": {"fitted": _fitted, **samplers.SOLVERS, **samplers.MAPS},
     "sampling.corrector": {"none": _without_fields, **samplers.CORRECTORS},
@@ -82,6 +83,11 @@ def choice(group: str, name: str, **fields: Any) -> ConfigDict:
         if value is inspect.Parameter.empty:
             raise ValueError(f"config.{group} ({name}) needs the field {key!r}")
     return ConfigDict({"name": name, **values})
+
+
+def fields(group: ConfigDict) -> dict[str, Any]:
+    """The fields of what the group's `name` stands for."""
+    return {key: value for key, value in group.items() if key != "name"}
 
 
 def _condition() -> dict[str, Any]:
@@ -124,6 +130,9 @@ def default() -> ConfigDict:
                 "step": None,  # the number of a checkpoint, or "best"; None for the last
                 "ema": 0,  # the number of an average; None for the parameters themselves
             },
+            "text": {  # the frozen encoders of a pretrained folder: texts to embeddings
+                "path": "",
+            },
             "optim": {
                 "name": "adam",  # or adamw
                 "lr": 2e-4,
@@ -139,6 +148,9 @@ def default() -> ConfigDict:
             },
             "data": {
                 "source": choice("data.source", "digits"),
+                # Pictures that the model knows already, for half of each batch, and their weight.
+                "prior": choice("data.prior", "none"),
+                "prior_weight": 1.0,
                 "range": (-1.0, 1.0),  # what the data's own range is mapped to
                 "flip": False,
                 "dequantize": False,
@@ -155,6 +167,9 @@ def default() -> ConfigDict:
                     "field": "condition",  # of a record
                     **_condition(),
                 },
+                # An encoder's embeddings of a text; `null` stands for no text where no encoder
+                # says otherwise, and `guidance` is the weight that a network like Flux dev is told.
+                "text": {"drop": 0.0, "null": 0.0, "guidance": 3.5},
             },
             "training": {
                 "batch_size": 128,

@@ -1,10 +1,10 @@
 """Sources made from sources: fewer features, or records that a function changes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
-from sde_diffusion.data.feature import Features
+from sde_diffusion.data.feature import Feature, Features
 from sde_diffusion.data.source import Batch, Record, Source, take
 
 
@@ -47,6 +47,73 @@ class Selected:
     def take(self, rows: np.ndarray) -> Batch:
         batch = take(self._source, rows)
         return {name: batch[name] for name in self.features}
+
+
+class Alternating:
+    """The records of several sources in turn, each with the weight of its source.
+
+    All of the longest source are there once, and those of the others as often as it takes.
+
+    Args:
+        sources: with the same features.
+        weights: a number for each.
+        name: of the entry of a record that has it.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float], name: str) -> None:
+        self.name = " and ".join(source.name for source in sources)
+        self.features = Features({**sources[0].features, name: Feature((), "float32")})
+        self._sources, self._weights, self._entry = tuple(sources), tuple(weights), name
+
+    def __len__(self) -> int:
+        return len(self._sources) * max(map(len, self._sources))
+
+    def __getitem__(self, index: int) -> Record:
+        turn, which = divmod(index, len(self._sources))
+        source = self._sources[which]
+        return source[turn % len(source)] | {self._entry: np.float32(self._weights[which])}
+
+
+class Repeated:
+    """The records of a source several times, so that a few make a batch."""
+
+    def __init__(self, source: Source, times: int) -> None:
+        self.name, self.features = source.name, source.features
+        self._source, self._times = source, times
+
+    def __len__(self) -> int:
+        return self._times * len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[index % len(self._source)]
+
+
+class Beside:
+    """The records of a source, each with the rows of arrays that are its own.
+
+    Args:
+        source: N records.
+        arrays: [M, ...] each.
+        features: what the arrays have.
+        rows: int [N], which of the M rows are a record's.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        arrays: Mapping[str, np.ndarray],
+        features: Mapping[str, Feature],
+        rows: np.ndarray,
+    ) -> None:
+        self.name, self.features = source.name, Features({**source.features, **features})
+        self._source, self._arrays, self._rows = source, dict(arrays), rows
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> Record:
+        row = self._rows[index]
+        return self._source[index] | {name: array[row] for name, array in self._arrays.items()}
 
 
 def select(source: Source, names: Iterable[str]) -> Source:

@@ -12,10 +12,13 @@ from flax import linen as nn
 from sde_diffusion.networks.autoencoder_kl import AutoencoderKL
 from sde_diffusion.networks.ddpm import DDPM
 from sde_diffusion.networks.dit import DiT
+from sde_diffusion.networks.flux import Flux
 from sde_diffusion.networks.mlp import MLP
+from sde_diffusion.networks.mmdit import MMDiT
 from sde_diffusion.networks.ncsnpp import NCSNpp
 from sde_diffusion.networks.text_dit import TextDiT
 from sde_diffusion.networks.two_times import TOWARDS, begin_at, two_times
+from sde_diffusion.networks.unet_condition import UNetCondition
 from sde_diffusion.networks.uvit import UViT
 from sde_diffusion.selection import choose, require_known
 
@@ -26,6 +29,9 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "dit": DiT,
     "text_dit": TextDiT,
     "uvit": UViT,
+    "unet_condition": UNetCondition,
+    "mmdit": MMDiT,
+    "flux": Flux,
 }
 AUTOENCODERS: dict[str, type[nn.Module]] = {"autoencoder_kl": AutoencoderKL}
 
@@ -37,9 +43,12 @@ __all__ = [
     "TOWARDS",
     "AutoencoderKL",
     "DiT",
+    "Flux",
+    "MMDiT",
     "NCSNpp",
     "TextDiT",
     "UViT",
+    "UNetCondition",
     "begin_at",
     "build",
     "two_times",

@@ -72,6 +72,12 @@ class Flux(nn.Module):
             )
         super().__post_init__()
 
+    @property
+    def told(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the condition of one sample, with a text of one token."""
+        texts = {"text": (1, self.joint_attention_dim), "pooled": (self.pooled_projection_dim,)}
+        return texts | ({"guidance": ()} if self.guidance_embeds else {})
+
     @nn.compact
     def __call__(
         self, x: Array, t: Array, cond: Mapping[str, Array], *, train: bool = False

@@ -88,6 +88,16 @@ class UNetCondition(nn.Module):
             require_known("addition_embed_type", self.addition_embed_type, ("text_time",))
         super().__post_init__()
 
+    @property
+    def told(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the condition of one sample, with a text of one token."""
+        text: dict[str, tuple[int, ...]] = {"text": (1, self.cross_attention_dim)}
+        if self.addition_embed_type is None:
+            return text
+        sizes = 6 * (self.addition_time_embed_dim or 0)
+        pooled = (self.projection_class_embeddings_input_dim or 0) - sizes
+        return text | {"pooled": (pooled,), "sizes": (6,)}
+
     @nn.compact
     def __call__(
         self, x: Array, t: Array, cond: Mapping[str, Array], *, train: bool = False

@@ -6,8 +6,8 @@ which classes are read. `add_lora` merges the adapters in a file into a pipeline
 """
 
 from sde_diffusion.pretrained.convert import convert
-from sde_diffusion.pretrained.load import load
+from sde_diffusion.pretrained.load import load, load_text
 from sde_diffusion.pretrained.lora_files import add_lora
 from sde_diffusion.pretrained.save import save
 
-__all__ = ["add_lora", "convert", "load", "save"]
+__all__ = ["add_lora", "convert", "load", "load_text", "save"]

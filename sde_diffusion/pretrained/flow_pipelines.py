@@ -18,7 +18,7 @@ from sde_diffusion.pretrained.joint_prompts import (
     classes,
 )
 from sde_diffusion.pretrained.kinds import CLIP_TEXT, CLIP_TEXT_PROJECTED, KINDS
-from sde_diffusion.pretrained.part import Kind, Part, read_part
+from sde_diffusion.pretrained.part import Kind, Part, build, read_part
 from sde_diffusion.pretrained.prompts import Encoder
 from sde_diffusion.pretrained.schedule import Schedule, read_schedule
 from sde_diffusion.pretrained.t5_tokens import read_t5_tokenizer
@@ -31,14 +31,7 @@ FLUX_SIZE = 1024  # pixels along an axis, which no config of Flux tells
 def stable_diffusion_3(folder: Path, index: dict[str, Any], **options: Any) -> Pipeline:
     """Stable Diffusion 3 and 3.5; without T5 where the index names none."""
     codec, codec_params, network = _latents(folder, "SD3Transformer2DModel", options)
-    third: T5 | NoT5 = NoT5(SD3_TOKENS, network.module.joint_attention_dim)
-    if (index.get("text_encoder_3") or [None])[0] is not None:
-        third = _t5(folder, "_3", SD3_TOKENS, options)
-    text = ThreeEncoders(
-        _clip(folder, "", CLIP_TEXT_PROJECTED, options),
-        _clip(folder, "_2", CLIP_TEXT_PROJECTED, options),
-        third,
-    )
+    text = stable_diffusion_3_text(folder, index, **options)
     pixels = codec.factor * network.module.patch_size
     side = network.module.sample_size * codec.factor
     schedule = _flow(folder, pixels, side, to_one_step=False)
@@ -48,14 +41,36 @@ def stable_diffusion_3(folder: Path, index: dict[str, Any], **options: Any) -> P
 def flux(folder: Path, index: dict[str, Any], **options: Any) -> Pipeline:
     """Flux dev, which is told the weight of guidance, and schnell, which has none."""
     codec, codec_params, network = _latents(folder, "FluxTransformer2DModel", options)
-    told = network.module.guidance_embeds
-    text = PooledAndStates(
-        _clip(folder, "", CLIP_TEXT, options),
-        _t5(folder, "_2", DEV_TOKENS if told else SCHNELL_TOKENS, options),
-    )
+    told, text = network.module.guidance_embeds, flux_text(folder, index, **options)
     schedule = _flow(folder, 2 * codec.factor, FLUX_SIZE, to_one_step=True)
     weight = 3.5 if told else 1.0
     return _pipeline(codec, codec_params, network, text, schedule, FLUX_SIZE, weight, told)
+
+
+def stable_diffusion_3_text(folder: Path, index: dict[str, Any], **options: Any) -> Text:
+    """The text encoders of Stable Diffusion 3 and 3.5."""
+    network = build(
+        KINDS["SD3Transformer2DModel"],
+        read_json(folder / "transformer" / "config.json"),
+        source=str(folder / "transformer"),
+    )
+    third: T5 | NoT5 = NoT5(SD3_TOKENS, network.joint_attention_dim)
+    if (index.get("text_encoder_3") or [None])[0] is not None:
+        third = _t5(folder, "_3", SD3_TOKENS, options)
+    return ThreeEncoders(
+        _clip(folder, "", CLIP_TEXT_PROJECTED, options),
+        _clip(folder, "_2", CLIP_TEXT_PROJECTED, options),
+        third,
+    )
+
+
+def flux_text(folder: Path, index: dict[str, Any], **options: Any) -> Text:
+    """The text encoders of Flux."""
+    config = read_json(folder / "transformer" / "config.json")
+    length = DEV_TOKENS if config.get("guidance_embeds", False) else SCHNELL_TOKENS
+    return PooledAndStates(
+        _clip(folder, "", CLIP_TEXT, options), _t5(folder, "_2", length, options)
+    )
 
 
 def dit(folder: Path, index: dict[str, Any], **options: Any) -> Pipeline:

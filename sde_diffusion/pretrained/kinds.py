@@ -32,11 +32,7 @@ def _latents_and_text(
         return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
 
     size = 2 ** (len(module.block_out_channels) - 1)
-    cond = {"text": array(1, module.cross_attention_dim)}
-    if module.addition_embed_type is not None:
-        sizes = 6 * (module.addition_time_embed_dim or 0)
-        joined = module.projection_class_embeddings_input_dim or 0
-        cond |= {"pooled": array(joined - sizes), "sizes": array(6)}
+    cond = {name: array(*shape) for name, shape in module.told.items()}
     return array(size, size, module.in_channels), array(), cond
 
 

@@ -7,11 +7,22 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from sde_diffusion.pipeline import Pipeline
+from sde_diffusion.pipeline import Pipeline, Text
 from sde_diffusion.pretrained.convert import INDEX, opened
-from sde_diffusion.pretrained.flow_pipelines import dit, flux, stable_diffusion_3
+from sde_diffusion.pretrained.flow_pipelines import (
+    dit,
+    flux,
+    flux_text,
+    stable_diffusion_3,
+    stable_diffusion_3_text,
+)
 from sde_diffusion.pretrained.folder import PICKLED, read_json
-from sde_diffusion.pretrained.stable_diffusion import stable_diffusion, stable_diffusion_xl
+from sde_diffusion.pretrained.stable_diffusion import (
+    stable_diffusion,
+    stable_diffusion_text,
+    stable_diffusion_xl,
+    stable_diffusion_xl_text,
+)
 from sde_diffusion.pretrained.unconditional import ddpm, score_sde_ve
 from sde_diffusion.selection import choose
 
@@ -29,6 +40,13 @@ PIPELINES: dict[str, Callable[..., Pipeline]] = {
     "ScoreSdeVePipeline": score_sde_ve,
 }
 """By the class that model_index.json names; each is called as f(folder, index, **options)."""
+TEXTS: dict[str, Callable[..., Text]] = {
+    "StableDiffusionPipeline": stable_diffusion_text,
+    "StableDiffusionXLPipeline": stable_diffusion_xl_text,
+    "StableDiffusion3Pipeline": stable_diffusion_3_text,
+    "FluxPipeline": flux_text,
+}
+"""The text encoders alone, by the same names."""
 
 
 def load(
@@ -72,6 +90,19 @@ def load(
     if not (folder / INDEX).is_file():
         raise FileNotFoundError(f"{folder} is no pipeline of diffusers: there is no {INDEX}")
     return _made(folder, variant=variant, dtype=dtype, **options)
+
+
+def load_text(folder: str | os.PathLike[str], **options: Any) -> Text:
+    """The text encoders alone of a pipeline's folder, as `Pipeline.text` has them.
+
+    The options are those of `part.read_part`. Raises what `load` does.
+    """
+    folder = Path(folder)
+    if not (folder / INDEX).is_file():
+        raise FileNotFoundError(f"{folder} is no pipeline of diffusers: there is no {INDEX}")
+    index = read_json(folder / INDEX)
+    make = choose("pipeline with a text encoder", index.get("_class_name", "none"), TEXTS)
+    return make(folder, index, **options)
 
 
 def _made(folder: Path, **options: Any) -> Pipeline:

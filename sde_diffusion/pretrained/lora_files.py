@@ -1,4 +1,4 @@
-"""Files of low-rank adapters: those of diffusers, PEFT and kohya are read, diffusers' are written.
+"""Files of low-rank adapters: those of diffusers, PEFT and kohya are read and written.
 
 A file has two matrices for each adapted module, under the module's name and
 
@@ -17,7 +17,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +26,9 @@ import numpy as np
 from sde_diffusion import lora
 from sde_diffusion.pipeline import Pipeline
 from sde_diffusion.pretrained import safetensors
-from sde_diffusion.pretrained.lora_names import NETWORK, SUFFIX, Modules, table
+from sde_diffusion.pretrained.lora_names import NETWORK, PREFIXES, SUFFIX, Modules, table
 from sde_diffusion.pretrained.tensors import TO_OURS, TO_THEIRS, names_and_shapes, place
+from sde_diffusion.selection import require_known
 from sde_diffusion.tree_names import named
 
 DOWN_OR_UP = re.compile(
@@ -114,16 +115,41 @@ def read(file: str | os.PathLike[str], params: Mapping[str, Any]) -> dict[str, l
     return {part: _tree(params[part], of_part) for part, of_part in found.items() if of_part}
 
 
-def write(file: str | os.PathLike[str], adapters: Mapping[str, lora.Adapters]) -> None:
-    """Write adapters as diffusers does, in their own dtype: `read` gives the same ones again.
+def write(
+    file: str | os.PathLike[str],
+    adapters: Mapping[str, lora.Adapters],
+    *,
+    form: str = "diffusers",
+    dtype: Any = None,
+) -> None:
+    """Write adapters: `read` gives the same ones again.
 
     Args:
         adapters: trees by the name of the part's folder, such as {"unet": ..., "text_encoder":
             ...}, with the names of diffusers in the trees.
+        form: "diffusers", which PEFT reads as well, or "kohya", with an alpha that is the rank.
+        dtype: of the matrices in the file; by default their own.
 
-    Raises ValueError for an adapter of what is no kernel, such as a table of embeddings.
+    Raises ValueError for an unknown form, and for an adapter of what is no kernel, such as a table
+    of embeddings.
     """
-    arrays = {}
+    require_known("form of a file of adapters", form, ("diffusers", "kohya"))
+    arrays: dict[str, np.ndarray] = {}
+    for module, down, up in _modules(file, adapters):
+        if form == "diffusers":
+            arrays[f"{module}.lora_A.weight"], arrays[f"{module}.lora_B.weight"] = down, up
+            continue
+        part, _, inner = module.partition(".")
+        name = f"{_kohya_prefix(part, adapters)}{inner.replace('.', '_')}"
+        arrays[f"{name}.lora_down.weight"], arrays[f"{name}.lora_up.weight"] = down, up
+        arrays[f"{name}.alpha"] = np.array(down.shape[0], np.float32)
+    safetensors.write(file, arrays, dtype=dtype)
+
+
+def _modules(
+    file: str | os.PathLike[str], adapters: Mapping[str, lora.Adapters]
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The name PART.MODULE of each adapted module, and its matrices as files have them."""
     for part, tree in adapters.items():
         for name, pair in lora.by_name(tree).items():
             path = tuple(name.split("/"))
@@ -133,10 +159,14 @@ def write(file: str | os.PathLike[str], adapters: Mapping[str, lora.Adapters]) -
             where = place(path, down.shape)
             layers = zip(down, up, strict=True) if where.stacked else [(down, up)]
             for tensor, (one_down, one_up) in zip(where.names, layers, strict=True):
-                module = f"{part}.{tensor.removesuffix(SUFFIX)}"
-                arrays[f"{module}.lora_A.weight"] = _theirs(one_down)
-                arrays[f"{module}.lora_B.weight"] = _theirs(one_up)
-    safetensors.write(file, arrays)
+                yield f"{part}.{tensor.removesuffix(SUFFIX)}", _theirs(one_down), _theirs(one_up)
+
+
+def _kohya_prefix(part: str, adapters: Mapping[str, lora.Adapters]) -> str:
+    if part in ("unet", "transformer"):
+        return f"lora_{part}_"
+    several = "text_encoder_2" in adapters
+    return PREFIXES[part][1][1 if part == "text_encoder" and several else 0]
 
 
 def _pairs(file: str | os.PathLike[str]) -> dict[str, Pair]:

@@ -56,7 +56,7 @@ def read_part(
     *,
     variant: str | None = None,
     dtype: Any = jnp.float32,
-    put: Callable[[tuple[str, ...], np.ndarray], jax.Array] | None = None,
+    put: Callable[[tuple[str, ...], np.ndarray], jax.Array | np.ndarray] | None = None,
     weights: Mapping[str, Tensors] | None = None,
     **fields: Any,
 ) -> Part:

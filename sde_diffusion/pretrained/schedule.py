@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from sde_diffusion import grids, samplers
-from sde_diffusion.parameterization import DDPM, Parameterization, V
+from sde_diffusion import grids, samplers, selection
+from sde_diffusion.parameterization import PARAMETERIZATIONS, Parameterization
 from sde_diffusion.samplers import Solver
 from sde_diffusion.sdes import Tabulated
 from sde_diffusion.sdes.tabulated import tabulated
@@ -27,7 +27,8 @@ BETAS = {
     "scaled_linear": "scaled_linear",
     "squaredcos_cap_v2": "squared_cosine",
 }
-PREDICTIONS: dict[str, Callable[[int], Parameterization]] = {"epsilon": DDPM, "v_prediction": V}
+PREDICTIONS = {"epsilon": "ddpm", "v_prediction": "v"}
+"""What a network predicts, as `parameterization.PARAMETERIZATIONS` has it."""
 VARIANCES = {"fixed_small": "posterior", "fixed_small_log": "posterior", "fixed_large": "forward"}
 SPACINGS = {"leading": "leading", "trailing": "trailing", "linspace": "linspace"}
 
@@ -189,7 +190,12 @@ def _read(config: Config) -> Schedule:
     sde = _sde(config)
     return Schedule(
         sde,
-        choose("prediction_type", prediction, PREDICTIONS)(sde.num_scales),
+        selection.build(
+            "parameterization",
+            choose("prediction_type", prediction, PREDICTIONS),
+            PARAMETERIZATIONS,
+            {"num_scales": sde.num_scales},
+        ),
         kind.solver(config),
         "uniform" if spacing == "linspace" and not kind.rounds else spacing,
         config.get("steps_offset", 0),
@@ -200,16 +206,25 @@ def _read(config: Config) -> Schedule:
     )
 
 
-def _sde(config: Config) -> Tabulated:
-    zero_snr = bool(config.get("rescale_betas_zero_snr", False))
+def chain(config: Config) -> tuple[str, dict[str, Any]]:
+    """The name and the fields of `sdes.tabulated` for the betas of a scheduler's config.
+
+    Raises ValueError where the betas are listed themselves.
+    """
     if config.get("trained_betas") is not None:
-        made = Tabulated.from_betas(config["trained_betas"])
-        return made.with_zero_terminal_snr() if zero_snr else made
+        raise ValueError("trained_betas are not betas of a schedule")
     name = choose("beta_schedule", config.get("beta_schedule", "linear"), BETAS)
     ends = {} if name == "squared_cosine" else {"beta_start": 1e-4, "beta_end": 0.02}
-    return tabulated(
-        name,
-        config.get("num_train_timesteps", 1000),
+    return name, {
+        "num_scales": config.get("num_train_timesteps", 1000),
         **{end: config.get(end, default) for end, default in ends.items()},
-        zero_terminal_snr=zero_snr,
-    )
+        "zero_terminal_snr": bool(config.get("rescale_betas_zero_snr", False)),
+    }
+
+
+def _sde(config: Config) -> Tabulated:
+    if config.get("trained_betas") is not None:
+        made = Tabulated.from_betas(config["trained_betas"])
+        return made.with_zero_terminal_snr() if config.get("rescale_betas_zero_snr") else made
+    name, fields = chain(config)
+    return tabulated(name, **fields)

@@ -17,17 +17,26 @@ from sde_diffusion.pretrained.schedule import read_schedule
 
 def stable_diffusion(folder: Path, index: dict[str, Any], **options: Any) -> Pipeline:
     """Stable Diffusion 1.x or 2.x."""
-    return _pipeline(folder, OneEncoder(_encoder(folder, "", CLIP_TEXT, options)), 7.5, options)
+    return _pipeline(folder, stable_diffusion_text(folder, index, **options), 7.5, options)
 
 
 def stable_diffusion_xl(folder: Path, index: dict[str, Any], **options: Any) -> Pipeline:
     """SDXL, the base model."""
-    text = TwoEncoders(
+    return _pipeline(folder, stable_diffusion_xl_text(folder, index, **options), 5.0, options)
+
+
+def stable_diffusion_text(folder: Path, index: dict[str, Any], **options: Any) -> Text:
+    """The text encoder of Stable Diffusion 1.x and 2.x."""
+    return OneEncoder(_encoder(folder, "", CLIP_TEXT, options))
+
+
+def stable_diffusion_xl_text(folder: Path, index: dict[str, Any], **options: Any) -> Text:
+    """The text encoders of SDXL."""
+    return TwoEncoders(
         _encoder(folder, "", CLIP_TEXT, options),
         _encoder(folder, "_2", CLIP_TEXT_PROJECTED, options),
         bool(index.get("force_zeros_for_empty_prompt", True)),
     )
-    return _pipeline(folder, text, 5.0, options)
 
 
 def _encoder(folder: Path, suffix: str, kind: Kind, options: dict[str, Any]) -> Encoder:

@@ -59,7 +59,7 @@ def to_params(
     renames: Renames | None = None,
     dtype: Any = np.float32,
     source: str = "the weights",
-    put: Callable[[tuple[str, ...], np.ndarray], jax.Array] | None = None,
+    put: Callable[[tuple[str, ...], np.ndarray], jax.Array | np.ndarray] | None = None,
 ) -> Any:
     """The parameters of a module, from tensors by name.
 
@@ -83,7 +83,7 @@ def to_params(
     _require_same_names(flat, places, given, source)
     put = put or (lambda _, array: jax.numpy.asarray(array))
 
-    def parameter(path: tuple[str, ...]) -> jax.Array:
+    def parameter(path: tuple[str, ...]) -> jax.Array | np.ndarray:
         leaf, where = flat[path], places[path]
         array = np.empty(leaf.shape, dtype)
         for target, name in zip(array if where.stacked else [array], where.names, strict=True):

@@ -19,12 +19,9 @@ def _array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
 
 
 def _latents_and_text(module: MMDiT | Flux) -> tuple[Any, ...]:
-    cond = {"text": _array(1, module.joint_attention_dim)}
-    cond["pooled"] = _array(module.pooled_projection_dim)
+    cond = {name: _array(*shape) for name, shape in module.told.items()}
     if isinstance(module, MMDiT):
         return _array(module.patch_size, module.patch_size, module.in_channels), _array(), cond
-    if module.guidance_embeds:
-        cond["guidance"] = _array()
     return _array(PACKED, PACKED, module.in_channels // PACKED**2), _array(), cond
 
 

@@ -101,8 +101,15 @@ def start(state: TrainState, stored: Stored, take: tuple[str, ...]) -> TrainStat
 
 def in_arrays(name: str, arrays: Mapping[str, np.ndarray]) -> Stored:
     """Parameters in arrays on the host; the name "a.b.c" means "a/b/c"."""
-    arrays = {key.replace(".", "/"): array for key, array in arrays.items()}
+    return _on_host(name, {key.replace(".", "/"): array for key, array in arrays.items()})
 
+
+def in_tree(name: str, params: Any) -> Stored:
+    """Parameters in a tree of arrays on the host, whose names may have dots."""
+    return _on_host(name, named(params))
+
+
+def _on_host(name: str, arrays: Mapping[str, np.ndarray]) -> Stored:
     def place(array: np.ndarray, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         def part(index: Any) -> np.ndarray:
             return np.asarray(array[index], leaf.dtype)

@@ -15,6 +15,7 @@ from sde_diffusion.data.source import Source
 from sde_diffusion.data.sources.array_record import FEATURES, array_record
 
 CODEC = "codec.json"
+TEXTS = "no_text.npz"  # the embeddings of no text, where records have embeddings of a text
 
 
 class StoredCodec(NamedTuple):

@@ -1,0 +1,140 @@
+"""Texts as embeddings, by the frozen encoders of the pretrained folder that config.text names.
+
+Each text of a data set is encoded once, when a run begins, and a record has the embeddings beside
+its picture. An empty text has the embeddings of no text, which also take the place of a text that
+is dropped, and are what guidance goes away from.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sde_diffusion import data
+from sde_diffusion.cli.say import say
+from sde_diffusion.config import conditions
+from sde_diffusion.data.sources.latents import TEXTS
+from sde_diffusion.pipeline import Size, Text
+
+BATCH = 16
+# Texts of which the embeddings are kept in memory; more are for the command encode.
+MOST = 5000
+
+
+class Embedded(NamedTuple):
+    """A source whose records have embeddings of their texts, and those of no text [...]."""
+
+    source: data.Source
+    no_text: dict[str, np.ndarray] | None
+
+
+def of_source(config: ConfigDict, source: data.Source) -> Embedded:
+    """The source with the embeddings that the network takes.
+
+    The source itself where the network takes none, or where its records have them already: then
+    those of no text are what the folder of latents says.
+
+    Raises ValueError for records without a text, and where there are too many texts.
+    """
+    if not conditions.reads_text(config):
+        return Embedded(source, None)
+    fields = conditions.entries(config)
+    if fields["text"] in source.features:
+        return Embedded(source, _stored(config))
+    if not config.text.path:
+        return Embedded(source, None)  # which `check` refuses
+    if "text" not in source.features:
+        raise ValueError(
+            f"config.text.path: the records of {source.name} have no text, only "
+            f"{', '.join(source.features)}; captions of a folder are read with "
+            "--config.data.source.captions=txt"
+        )
+    return embedded(config.text.path, source, fields)
+
+
+def embedded(path: str, source: data.Source, fields: dict[str, str] | None = None) -> Embedded:
+    """The source with the embeddings by the encoders of a pretrained folder.
+
+    `fields` are the entries of a record by the name of the embedding; by default all of them.
+    """
+    if "text" not in source.features:
+        raise ValueError(f"the records of {source.name} have no text to encode")
+    texts = [str(source[row]["text"]) for row in range(len(source))]
+    unique = sorted(set(texts))
+    if len(unique) > MOST:
+        raise ValueError(
+            f"{source.name} has {len(unique):,} texts, of which at most {MOST:,} are encoded when "
+            "a run begins: encode them before, with sde-diffusion encode --text"
+        )
+    encoder, size = read(path), pixels(source.features)
+    parts = [
+        encode(encoder, unique[first : first + BATCH], size)
+        for first in range(0, len(unique), BATCH)
+    ]
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if fields is None:
+        fields = {name: f"{conditions.EMBEDDED}{name}" for name in arrays}
+    named = {field: arrays[name] for name, field in fields.items() if name in arrays}
+    features = {field: data.Feature(a.shape[1:], "float32") for field, a in named.items()}
+    number = {text: row for row, text in enumerate(unique)}
+    rows = np.array([number[text] for text in texts])
+    if "" in number:
+        say(f"{texts.count('')} of {len(texts)} texts are empty: they stand for no text")
+    say(f"{len(unique)} texts of {source.name} are encoded by {path}")
+    return Embedded(data.Beside(source, named, features, rows), no_text(encoder, size))
+
+
+def read(path: str, flag: str = "config.text.path") -> Text:
+    """The text encoders of a pretrained folder; what is wrong begins with `flag`."""
+    from sde_diffusion import pretrained
+
+    try:
+        return pretrained.load_text(path)
+    except (OSError, ValueError) as error:
+        raise type(error)(f"{flag}: {error}") from error
+
+
+def encode(encoder: Text, texts: Sequence[str], size: Size) -> dict[str, np.ndarray]:
+    """The embeddings of texts by name, float32 [len(texts), ...]; an empty one is no text."""
+    made = _arrays(encoder(list(texts), len(texts), size))
+    empty = [row for row, text in enumerate(texts) if not text.strip()]
+    if empty:
+        for name, one in no_text(encoder, size).items():
+            made[name] = made[name].copy()
+            made[name][empty] = one
+    return made
+
+
+def no_text(encoder: Text, size: Size) -> dict[str, np.ndarray]:
+    """The embeddings of no text by name, each of one sample."""
+    return {name: array[0] for name, array in _arrays(encoder(None, 1, size)).items()}
+
+
+def write(folder: os.PathLike[str], without: dict[str, np.ndarray]) -> None:
+    """Write the embeddings of no text beside the latents that `encode` writes."""
+    with open(os.path.join(folder, TEXTS), "wb") as file:
+        np.savez(file, **without)  # type: ignore[arg-type]
+
+
+def _stored(config: ConfigDict) -> dict[str, np.ndarray] | None:
+    file = os.path.join(config.data.source.get("path", ""), TEXTS)
+    if not os.path.isfile(file):
+        return None
+    with np.load(file) as arrays:
+        return dict(arrays)
+
+
+def _arrays(cond: Any) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array, np.float32) for name, array in cond.items()}
+
+
+def pixels(features: data.Features) -> Size:
+    """Height and width of the pictures that texts are encoded for."""
+    if features.event_name != "image":
+        raise ValueError(
+            f"texts are encoded beside images, and these records have {features.event_name}"
+        )
+    height, width, _ = features.event.shape
+    return height, width
