@@ -126,7 +126,10 @@ def test_another_base_than_the_trained_one_is_refused(call, adapted, tmp_path):
         (["init_from.names=*,!*/bias"], "is no base for adapters (config.lora): "),
         (["init_from.path=", "init_from.groups=()"], "config.lora.rank needs a base"),
         (["init_from.groups=('netwrk',)"], "unknown group of config.init_from.groups 'netwrk'"),
-        (["init_from.path=x.safetensors"], "'x.safetensors' is no folder of a run, from whose"),
+        (
+            ["init_from.path=x.safetensors"],
+            "'x.safetensors' is no folder of a run or of diffusers, from whose",
+        ),
     ],
 )
 def test_what_makes_no_adapters_is_refused(call, config_file, trained, tmp_path, options, message):
