@@ -3,6 +3,7 @@
     python experiments/benchmarks/input_pipeline.py [--json FILE] [--formats png,jpeg]
         [--config configs/vp/ddpm/cifar10_continuous.py] [--config.training.batch_size=8]
     python experiments/benchmarks/input_pipeline.py --list 1000000
+    python experiments/benchmarks/input_pipeline.py --latents 1671
 
 Images are written in each of the formats that a run may read them from. Delivered means drawn,
 gathered into a batch and placed on the device, as training does it between two steps; the step is
@@ -14,6 +15,9 @@ batch, and how much longer it takes because decoding shares the processor with i
 
 With `--list N` a folder of N small PNG files is written instead, and what is timed is how long it
 takes to open it, without and with its index, and until its first batch is there.
+
+With `--latents R` latents of DiT are read from ArrayRecord files, as `encode` writes them, and R is
+the rate at which a step that was planned consumes them.
 """
 
 import argparse
@@ -40,7 +44,7 @@ from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
 
 CLASSES, BATCH, SECONDS = 10, 128, 5.0
-SMALL, LARGE = (32, 32, 3), (64, 64, 3)
+SMALL, LARGE, LATENT = (32, 32, 3), (64, 64, 3), (32, 32, 4)
 STEPS = 8  # that are fed by the pipeline
 WINDOW = 8  # batches that are timed together: on a busy machine the fastest of them tell most
 
@@ -253,16 +257,45 @@ def listing(num: int) -> dict[str, Any]:
     return row
 
 
+def latents(rate: float) -> dict[str, Any]:
+    """How fast 10,000 latents 32x32x4 of ArrayRecord files are delivered: mean, deviation, label.
+
+    They are of float16, read from the file anew each time.
+    """
+    rng = np.random.default_rng(0)
+    arrays = {
+        "mean": rng.standard_normal((10_000, *LATENT), dtype=np.float32).astype(np.float16),
+        "deviation": rng.random((10_000, *LATENT), dtype=np.float32).astype(np.float16),
+        "label": np.arange(10_000, dtype=np.int32) % 1000,
+    }
+    features = data.Features(
+        {
+            "mean": data.Feature(LATENT, "float16", -1.0, 1.0),
+            "deviation": data.Feature(LATENT, "float16"),
+            "label": data.Feature((), "int32", classes=tuple(map(str, range(1000)))),
+        }
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        data.write_array_record(data.ArraySource("latents", arrays, features), folder)
+        row = delivered(data.load("latents", path=folder, memory=0.0), distributed.make_mesh())
+    return row | {"consumed": rate, "ratio": row["images_per_second"] / rate}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--config", default="configs/vp/ddpm/cifar10_continuous.py")
     parser.add_argument("--calls", type=int, default=5, help="calls of the step timed (5)")
     parser.add_argument("--formats", default=",".join(FORMATS), help="those measured (all)")
     parser.add_argument("--list", type=int, help="time the opening of a folder of so many files")
+    parser.add_argument("--latents", type=float, help="time latents, consumed at this rate")
     parser.add_argument("--json", type=Path)
     args, rest = parser.parse_known_args()
     found: dict[str, Any] = {}
-    if args.list is not None:
+    if args.latents is not None:
+        found["latents"] = latents(args.latents)
+        for name, value in found["latents"].items():
+            print(f"{name:42} {value:,.4g}")
+    elif args.list is not None:
         found["listing"] = listing(args.list)
         for name, value in found["listing"].items():
             print(f"{name:42} {value:,.4g}")
