@@ -22,23 +22,25 @@ def get_config():
         vocabulary=2048,
         patch_size=16,
         depth=6,
-        features=256,
-        num_heads=4,
+        features=384,
+        num_heads=6,
+        fine_depth=1,
+        fine_features=128,
         label_scale=250.0,
         dtype="bfloat16",
     )
     config.conditions.tokens.drop = 0.1
     config.parameterization = choice("parameterization", "x0", sigma_data=0.67)
     config.loss.weighting = choice("loss.weighting", "edm", sigma_data=0.67)
-    config.loss.times = choice("loss.times", "log_normal", mean=0.3, std=1.2, t_min=0.1)
+    config.loss.times = choice("loss.times", "log_normal", mean=1.4, std=1.5, t_min=0.1)
     config.loss.draw = "stratified"
-    config.optim.update(lr=1.5e-3, b2=0.99, schedule="cosine", warmup=100, ema_rates=(0.995,))
+    config.optim.update(lr=1e-3, b2=0.99, schedule="cosine", warmup=200, ema_rates=(0.995,))
     config.training.update(
-        batch_size=64,
-        steps=2400,
+        batch_size=32,
+        steps=3000,
         steps_per_call=10,
-        log_every=20,
-        sample_every=600,
+        log_every=50,
+        sample_every=1000,
         checkpoint_every=200,
     )
     config.sampling.grid = choice("sampling.grid", "karras")

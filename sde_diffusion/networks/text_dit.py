@@ -72,6 +72,8 @@ class TextDiT(nn.Module):
     features: int = 256
     num_heads: int = 4
     text_depth: int = 2
+    fine_depth: int = 0
+    fine_features: int = 128
     label_scale: float = 1.0
     num_classes: int | None = None
     image_channels: int | None = None
@@ -98,6 +100,8 @@ class TextDiT(nn.Module):
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:
         require_patches(x, self.patch_size, self.features, self.num_heads)
+        if self.fine_depth:
+            self._require_fine()
         dtype = jnp.dtype(self.dtype)
         tokens, others = _split(cond, x.shape[0])
         text, seen = self._read(tokens, dtype)
@@ -109,17 +113,49 @@ class TextDiT(nn.Module):
         beside = self.conditions().image(others, x)
         shown = x if beside is None else jnp.concatenate([x, beside], axis=-1)
 
-        rows, columns = (size // self.patch_size for size in x.shape[1:3])
-        h = Dense(self.features, name="patches")(patches(shown.astype(dtype), self.patch_size))
-        h = (h + positions(rows, columns, self.features)).astype(dtype)
-        blocks = scanned(
-            Block, self.depth, remat=self.remat, dtype=dtype, initializing=self.is_initializing()
+        def blocks(h: Array, place: str, depth: int, embedding: Array, text: Array) -> Array:
+            """The tokens h after `depth` layers, with heads as wide as those of all layers."""
+            kind = scanned(
+                Block, depth, remat=self.remat, dtype=dtype, initializing=self.is_initializing()
+            )
+            heads = h.shape[-1] * self.num_heads // self.features
+            layers = kind(heads, self.attention, name=f"{SCANNED}_{place}")
+            return layers(h, embedding, text, seen)[0]
+
+        def placed(h: Array, size: int) -> Array:
+            """Tokens of patches of `size` pixels with the vectors of their places added."""
+            rows, columns = (length // size for length in x.shape[1:3])
+            return (h + positions(rows, columns, h.shape[-1])).astype(dtype)
+
+        if not self.fine_depth:
+            h = Dense(self.features, name="patches")(patches(shown.astype(dtype), self.patch_size))
+            h = blocks(placed(h, self.patch_size), "blocks", self.depth, embedding, text)
+            y = LastLayer(self.patch_size**2 * x.shape[-1], name="last")(h, embedding)
+            return image(y, x.shape[1:3], self.patch_size).astype(jnp.float32)
+
+        half, width = self.patch_size // 2, self.fine_features
+        grid = tuple(length // half for length in x.shape[1:3])
+        fine = Dense(width, name="fine_patches")(patches(shown.astype(dtype), half))
+        told = (
+            Dense(width, name="fine_embedding")(embedding),
+            Dense(width, name="fine_words")(text),
         )
-        h, _ = blocks(self.num_heads, self.attention, name=f"{SCANNED}_blocks")(
-            h, embedding, text, seen
-        )
-        y = LastLayer(self.patch_size**2 * x.shape[-1], name="last")(h, embedding)
-        return image(y, x.shape[1:3], self.patch_size).astype(jnp.float32)
+        fine = blocks(placed(fine, half), "fine_before", self.fine_depth, *told)
+        h = Dense(self.features, name="merge")(patches(fine.reshape(-1, *grid, width), 2))
+        h = blocks(placed(h, self.patch_size), "blocks", self.depth, embedding, text)
+        apart = image(Dense(4 * width, name="split")(h), grid, 2)
+        fine = blocks(fine + apart.reshape(fine.shape), "fine_after", self.fine_depth, *told)
+        y = LastLayer(half**2 * x.shape[-1], name="last")(fine, told[0])
+        return image(y, x.shape[1:3], half).astype(jnp.float32)
+
+    def _require_fine(self) -> None:
+        if self.patch_size % 2:
+            raise ValueError(f"patch_size: {self.patch_size} is odd, so fine layers cannot halve it")
+        if self.fine_features % 4 or self.fine_features * self.num_heads % self.features:
+            raise ValueError(
+                f"fine_features: {self.fine_features} is not a multiple of a head's "
+                f"{self.features // self.num_heads} features, or not of 4"
+            )
 
     def _read(self, tokens: Array, dtype: Any) -> tuple[Array, Array]:
         """The encoded text [B, L, features], and bool [B, L]: which tokens are no padding."""
