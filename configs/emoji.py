@@ -1,8 +1,9 @@
 """Text-to-image from nothing: OpenMoji's named drawings at 64x64, on two CPU cores.
 
-A transformer reads the words of a name and draws the picture, in patches of 16x16 pixels. EDM's
-preconditioning and noise distribution (Karras et al. 2022, table 1), the latter moved to higher
-noise, where the drawing is chosen. docs/text_to_image.md has what it reaches.
+A transformer reads the words of a name and draws the picture: narrow layers on patches of 8x8
+pixels, with wide ones on patches of 16x16 between them. EDM's preconditioning of the input and its
+weighting (Karras et al. 2022, table 1), with a noise distribution moved to higher noise, where the
+text decides. docs/text_to_image.md has what it reaches.
 
     sde-diffusion train --config configs/emoji.py --workdir runs/emoji
 """

@@ -10,8 +10,16 @@ with c the encoded text, as in Imagen's layers. Queries and keys are normalized.
 the embedding of the time, which gives the shifts b, scales s and gates g. Padding is never seen. A
 text of padding alone is no text: then a layer is one of a network without text.
 
+With `fine_depth`, narrower layers see patches of half the size, before and after the others:
+
+    f <- before(patches of P/2),   h <- layers(merge of 2x2 f),   f <- after(f + split of h).
+
+The wide layers then run on few tokens, and the details of a patch are decided by tokens that see
+those of the neighbouring patches.
+
 Peebles & Xie 2023, "Scalable diffusion models with transformers"; Saharia et al. 2022,
-"Photorealistic text-to-image diffusion models with deep language understanding".
+"Photorealistic text-to-image diffusion models with deep language understanding"; Crowson et al.
+2024, "Scalable high-resolution pixel-space image synthesis with hourglass diffusion transformers".
 """
 
 from typing import Any
@@ -55,6 +63,8 @@ class TextDiT(nn.Module):
     patch_size: pixels of a patch along an axis.
     depth, features, num_heads: layers, width of the tokens, heads.
     text_depth: layers of the text encoder, of the same width.
+    fine_depth: layers at half the patch size before, and as many after, the others; 0 for none.
+    fine_features: width of their tokens; their heads are as wide as those of the others.
     label_scale: what the time label is multiplied by before its sines and cosines are taken; they
         resolve labels from 0 to 1000.
     num_classes, image_channels, learned_null, numbers: see `conditions.Conditions`.
@@ -62,8 +72,8 @@ class TextDiT(nn.Module):
     remat: what the backward pass computes again instead of keeping it; see `networks.scan`.
     attention: the implementation, see `networks.attention`.
 
-    Raises ValueError for an unknown choice, a learned null of the text, and an image that the
-    patches do not divide.
+    Raises ValueError for an unknown choice, a learned null of the text, fine layers that do not
+    fit, and an image that the patches do not divide.
     """
 
     vocabulary: int = 257
@@ -88,6 +98,8 @@ class TextDiT(nn.Module):
             require_known(field, getattr(self, field), CHOICES[field])
         if "tokens" in self.learned_null:
             raise ValueError("learned_null: without a text, no text is seen; nothing is learned")
+        if self.fine_depth:
+            self._require_fine()
         self.conditions().check()
         super().__post_init__()
 
@@ -100,8 +112,6 @@ class TextDiT(nn.Module):
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:
         require_patches(x, self.patch_size, self.features, self.num_heads)
-        if self.fine_depth:
-            self._require_fine()
         dtype = jnp.dtype(self.dtype)
         tokens, others = _split(cond, x.shape[0])
         text, seen = self._read(tokens, dtype)
@@ -113,44 +123,48 @@ class TextDiT(nn.Module):
         beside = self.conditions().image(others, x)
         shown = x if beside is None else jnp.concatenate([x, beside], axis=-1)
 
-        def blocks(h: Array, place: str, depth: int, embedding: Array, text: Array) -> Array:
-            """The tokens h after `depth` layers, with heads as wide as those of all layers."""
-            kind = scanned(
-                Block, depth, remat=self.remat, dtype=dtype, initializing=self.is_initializing()
-            )
-            heads = h.shape[-1] * self.num_heads // self.features
-            layers = kind(heads, self.attention, name=f"{SCANNED}_{place}")
-            return layers(h, embedding, text, seen)[0]
+        size, last = self.patch_size, embedding
+        if self.fine_depth:
+            h, last = self._finer(shown.astype(dtype), embedding, text, seen)
+            size //= 2
+        else:
+            h = Dense(self.features, name="patches")(patches(shown.astype(dtype), size))
+            h = self._layers("blocks", self.depth, _placed(h, x, size), embedding, text, seen)
+        y = LastLayer(size**2 * x.shape[-1], name="last")(h, last)
+        return image(y, x.shape[1:3], size).astype(jnp.float32)
 
-        def placed(h: Array, size: int) -> Array:
-            """Tokens of patches of `size` pixels with the vectors of their places added."""
-            rows, columns = (length // size for length in x.shape[1:3])
-            return (h + positions(rows, columns, h.shape[-1])).astype(dtype)
-
-        if not self.fine_depth:
-            h = Dense(self.features, name="patches")(patches(shown.astype(dtype), self.patch_size))
-            h = blocks(placed(h, self.patch_size), "blocks", self.depth, embedding, text)
-            y = LastLayer(self.patch_size**2 * x.shape[-1], name="last")(h, embedding)
-            return image(y, x.shape[1:3], self.patch_size).astype(jnp.float32)
-
-        half, width = self.patch_size // 2, self.fine_features
-        grid = tuple(length // half for length in x.shape[1:3])
-        fine = Dense(width, name="fine_patches")(patches(shown.astype(dtype), half))
-        told = (
-            Dense(width, name="fine_embedding")(embedding),
-            Dense(width, name="fine_words")(text),
-        )
-        fine = blocks(placed(fine, half), "fine_before", self.fine_depth, *told)
+    def _finer(self, x: Array, embedding: Array, text: Array, seen: Array) -> tuple[Array, Array]:
+        """Tokens of half the patch size, through all layers, and the embedding of their width."""
+        size, width = self.patch_size // 2, self.fine_features
+        grid = (x.shape[1] // size, x.shape[2] // size)
+        told = Dense(width, name="fine_embedding")(embedding)
+        words = Dense(width, name="fine_words")(text)
+        fine = _placed(Dense(width, name="fine_patches")(patches(x, size)), x, size)
+        fine = self._layers("fine_before", self.fine_depth, fine, told, words, seen)
         h = Dense(self.features, name="merge")(patches(fine.reshape(-1, *grid, width), 2))
-        h = blocks(placed(h, self.patch_size), "blocks", self.depth, embedding, text)
+        h = _placed(h, x, self.patch_size)
+        h = self._layers("blocks", self.depth, h, embedding, text, seen)
         apart = image(Dense(4 * width, name="split")(h), grid, 2)
-        fine = blocks(fine + apart.reshape(fine.shape), "fine_after", self.fine_depth, *told)
-        y = LastLayer(half**2 * x.shape[-1], name="last")(fine, told[0])
-        return image(y, x.shape[1:3], half).astype(jnp.float32)
+        fine = fine + apart.reshape(fine.shape)
+        return self._layers("fine_after", self.fine_depth, fine, told, words, seen), told
+
+    def _layers(
+        self, name: str, depth: int, h: Array, embedding: Array, text: Array, seen: Array
+    ) -> Array:
+        """Tokens h [B, T, D] after `depth` layers, whose heads are as wide as those of all."""
+        kind = scanned(
+            Block, depth, remat=self.remat, dtype=h.dtype, initializing=self.is_initializing()
+        )
+        heads = h.shape[-1] * self.num_heads // self.features
+        layers = kind(heads, self.attention, name=f"{SCANNED}_{name}")
+        tokens: Array = layers(h, embedding, text, seen)[0]
+        return tokens
 
     def _require_fine(self) -> None:
         if self.patch_size % 2:
-            raise ValueError(f"patch_size: {self.patch_size} is odd, so fine layers cannot halve it")
+            raise ValueError(
+                f"patch_size: {self.patch_size} is odd, so fine layers cannot halve it"
+            )
         if self.fine_features % 4 or self.fine_features * self.num_heads % self.features:
             raise ValueError(
                 f"fine_features: {self.fine_features} is not a multiple of a head's "
@@ -228,6 +242,12 @@ def _split(cond: Any, batch: int) -> tuple[Array, Any]:
     if not isinstance(cond, dict) or "tokens" not in cond:
         return jnp.full((batch, 1), PADDING), cond
     return cond["tokens"], {name: each for name, each in cond.items() if name != "tokens"}
+
+
+def _placed(h: Array, x: Array, size: int) -> Array:
+    """Tokens of the patches of images x, of `size` pixels, with the vectors of their places."""
+    places = positions(x.shape[1] // size, x.shape[2] // size, h.shape[-1])
+    return (h + places).astype(h.dtype)
 
 
 def _mean(text: Array, seen: Array) -> Array:

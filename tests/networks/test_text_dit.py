@@ -10,6 +10,7 @@ import pytest
 from sde_diffusion.networks import TextDiT
 
 SMALL = TextDiT(vocabulary=9, depth=2, features=16, num_heads=2)
+FINE = SMALL.clone(fine_depth=1, fine_features=8)
 X = np.random.default_rng(1).standard_normal((3, 4, 8, 3)).astype(np.float32)
 T = np.array([0.3, 70.0, 700.0], np.float32)
 TOKENS = np.array([[3, 5, 4, 0], [2, 0, 0, 0], [0, 0, 0, 0]])
@@ -34,7 +35,8 @@ def applied(network=SMALL):
 
 def output(tokens, x=X, network=SMALL):
     cond = None if tokens is None else {"tokens": jnp.asarray(tokens)}
-    return np.asarray(applied(network)({"params": params()}, x, T[: len(x)], cond))
+    made = params(FINE if network.fine_depth else SMALL)
+    return np.asarray(applied(network)({"params": made}, x, T[: len(x)], cond))
 
 
 def test_the_output_has_the_shape_of_the_image_and_is_float32():
@@ -78,6 +80,33 @@ def test_the_attention_reads_the_text_beside_the_pooled_vector():
         for tokens in (TOKENS, TOKENS[::-1])
     )
     assert np.abs(y - other)[0].max() > 1e-2
+
+
+def test_fine_layers_carry_a_pixel_over_the_borders_of_patches():
+    """The coarse layers cut off, a change of one pixel reaches every other patch."""
+    cut = dict(params(FINE))
+    cut["split"] = jax.tree.map(np.zeros_like, cut["split"])
+    changed = X.copy()
+    changed[:, 0, 0] += 1
+    y, other = (applied(FINE)({"params": cut}, x, T, None) for x in (X, changed))
+    assert np.abs(y - other).max(axis=(0, 3)).min() > 1e-4
+
+
+def test_fine_layers_have_the_coarse_ones_between_them():
+    """With the merged tokens cut off, a picture is another one."""
+    cut = dict(params(FINE))
+    cut["merge"] = jax.tree.map(np.zeros_like, cut["merge"])
+    y, other = (applied(FINE)({"params": each}, X, T, None) for each in (params(FINE), cut))
+    assert (y.shape, y.dtype) == (X.shape, np.float32)
+    assert np.abs(y - other).max() > 1e-2
+
+
+def test_with_fine_layers_padding_is_never_seen():
+    longer = np.pad(TOKENS, ((0, 0), (0, 3)))
+    y = output(TOKENS, network=FINE)
+    np.testing.assert_allclose(output(longer, network=FINE), y, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(y[2], output(None, network=FINE)[2], rtol=1e-4, atol=1e-5)
+    assert np.abs(y - output(None, network=FINE))[:2].max(axis=(1, 2, 3)).min() > 1e-2
 
 
 def test_at_first_it_is_zero():
@@ -126,6 +155,8 @@ def test_other_conditions_are_told_beside_the_text():
         ({"dtype": "float8"}, "unknown dtype 'float8'"),
         ({"learned_null": ("tokens",)}, "without a text, no text is seen"),
         ({"learned_null": ("label",)}, "set num_classes"),
+        ({"fine_depth": 1, "patch_size": 3}, "patch_size: 3 is odd"),
+        ({"fine_depth": 1, "fine_features": 96}, "not a multiple of a head's 64 features"),
     ],
 )
 def test_fields_that_do_not_fit_are_named(fields, message):
