@@ -182,15 +182,17 @@ def guided(config: ConfigDict, trained: Model) -> Model:
             "that is"
         )
     weight, batched = float(group.weight), group.batched
+    outside = trained
     if is_guided_by_embeddings(config):
         made = guidance.away_from(trained, weight, batched=batched)
+        outside = guidance.away_from(trained, 1.0, batched=batched)  # of the same two conditions
     else:
         null = null_for_guidance(config)
         made = guidance.classifier_free(trained, weight, null=null, batched=batched)
     if group.interval is None:
         return made
     low, high = group.interval
-    return guidance.interval(made, trained, float(low), float(high))
+    return guidance.interval(made, outside, float(low), float(high))
 
 
 def is_guided_by_embeddings(config: ConfigDict) -> bool:
