@@ -66,12 +66,27 @@ def from_flow_map_network(
     )
 
 
+def to_the_data(model: Model) -> Model:
+    """A consistency model: the model with the map that its prediction at one time gives.
+
+        F(x, t, s) = alpha_s x0(x, t) + sigma_s eps(x, t)
+
+    which is the flow map for s = t_min alone, once the network was trained to give it (by
+    `consistency_loss`, `scm_loss`, or `trajectory_loss` with to_end=1), so samples are renoised
+    between the steps: `FlowMap(gamma=1.0)`. So a network of one time, such as a pretrained one, is
+    trained and sampled in a few evaluations. F(x, t, t) = x exactly.
+    """
+    return Model(model.sde, model.function, model.params, Partial(_to_the_data, model.function))
+
+
 def predicted_towards(model: Model, x: Array, t: Time, s: Time, cond: Any = None) -> Prediction:
     """The prediction towards s of a model of `from_flow_map_network`; `.towards(s)` is F(x, t, s).
 
-    Raises ValueError for another model.
+    That of a model of `to_the_data` is the same for every s. Raises ValueError for another model.
     """
     mapping = model.mapping
+    if isinstance(mapping, Partial) and mapping.func is _to_the_data:
+        return model(x, t, cond)
     if not (isinstance(mapping, Partial) and mapping.func is _in_one_evaluation):
         raise ValueError(
             "the model gives no prediction towards a second time: make it by "
@@ -120,6 +135,18 @@ def _in_one_evaluation(
     cond: Any,
 ) -> Mapped:
     return Mapped(_towards(apply, parameterization, params, sde, x, t, s, cond).towards(s))
+
+
+def _to_the_data(
+    function: Callable[..., Prediction],
+    params: Any,
+    sde: SDE,
+    x: Array,
+    t: Array,
+    s: Array,
+    cond: Any,
+) -> Mapped:
+    return Mapped(function(params, sde, x, t, cond).towards(s))
 
 
 def _towards(

@@ -1,5 +1,7 @@
 """Flow maps: exact where known, the identity at s = t, and composed of their parts."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,6 +92,34 @@ def test_below_t_min_the_label_stays_and_the_noise_goes():
     x = starts(sde)
     prediction = flow_map.predicted_towards(model, x, 2.0, sde.t_min)
     np.testing.assert_allclose(model.flow_map(x, 2.0, 0.0).x, prediction.x0, rtol=1e-6)
+
+
+def test_a_consistency_model_of_one_time_is_exact_to_the_data_and_minimizes_its_losses():
+    sde = sd.EDM(t_min=0.02, t_max=10.0)
+    exact = GAUSSIAN.model(sde)
+
+    def x0(x, t):
+        """The x0 whose line from x ends where the flow does."""
+        ratio = sde.t_min / t[:, None]
+        return (exact.flow_map(x, t, sde.t_min).x - ratio * x) / (1.0 - ratio)
+
+    model = flow_map.to_the_data(sd.from_x0(sde, x0))
+    x = starts(sde)
+    end = exact.flow_map(x, sde.t_max, sde.t_min).x
+    np.testing.assert_allclose(model.flow_map(x, sde.t_max, sde.t_min).x, end, atol=1e-4)
+    np.testing.assert_allclose(model.flow_map(x, 5.0, 5.0).x, x, rtol=1e-5)
+    towards = [flow_map.predicted_towards(model, x, jnp.full(16, 5.0), s).x0 for s in (0.1, 1.0)]
+    np.testing.assert_array_equal(*towards)
+
+    wrong = flow_map.to_the_data(exact)
+    for loss, options in (
+        (sd.objectives.trajectory_loss, {"steps": 16, "to_end": 1.0, "pairs": 1}),
+        (sd.objectives.consistency_loss, {"schedule": sd.objectives.SCHEDULES["karras"](64)}),
+    ):
+        function = partial(loss, jax.random.key(1), x0=x, teacher=exact, **options)
+        mean = jax.jit(lambda student, function=function: jnp.mean(function(student=student)))
+        values = [mean(student) for student in (model, wrong)]
+        assert values[0] < 0.02 * values[1]
 
 
 def test_what_is_refused():

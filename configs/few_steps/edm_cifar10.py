@@ -2,7 +2,8 @@ r"""EDM on CIFAR-10, a DDPM++ of 56 M parameters: the diffusion model that other
 
 Karras et al. 2022, table 2 (config F, unconditional, VP): FID 1.97 with 35 evaluations. The
 reference also augments the images, which is not here, and averages the parameters over half a
-million images with a ramp.
+million images with a ramp. The two figures are those of its repository (NVlabs/edm); the warm-up
+and the rate of the average could not be checked.
 Needs an accelerator, and CIFAR-10's binary archive in data/.
 
 sde-diffusion train --config configs/few_steps/edm_cifar10.py --workdir runs/edm_cifar10

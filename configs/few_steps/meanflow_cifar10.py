@@ -3,7 +3,8 @@ r"""MeanFlow on CIFAR-10, from nothing: one evaluation a sample.
 Geng et al. 2025 (Mean Flows for one-step generative modeling): FID 2.92 with one evaluation. The
 settings are those of the authors' cifar10_v0.sh (Gsunshine/py-meanflow): 16,000 epochs in batches
 of 8 x 128, three quarters of the samples with two different times, power 0.75. The reference also
-augments the images as EDM does, which is not here.
+augments the images as EDM does, which is not here. The figure and the script could not be checked
+again.
 Needs accelerators, and CIFAR-10's binary archive in data/.
 
 sde-diffusion train --config configs/few_steps/meanflow_cifar10.py --config.preset=tpu \

@@ -1,6 +1,8 @@
 """Writes the tables into docs/few_steps.md, between its two marks, from what table.py wrote.
 
-python experiments/few_steps/page.py runs/few_steps docs/few_steps.md
+    python experiments/few_steps/page.py runs/few_steps docs/few_steps.md
+
+A problem that the folder has no results of keeps the table that the page has.
 """
 
 import json
@@ -66,10 +68,13 @@ def of_problem(result: dict[str, Any]) -> str:
 
 def main() -> None:
     folder, page = Path(sys.argv[1]), Path(sys.argv[2])
-    files = [folder / f"{name}.json" for name in TITLES]
-    tables = [of_problem(json.loads(file.read_text())) for file in files if file.exists()]
     before, _, rest = page.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
+    there, _, after = rest.partition(END)
+    parts = (f"### {part}".rstrip() for part in there.split("### ")[1:])
+    old = {part.partition("\n")[0].removeprefix("### "): part for part in parts}
+    files = {title: folder / f"{name}.json" for name, title in TITLES.items()}
+    made = {t: of_problem(json.loads(f.read_text())) for t, f in files.items() if f.exists()}
+    tables = [(old | made)[title] for title in TITLES if title in old | made]
     page.write_text("\n\n".join([before + BEGIN, *tables, END + after]))
 
 

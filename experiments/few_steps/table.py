@@ -1,12 +1,11 @@
 """Flow maps learned by each objective, held against the exact map of known distributions.
 
-    python experiments/few_steps/table.py --problem mixture2d --out runs/few_steps
-    python experiments/few_steps/table.py --problem mixture64d --out runs/few_steps
-    python experiments/few_steps/table.py --problem digits --out runs/few_steps
-    python experiments/few_steps/page.py runs/few_steps
+    python experiments/few_steps/table.py --out runs/few_steps
+    python experiments/few_steps/page.py runs/few_steps docs/few_steps.md
 
-The results are kept in the folder, so a run that was stopped goes on where it was, and
-`--minutes` says after how long no further student is begun.
+`--problem` chooses one of mixture2d, mixture64d and digits. The results are kept in the folder, so
+a run that was stopped goes on where it was, and `--minutes` says after how long no further student
+is begun.
 
 Every student is the same network and is trained for the same budget of evaluations: a forward pass
 of the network or of the exact model is 1, a backward pass 2, and a derivative in forward mode 1.
@@ -244,7 +243,7 @@ def of_fitted(exact: Any, sde: sd.SDE, known: Truth, nfe: int, seconds: float) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--problem", required=True, choices=SETTINGS)
+    parser.add_argument("--problem", choices=SETTINGS, help="all if absent")
     parser.add_argument("--budget", type=float, default=1.5e6, help="evaluations of each student")
     parser.add_argument("--methods", help="names, between commas; all if absent")
     parser.add_argument("--only", choices=("students", "solvers"), help="both if absent")
@@ -253,16 +252,23 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, help="after which no further student is begun")
     args = parser.parse_args()
     began = time.monotonic()
-    setting, exact = SETTINGS[args.problem], PROBLEMS[args.problem]()
+    for problem in [args.problem] if args.problem else SETTINGS:
+        if not fill(problem, args, began):
+            return
+
+
+def fill(problem: str, args: argparse.Namespace, began: float) -> bool:
+    """Measure the rows of a problem that are missing; whether there was time for all of them."""
+    setting, exact = SETTINGS[problem], PROBLEMS[problem]()
     sde = sd.EDM(t_min=setting["t_min"], t_max=setting["t_max"])
     args.out.mkdir(parents=True, exist_ok=True)
-    known = truth(exact, sde, args.out / f"{args.problem}_truth.npz")
-    path = args.out / f"{args.problem}.json"
+    known = truth(exact, sde, args.out / f"{problem}_truth.npz")
+    path = args.out / f"{problem}.json"
     result = json.loads(path.read_text()) if path.exists() else {"students": {}, "solvers": {}}
     if "floor" not in result:
         floor = [np.asarray(exact.sample(jax.random.key(k), NUM)) for k in range(8)]
         result["floor"] = distances.floor(distances.sliced_wasserstein, floor.__getitem__, 0, 4)[0]
-    result |= {"budget": args.budget, "problem": args.problem, "num": NUM}
+    result |= {"budget": args.budget, "problem": problem, "num": NUM}
 
     def row_of_solver(name: str) -> dict[str, Any]:
         kind, _, nfe = name.partition(", ")
@@ -287,11 +293,12 @@ def main() -> None:
             continue
         if args.minutes is not None and time.monotonic() - began > 60.0 * args.minutes:
             print(f"not begun: {name}; run the command again")
-            return
+            return False
         result[group][name] = (row_of_student if group == "students" else row_of_solver)(name)
         print(name, json.dumps(result[group][name]), flush=True)
         path.write_text(json.dumps(result, indent=1) + "\n")
         jax.clear_caches()
+    return True
 
 
 if __name__ == "__main__":

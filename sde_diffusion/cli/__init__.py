@@ -94,18 +94,25 @@ def _parser() -> argparse.ArgumentParser:
     distill = commands.add_parser(
         "distill", allow_abbrev=False, help="train a network that samples in a few evaluations"
     )
-    distill.add_argument("--workdir", required=True, help="the folder of the run that teaches")
+    distill.add_argument("--workdir", help="the folder of the run that teaches")
     distill.add_argument("--out", required=True, help="the student's folder; a run there goes on")
     distill.add_argument(
         "--objective",
-        default="trajectory",
-        help="trajectory, consistency, scm, meanflow, shortcut or progressive (trajectory)",
+        help="trajectory, consistency, scm, meanflow, shortcut or progressive (trajectory, or "
+        "consistency for --pretrained with data)",
     )
     distill.add_argument(
         "--guidance",
-        metavar="LOW,HIGH",
-        help="guide the teacher by weights from this range; sample --guidance then chooses one",
+        metavar="W or LOW,HIGH",
+        help="guide the teacher by a weight, or by weights from a range, of which sample "
+        "--guidance then chooses one",
     )
+    distill.add_argument("--lora", type=int, metavar="RANK", help="train adapters of this rank")
+    distilled = distill.add_argument_group("a pretrained text-to-image model that teaches")
+    _add_folder(distilled)
+    distilled.add_argument("--prompt", action="append", help="a text to learn on; several add up")
+    distilled.add_argument("--prompts", metavar="FILE", help="a file with a prompt on each line")
+    distilled.add_argument("--size", help="HEIGHTxWIDTH in pixels; the model's own if absent")
     distill.add_argument("--overwrite", action="store_true", help="remove the run that is there")
 
     sample = commands.add_parser("sample", allow_abbrev=False, help="draw samples")
@@ -191,8 +198,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_pretrained(command: Any) -> None:
     pretrained = command.add_argument_group("pretrained models of images")
-    pretrained.add_argument("--pretrained", help="a folder of diffusers, or a single file")
-    pretrained.add_argument("--like", help=LIKE)
+    _add_folder(pretrained)
     pretrained.add_argument("--negative-prompt", help="what the pictures are guided away from")
     pretrained.add_argument(
         "--lora",
@@ -204,8 +210,13 @@ def _add_pretrained(command: Any) -> None:
     pretrained.add_argument(
         "--tile", type=int, help="pixels on a side of the tiles in which large pictures are decoded"
     )
-    pretrained.add_argument("--variant", help="of the folder's weights, such as fp16")
-    pretrained.add_argument("--dtype", default="float32", choices=DTYPES)
+
+
+def _add_folder(group: Any) -> None:
+    group.add_argument("--pretrained", help="a folder of diffusers, or a single file")
+    group.add_argument("--like", help=LIKE)
+    group.add_argument("--variant", help="of the folder's weights, such as fp16")
+    group.add_argument("--dtype", default="float32", choices=DTYPES)
 
 
 def _add_which(command: Any) -> None:

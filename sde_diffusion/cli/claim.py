@@ -34,7 +34,8 @@ MAY_GROW = "training.steps"
 # What a run writes; --overwrite removes these and nothing else.
 OWN = (
     *("checkpoints", "samples", "tensorboard", "metrics.jsonl", "loss.png", "samples.png"),
-    *("evaluation.json", "init_from.json", "codec.json", DATA, CONFIG),
+    *("evaluation.json", "init_from.json", "codec.json", "student", "lora.safetensors"),
+    *(DATA, CONFIG),
 )
 
 

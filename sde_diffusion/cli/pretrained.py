@@ -37,11 +37,14 @@ def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:
     """Draw pictures by the pipeline in the folder --pretrained into the file `out`."""
     _require_fitting_options(args, overrides)
     from sde_diffusion.pretrained import add_lora
+    from sde_diffusion.pretrained.consistency import as_consistency, is_consistency
 
     run.enable_cache()
     pipe = load(args)
     for file, weight in map(_lora, args.lora or ()):
         pipe = add_lora(pipe, file, weight)
+    if (args.solver or "").startswith("flow_map") and not is_consistency(pipe):
+        pipe = as_consistency(pipe)
     filled = _filled(args, pipe)
     size = filled["picture"].shape[:2] if filled and args.size is None else size_of(args, pipe)
     options: dict[str, Any] = {"size": size} | _solver(args, pipe) | filled
@@ -82,7 +85,7 @@ def load(args: Namespace) -> Pipeline:
     pipe = pretrained.load(
         args.pretrained, like=args.like, variant=args.variant, dtype=DTYPES[args.dtype]
     )
-    if args.tile is None:
+    if getattr(args, "tile", None) is None:
         return pipe
     codec, factor = pipe.codec, pipe.codec.factor
     if not isinstance(codec, Codec):
@@ -169,7 +172,9 @@ def _solver(args: Namespace, pipe: Pipeline) -> dict[str, Any]:
     if args.grid is not None:
         name, fields = notation.read("grid", args.grid)
         # As many evaluations as the pipeline's own grid has, the last of which denoises.
-        options["grid"] = grids.named(name, pipe.model.sde, steps - 1, **fields)
+        ends = options.get("solver", pipe.solver).denoises
+        num = steps if ends else steps - 1
+        options["grid"] = grids.named(name, pipe.model.sde, num, **fields)
     return options
 
 

@@ -13,7 +13,7 @@ from flax import serialization, traverse_util
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed, training
-from sde_diffusion.config import adapters, build, folders
+from sde_diffusion.config import adapters, build, flow_maps, folders
 from sde_diffusion.config import schema as configs
 from sde_diffusion.pretrained import safetensors
 from sde_diffusion.pretrained.part import read_part
@@ -156,19 +156,27 @@ def base_config(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
 def base(config: ConfigDict, features: data.Features) -> Any:
     """The parameters that config.lora adapts, all of which config.init_from has to name.
 
-    Raises what `stored` raises, and ValueError where a parameter is not there.
+    The layers by which a flow map is told its numbers, which its teacher does not have, are new:
+    they are drawn from the run's seed. Raises what `stored` raises, and ValueError where another
+    parameter is not there.
     """
     found, shapes = stored(config), _abstract(config, features)
     if found is None:
         raise ValueError("config.lora.rank needs a base: set config.init_from.path")
     plan = init_from.plan(found, shapes, config.init_from.names)
-    if absent := (*plan.missing, *plan.unwanted):
+    told = [f"number_{name}" for name in flow_maps.numbers(config)]
+    new = {name for name in plan.missing if any(layer in name for layer in told)}
+    if absent := [name for name in (*plan.missing, *plan.unwanted) if name not in new]:
         raise ValueError(
             f"{found.name} is no base for adapters (config.lora): {len(absent)} parameters of the "
             f"network are not taken from it: {few(absent)}"
         )
     leaves = named(shapes)
-    arrays = found.read(leaves)
+    arrays = found.read({name: leaf for name, leaf in leaves.items() if name not in new})
+    if new:
+        init = jax.jit(build.init_params(config, features.event.shape))
+        drawn = named(init(jax.random.key(config.seed)))
+        arrays |= {name: jax.device_put(drawn[name], leaves[name].sharding) for name in new}
     return jax.tree.unflatten(jax.tree.structure(shapes), [arrays[name] for name in leaves])
 
 

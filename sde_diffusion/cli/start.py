@@ -10,6 +10,7 @@ from sde_diffusion import data, distributed, training
 from sde_diffusion.cli import run
 from sde_diffusion.cli.say import say
 from sde_diffusion.config import build, codecs, conditions, flow_maps
+from sde_diffusion.config import schema as configs
 from sde_diffusion.model import Model
 from sde_diffusion.training import init_from
 
@@ -22,7 +23,8 @@ def teacher(
     """The model of the run that config.teacher names, guided as its config says, or None.
 
     `features` are of what the student samples, latents where it has a codec.
-    With config.teacher.guidance it is the trained model itself, which the objective guides. Raises
+    With a range in config.teacher.guidance it is the trained model itself, which the objective
+    guides, and with a number it is guided by that weight. Raises
     FileNotFoundError for a folder without a run, and ValueError for a teacher of another SDE,
     shape, range of the data, or condition, or that cannot be guided where it is to be.
     """
@@ -44,8 +46,11 @@ def teacher(
                 f"config.teacher.path {group.path}: the teacher has {what} {other}, and the "
                 f"student {ours}"
             )
+    fixed = flow_maps.fixed_weight(config)
+    if fixed is not None:
+        theirs = configs.override(theirs, {"sampling.guidance.weight": str(fixed)})
     by_weight = flow_maps.weights(config) is not None
-    if by_weight:
+    if by_weight or fixed not in (None, 1.0):
         build.null_for_guidance(theirs)
     step, ema = (None if value is None else str(value) for value in (group.step, group.ema))
     found = run.restore_params(

@@ -4,7 +4,8 @@
 solver is written as on the command line, "karras(rho=3)". The network is then told a second time
 beside its own. `config.teacher.path` is the folder of the run whose flow is learned; without one
 the losses that can learn from the data alone do. With `config.teacher.guidance` = (low, high) the
-teacher is guided with weights from that range, and the network is told the weight. MeanFlow and
+teacher is guided with weights from that range, and the network is told the weight; with one number
+the teacher is guided by that weight always, and nothing is told. MeanFlow and
 shortcut models take `loss.weighting` as well, and MeanFlow `loss.times`.
 """
 
@@ -163,15 +164,25 @@ def weights(config: ConfigDict) -> tuple[float, float] | None:
     The student is told the weight.
     """
     given = config.teacher.guidance
-    if given is None:
+    if given is None or fixed_weight(config) is not None:
         return None
     ends = given if isinstance(given, tuple | list) else ()
     if len(ends) != 2 or not all(isinstance(end, int | float) for end in ends):
-        raise ValueError(f"config.teacher.guidance must be None or (low, high), got {given!r}")
+        raise ValueError(
+            f"config.teacher.guidance must be None, a number or (low, high), got {given!r}"
+        )
     low, high = map(float, ends)
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"config.teacher.guidance must be (low, high), low < high, got {given!r}")
     return low, high
+
+
+def fixed_weight(config: ConfigDict) -> float | None:
+    """The one weight with which the teacher is guided; None for a range, or none of its own."""
+    given = config.teacher.guidance
+    if isinstance(given, bool) or not isinstance(given, int | float) or not math.isfinite(given):
+        return None
+    return float(given)
 
 
 def require_weight(config: ConfigDict) -> float:

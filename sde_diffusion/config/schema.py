@@ -123,7 +123,7 @@ def default() -> ConfigDict:
                 "path": "",
                 "step": None,  # the number of a checkpoint, or "best"; None for the last
                 "ema": 0,  # the number of an average; None for the parameters themselves
-                "guidance": None,  # (low, high), weights of its guidance, which the student is told
+                "guidance": None,  # its weight, or (low, high), of which the student is told one
             },
             "codec": {  # the run of the autoencoder whose latents are modelled; "" for none
                 "path": "",

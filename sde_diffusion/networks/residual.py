@@ -117,12 +117,14 @@ class Upsample(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """linear_2(silu(linear_1(h))), [B, C] -> [B, features]."""
+    """linear_2(silu(linear_1(h))), [B, C] -> [B, features]; h is h + cond_proj(told) where told."""
 
     features: int
 
     @nn.compact
-    def __call__(self, h: Array) -> Array:
+    def __call__(self, h: Array, told: Array | None = None) -> Array:
+        if told is not None:
+            h = h + Dense(h.shape[-1], use_bias=False, name="cond_proj")(told)
         h = nn.silu(Dense(self.features, name="linear_1")(h))
         return Dense(self.features, name="linear_2")(h)
 

@@ -8,6 +8,7 @@ the time.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -48,6 +49,10 @@ class UNetCondition(nn.Module):
 
         image    [B, H, W, in_channels - C], what is put beside x, such as a picture to be filled in
 
+    and with time_cond_proj_dim
+
+        guidance [B], the weight of the guidance that the network was distilled from, see `guided`
+
     The fields are those of diffusers' config, in which `attention_head_dim` is the number of heads.
 
     dtype: of the computation; normalizations, softmax and output are in float32.
@@ -74,6 +79,7 @@ class UNetCondition(nn.Module):
     addition_embed_type: str | None = None
     addition_time_embed_dim: int | None = None
     projection_class_embeddings_input_dim: int | None = None
+    time_cond_proj_dim: int | None = None
     dtype: str = "float32"
     remat: str = "none"
     attention: str = "auto"
@@ -92,6 +98,8 @@ class UNetCondition(nn.Module):
     def told(self) -> dict[str, tuple[int, ...]]:
         """The shapes of the condition of one sample, with a text of one token."""
         text: dict[str, tuple[int, ...]] = {"text": (1, self.cross_attention_dim)}
+        if self.time_cond_proj_dim is not None:
+            text |= {"guidance": ()}
         if self.addition_embed_type is None:
             return text
         sizes = 6 * (self.addition_time_embed_dim or 0)
@@ -103,6 +111,7 @@ class UNetCondition(nn.Module):
         self, x: Array, t: Array, cond: Mapping[str, Array], *, train: bool = False
     ) -> Array:
         needed = ["pooled", "sizes"] if self.addition_embed_type else []
+        needed += ["guidance"] if self.time_cond_proj_dim else []
         require_conditions(cond, "text", *needed)
         dtype = jnp.dtype(self.dtype)
         if x.shape[-1] != self.in_channels:
@@ -143,7 +152,13 @@ class UNetCondition(nn.Module):
 
         features = 4 * self.block_out_channels[0]
         h = sines(t, self.block_out_channels[0]).astype(dtype)
-        embedding = TimeEmbedding(features, name="time_embedding")(h)
+        told = None
+        if self.time_cond_proj_dim is not None:
+            # Luo et al. 2023 (LCM), as diffusers' LatentConsistencyModelPipeline tells it.
+            w = 1000.0 * (cond["guidance"].astype(jnp.float32) - 1.0)
+            features_of_w = partial(time_features, cosine_first=False, frequency_shift=1)
+            told = features_of_w(w, self.time_cond_proj_dim).astype(dtype)
+        embedding = TimeEmbedding(features, name="time_embedding")(h, told)
         if self.addition_embed_type is None:
             return embedding
         sizes = sines(cond["sizes"], self.addition_time_embed_dim or 0)

@@ -1,6 +1,13 @@
 """What a step of training minimizes: objectives, losses, their weightings and times."""
 
 from sde_diffusion.objectives import time_density, weighting
+from sde_diffusion.objectives.adversarial import (
+    ADVERSARIES,
+    Adversary,
+    adversarial_distillation_objective,
+    hinge,
+    logarithmic,
+)
 from sde_diffusion.objectives.autoencoding import Weights as AutoencodingWeights
 from sde_diffusion.objectives.autoencoding import autoencoding_objective, kl_divergence
 from sde_diffusion.objectives.classification import (
@@ -34,17 +41,20 @@ from sde_diffusion.objectives.objective import Metrics, Objective, of_loss
 from sde_diffusion.objectives.weighting import WEIGHTINGS, Weighting
 
 __all__ = [
+    "ADVERSARIES",
     "FLOW_MAP_LOSSES",
     "GUIDANCE",
     "IMAGE_CONDITIONS",
     "REDUCTIONS",
     "SCHEDULES",
     "WEIGHTINGS",
+    "Adversary",
     "AutoencodingWeights",
     "ImageCondition",
     "Metrics",
     "Objective",
     "Weighting",
+    "adversarial_distillation_objective",
     "autoencoding_objective",
     "classification_loss",
     "classification_objective",
@@ -59,7 +69,9 @@ __all__ = [
     "guided",
     "half_sum",
     "hidden",
+    "hinge",
     "kl_divergence",
+    "logarithmic",
     "low_resolution",
     "mean",
     "meanflow_loss",

@@ -116,7 +116,6 @@ UNET_CONDITION = Kind(
         "resnet_skip_time_act": False,
         "resnet_time_scale_shift": "default",
         "reverse_transformer_layers_per_block": None,
-        "time_cond_proj_dim": None,
         "time_embedding_act_fn": None,
         "time_embedding_dim": None,
         "time_embedding_type": "positional",

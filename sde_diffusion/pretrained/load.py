@@ -28,6 +28,7 @@ from sde_diffusion.selection import choose
 
 PIPELINES: dict[str, Callable[..., Pipeline]] = {
     "StableDiffusionPipeline": stable_diffusion,
+    "LatentConsistencyModelPipeline": stable_diffusion,
     "StableDiffusionXLPipeline": stable_diffusion_xl,
     "StableDiffusionInpaintPipeline": stable_diffusion,
     "StableDiffusionXLInpaintPipeline": stable_diffusion_xl,

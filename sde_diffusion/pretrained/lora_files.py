@@ -26,6 +26,7 @@ import numpy as np
 from sde_diffusion import lora
 from sde_diffusion.pipeline import Pipeline
 from sde_diffusion.pretrained import safetensors
+from sde_diffusion.pretrained.consistency import CONSISTENCY, NOTE, as_consistency
 from sde_diffusion.pretrained.lora_names import NETWORK, PREFIXES, SUFFIX, Modules, table
 from sde_diffusion.pretrained.tensors import TO_OURS, TO_THEIRS, names_and_shapes, place
 from sde_diffusion.selection import require_known
@@ -58,7 +59,7 @@ def add_lora(pipe: Pipeline, file: str | os.PathLike[str], weight: float = 1.0) 
     """The pipeline with the adapters of a file merged, their change multiplied by `weight`.
 
     Text encoders are adapted as well, where the file has adapters of them. Adapters of several
-    files add up.
+    files add up. With those that `distill --lora` wrote it samples in a few evaluations.
 
     Raises what `read` raises.
 
@@ -76,7 +77,9 @@ def add_lora(pipe: Pipeline, file: str | os.PathLike[str], weight: float = 1.0) 
         if part in changed:
             adapted = dataclasses.replace(encoder, params=changed[part])
             text = dataclasses.replace(text, **{field: adapted})  # type: ignore[type-var]
-    return dataclasses.replace(pipe, model=model, text=text)
+    pipe = dataclasses.replace(pipe, model=model, text=text)
+    made_for = safetensors.metadata(file).get(NOTE)
+    return as_consistency(pipe) if made_for == CONSISTENCY else pipe
 
 
 def read(file: str | os.PathLike[str], params: Mapping[str, Any]) -> dict[str, lora.Adapters]:
@@ -121,6 +124,7 @@ def write(
     *,
     form: str = "diffusers",
     dtype: Any = None,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Write adapters: `read` gives the same ones again.
 
@@ -129,6 +133,7 @@ def write(
             ...}, with the names of diffusers in the trees.
         form: "diffusers", which PEFT reads as well, or "kohya", with an alpha that is the rank.
         dtype: of the matrices in the file; by default their own.
+        notes: texts by name for the file's header.
 
     Raises ValueError for an unknown form, and for an adapter of what is no kernel, such as a table
     of embeddings.
@@ -143,7 +148,7 @@ def write(
         name = f"{_kohya_prefix(part, adapters)}{inner.replace('.', '_')}"
         arrays[f"{name}.lora_down.weight"], arrays[f"{name}.lora_up.weight"] = down, up
         arrays[f"{name}.alpha"] = np.array(down.shape[0], np.float32)
-    safetensors.write(file, arrays, dtype=dtype)
+    safetensors.write(file, arrays, dtype=dtype, notes=notes)
 
 
 def _modules(

@@ -56,17 +56,22 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def write(
-    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], *, dtype: Any = None
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray],
+    *,
+    dtype: Any = None,
+    notes: Mapping[str, str] | None = None,
 ) -> None:
     """Write the arrays under their names; one at a time is cast and made contiguous.
 
     dtype: of the arrays in the file; by default each keeps its own.
+    notes: texts by name for the header, which `metadata` reads.
 
     Raises ValueError for an array of a dtype that the format does not have.
     """
     dtypes = {name: jnp.dtype(dtype or array.dtype) for name, array in arrays.items()}
     named = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(notes or {})}}
     end = 0
     for name, array in arrays.items():
         if dtypes[name] not in named:

@@ -1,5 +1,6 @@
 """save(folder, like, parts): a folder that diffusers loads, with other weights in some parts."""
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -25,6 +26,7 @@ def save(
     parts: Mapping[str, Any],
     *,
     dtype: Any = None,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Write a pipeline's folder, for diffusers and for `load`, after one that is there.
 
@@ -36,6 +38,8 @@ def save(
         parts: parameters by the name of their folder, such as
             {"unet": pipe.model.params["params"]}.
         dtype: of the weights of these parts in the files; by default that of the parameters.
+        configs: fields by the name of a JSON file of the folder, such as "unet/config.json", that
+            are added to it, in place of those of the same name.
 
     Raises FileExistsError if the folder is there, and ValueError for a part that `like` does not
     have or whose parameters do not fit its config.
@@ -46,15 +50,19 @@ def save(
     readable = [name for name, (_, kind) in known.items() if kind in KINDS]
     for name, params in parts.items():
         require_known(f"part of {like}", name, readable)
-        _require_shapes(like / name, known[name][1], params)
+        changed = (configs or {}).get(f"{name}/config.json", {})
+        _require_shapes(like / name, known[name][1], changed, params)
     shutil.copytree(like, folder, ignore=lambda path, _: _weights(Path(path), like, parts))
+    for name, fields in (configs or {}).items():
+        text = json.dumps(read_json(like / name) | dict(fields), indent=2) + "\n"
+        (folder / name).write_text(text, encoding="utf-8")
     for name, params in parts.items():
         file = folder / name / f"{STEM[known[name][0]]}.safetensors"
         safetensors.write(file, to_tensors(params), dtype=dtype)
 
 
-def _require_shapes(folder: Path, kind: str, params: Any) -> None:
-    config = read_json(folder / "config.json")
+def _require_shapes(folder: Path, kind: str, changed: Mapping[str, Any], params: Any) -> None:
+    config = read_json(folder / "config.json") | dict(changed)
     module = build(KINDS[kind], config, source=str(folder))
     wanted = jax.tree.map(lambda leaf: leaf.shape, shapes(KINDS[kind], module))
     if jax.tree.map(lambda leaf: leaf.shape, params) != wanted:

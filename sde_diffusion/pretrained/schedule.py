@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from sde_diffusion import grids, samplers, selection
 from sde_diffusion.parameterization import PARAMETERIZATIONS, Parameterization
@@ -22,6 +23,7 @@ from sde_diffusion.selection import choose
 
 Config = Mapping[str, Any]
 
+ORIGIN = 50  # of LCMScheduler
 BETAS = {
     "linear": "linear",
     "scaled_linear": "scaled_linear",
@@ -39,6 +41,8 @@ class Scheduler(NamedTuple):
     solver: config -> our solver.
     spacing: the default of timestep_spacing.
     to_data: the default of whether the last step goes to the data.
+    maps: whether the network is a consistency model, whose times are a part of those of
+        `original_inference_steps`.
     extra: whether the chain is divided by n + 1 where the spacing is not "trailing".
     rounds: whether "linspace" rounds to times of the chain.
     clips: the default of clip_sample.
@@ -50,6 +54,7 @@ class Scheduler(NamedTuple):
     extra: bool = False
     rounds: bool = True
     clips: bool = False
+    maps: bool = False
 
 
 def _dpm_solver(config: Config) -> Solver:
@@ -86,6 +91,7 @@ SCHEDULERS = {
         lambda _: samplers.DDIM(eta=1.0), "linspace", rounds=False
     ),
     "DPMSolverMultistepScheduler": Scheduler(_dpm_solver, "linspace", extra=True),
+    "LCMScheduler": Scheduler(lambda _: samplers.FlowMap(gamma=1.0), "leading", maps=True),
     "UniPCMultistepScheduler": Scheduler(
         lambda config: samplers.UniPC(p=config.get("solver_order", 2)), "linspace", extra=True
     ),
@@ -129,6 +135,7 @@ class Schedule:
     extra: bool
     karras: bool
     clip: float | None = None
+    origin: int | None = None  # the steps that a consistency model was distilled from
 
     def grid(self, steps: int, size: tuple[int, int] | None = None) -> tuple[jax.Array, bool]:
         """The times for `steps` inference steps, and whether an evaluation denoises after them.
@@ -137,6 +144,8 @@ class Schedule:
 
         Raises ValueError for a number of steps that the chain does not have.
         """
+        if self.origin is not None:
+            return consistency_times(self.sde, steps, self.origin), True
         if steps < 2:
             raise ValueError(f"a sample takes at least 2 steps, got {steps}")
         if self.karras:
@@ -157,6 +166,19 @@ class Schedule:
         if to_first:
             fields["to_first"] = True
         return grids.named(self.spacing, self.sde, steps - 1 + to_first, **fields), self.to_data
+
+
+def consistency_times(sde: Tabulated, steps: int, origin: int = ORIGIN) -> jax.Array:
+    """The times of a consistency model on a chain, [steps + 1], from its last to its first.
+
+    They are evenly taken from the last times of `origin` equal parts of the chain, as
+    LCMScheduler's. Raises ValueError for more steps than these.
+    """
+    if not 1 <= steps <= origin:
+        raise ValueError(f"a consistency model on {origin} times takes 1 to {origin}: {steps}")
+    parts = np.arange(1, origin + 1) * (sde.num_scales // origin) - 1
+    chosen = np.floor(np.linspace(0, origin, steps, endpoint=False)).astype(int)
+    return jax.numpy.asarray([*parts[::-1][chosen], 0], jax.numpy.float32)
 
 
 def read_schedule(config: Config, source: str = "scheduler_config.json") -> Schedule:
@@ -203,6 +225,7 @@ def _read(config: Config) -> Schedule:
         kind.extra,
         karras,
         config.get("clip_sample_range", 1.0) if clips else None,
+        config.get("original_inference_steps", ORIGIN) if kind.maps else None,
     )
 
 

@@ -1,22 +1,27 @@
 """Stable Diffusion 1.x, 2.x and SDXL, from folders as diffusers writes them."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from sde_diffusion.codec import Codec
+from sde_diffusion.flow_map import to_the_data
 from sde_diffusion.model import from_network
 from sde_diffusion.pipeline import Pipeline, Text
 from sde_diffusion.pretrained.clip_tokens import read_clip_tokenizer
 from sde_diffusion.pretrained.codec import read_codec
+from sde_diffusion.pretrained.consistency import STEPS as FEW_STEPS
 from sde_diffusion.pretrained.folder import read_json
 from sde_diffusion.pretrained.kinds import CLIP_TEXT, CLIP_TEXT_PROJECTED, UNET_CONDITION
 from sde_diffusion.pretrained.part import Kind, read_part
 from sde_diffusion.pretrained.prompts import Encoder, OneEncoder, TwoEncoders
 from sde_diffusion.pretrained.schedule import read_schedule
 
+LCM_GUIDANCE = 8.5  # of diffusers' LatentConsistencyModelPipeline
+
 
 def stable_diffusion(folder: Path, index: dict[str, Any], **options: Any) -> Pipeline:
-    """Stable Diffusion 1.x or 2.x."""
+    """Stable Diffusion 1.x or 2.x, also as a latent consistency model (LCM)."""
     return _pipeline(folder, stable_diffusion_text(folder, index, **options), 7.5, options)
 
 
@@ -58,7 +63,10 @@ def _pipeline(folder: Path, text: Text, guidance: float, options: dict[str, Any]
             f"{channels} takes an image as well, and is not one that fills in a part of it"
         )
     model = from_network(schedule.sde, network.apply, {"params": params}, schedule.parameterization)
-    return Pipeline(
+    told = network.time_cond_proj_dim is not None
+    if schedule.origin is not None:
+        model, guidance = to_the_data(model), LCM_GUIDANCE if told else 1.0
+    made = Pipeline(
         model,
         codec,
         codec_params,
@@ -68,9 +76,11 @@ def _pipeline(folder: Path, text: Text, guidance: float, options: dict[str, Any]
         _size(config, codec),
         channels,
         guidance,
+        told,
         clip=schedule.clip,
         fills_in=fills_in,
     )
+    return made if schedule.origin is None else dataclasses.replace(made, steps=FEW_STEPS)
 
 
 def _size(config: dict[str, Any], codec: Codec) -> tuple[int, int]:

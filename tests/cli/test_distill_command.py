@@ -10,6 +10,7 @@ import pytest
 from sde_diffusion.cli import main, run
 from sde_diffusion.config import build, flow_maps
 from sde_diffusion.config import schema as configs
+from sde_diffusion.tree_names import named
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +98,34 @@ def test_a_student_of_a_guided_teacher_is_told_the_weight(guided_student, call, 
     assert np.max(np.abs(mapped(4.0) - mapped(1.0))) > 1e-4
 
 
+def test_a_student_can_be_adapters_of_its_teacher(trained, call, tmp_path):
+    """The layers of the second time are new, and are adapted as the others are."""
+    folder, steps = tmp_path / "adapters", "--config.flow_map.steps=2"
+    small = ("--config.training.batch_size=8", "--config.training.steps=1", steps)
+    code, said, _ = call("distill", "--workdir", trained, "--out", folder, "--lora", 2, *small)
+    assert code == 0
+    assert f"the base is {trained}" in said
+    code, said, _ = call("sample", "--workdir", folder, "--num", 5, "--out", tmp_path / "x.npz")
+    assert code == 0
+    assert "by flow_map, 1 evaluations each" in said
+    config, features = run.read_config(folder, {}), run.read_data(folder).features
+    begun, after = run.base(config, features), run.restore_params(folder, config, features).params
+    theirs = run.restore_params(trained, run.read_config(trained, {}), features).params
+    names = named(begun)
+    assert {name for name in names if "number_towards" in name} == set(names) - set(named(theirs))
+    for name, leaf in named(theirs).items():
+        np.testing.assert_array_equal(names[name], leaf)
+    assert any(np.any(leaf != names[name]) for name, leaf in named(after).items())
+
+
 def test_what_guided_distillation_refuses(guided_student, trained, call, tmp_path):
     distill = ("distill", "--workdir", trained, "--out", tmp_path / "a")
     sample = ("sample", "--workdir", guided_student, "--out", tmp_path / "samples.png")
     for command, message in (
         ((*distill, "--guidance", "1,4"), "was never trained without its label"),
-        ((*distill, "--guidance", "2"), "written as LOW,HIGH, got '2'"),
+        ((*distill, "--guidance", "2"), "was never trained without its label"),
+        ((*distill, "--guidance", "2,3,4"), "is written as W or LOW,HIGH, got '2,3,4'"),
+        ((*distill, "--prompts", "x"), "--prompts is for --pretrained"),
         ((*distill, "--guidance", "4,1"), "must be (low, high), low < high, got (4.0, 1.0)"),
         ((*sample, "--guidance", 5), "is 5.0, and this network was trained for weights from 1 to"),
         ((*sample, "--guidance", 2, "--guidance-interval", "0.1,1"), "guided at all levels"),

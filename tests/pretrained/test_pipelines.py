@@ -37,6 +37,17 @@ SCHEDULERS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("steps", "times"),
+    [(1, [999, 0]), (2, [999, 499, 0]), (4, [999, 759, 499, 259, 0])],
+)
+def test_the_times_of_a_consistency_model_are_those_of_lcmscheduler(steps, times):
+    schedule = read_schedule({"_class_name": "LCMScheduler", "clip_sample": False})
+    assert schedule.grid(steps)[0].tolist() == times
+    with pytest.raises(ValueError, match="takes 1 to 50: 51"):
+        schedule.grid(51)
+
+
 @functools.cache
 def pipeline(name):
     return pretrained.load(FOLDERS / name)
