@@ -15,7 +15,7 @@ sde-diffusion plan --config configs/text_to_image/flux_1024.py --config.preset=t
 sde-diffusion train --config configs/text_to_image/flux_1024.py --config.preset=tpu \
     --workdir gs://bucket/flux_1024
 
-experiments/pods/text_to_image.md has plans.
+experiments/pods/text_to_image.md has its plan.
 """
 
 from sde_diffusion.config import choice, default
