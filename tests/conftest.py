@@ -21,11 +21,17 @@ jax.config.update("jax_platforms", "cpu")
 os.environ["JAX_PLATFORMS"] = "cpu"
 jax.config.update("jax_num_cpu_devices", 8)
 
-# XLA's newer emitters of fused loops take a third of the time of compilation. A later XLA may not
-# know the option, and a process with an option that XLA does not know is aborted.
+# XLA's newer emitters of fused loops take a third of the time of compilation. XLA reads the option
+# when JAX finds its devices, and it does not stay: a TPU's compiler or another version of XLA ends
+# a process with an option that it does not know.
 if jax.__version_info__[:2] == (0, 10):
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
+    flags = os.environ.get("XLA_FLAGS")
+    os.environ["XLA_FLAGS"] = f"{flags or ''} --xla_cpu_use_fusion_emitters=false".strip()
+    jax.devices()
+    if flags is None:
+        del os.environ["XLA_FLAGS"]
+    else:
+        os.environ["XLA_FLAGS"] = flags
 
 # Most of the suite's time is compilation, and many tests compile what others have compiled. The
 # cache begins empty, unless the environment names one. Workers and other processes find it there.

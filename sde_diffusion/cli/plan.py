@@ -17,6 +17,7 @@ from sde_diffusion import data, planning
 from sde_diffusion.cli import codec, plan_search, plan_table
 from sde_diffusion.config import autoencoders, build, codecs, conditions
 from sde_diffusion.config import schema as configs
+from sde_diffusion.networks import attention
 from sde_diffusion.planning import Topology
 
 # The samples of these sources have a known shape, so the data need not be present.
@@ -75,8 +76,9 @@ def plan_training(
     }
     recipe = build.recipe(config, features, codec=_codec(config, features))
     with _progress(f"compiling the training step for {topology.name}"):
-        lowered = planning.lower_training_step(mesh, batch, recipe)
-        costs = _costs(lowered, topology)
+        with attention.chosen() as chosen:
+            lowered = planning.lower_training_step(mesh, batch, recipe)
+        costs = _costs(lowered, topology) | {"attention": _attention(chosen)}
     seconds = costs.get("estimate_seconds")
     return {
         "batch_size": size,
@@ -95,19 +97,20 @@ def plan_sampling(
     # `sample` draws equally many on each device, too.
     size = -(-config.sampling.batch_size // mesh.size) * mesh.size
     with _progress(f"compiling a step of the sampler for {topology.name}"):
-        lowered = planning.lower_sampler_step(
-            mesh,
-            lambda params: build.model(config, params),
-            jax.eval_shape(build.init_params(config, event), jax.random.key(0)),
-            (size, *event),
-            solver=solver,
-            grid=grid,
-            cond=jax.tree.map(
-                lambda one: jax.ShapeDtypeStruct((size, *one.shape[1:]), one.dtype),
-                conditions.cond(conditions.zeros(config, features)),
-            ),
-        )
-        costs = _costs(lowered, topology)
+        with attention.chosen() as chosen:
+            lowered = planning.lower_sampler_step(
+                mesh,
+                lambda params: build.model(config, params),
+                jax.eval_shape(build.init_params(config, event), jax.random.key(0)),
+                (size, *event),
+                solver=solver,
+                grid=grid,
+                cond=jax.tree.map(
+                    lambda one: jax.ShapeDtypeStruct((size, *one.shape[1:]), one.dtype),
+                    conditions.cond(conditions.zeros(config, features)),
+                ),
+            )
+        costs = _costs(lowered, topology) | {"attention": _attention(chosen)}
     corrector = config.sampling.corrector.name
     found = {
         "batch_size": size,
@@ -144,6 +147,14 @@ def _costs(lowered: Any, topology: Topology) -> dict[str, Any]:
         **dataclasses.asdict(program),
         **{f"{name}_seconds": value for name, value in seconds._asdict().items()},
     }
+
+
+def _attention(chosen: dict[tuple[int, int], str]) -> list[dict[str, Any]]:
+    """The implementations of attention, by the numbers of queries and keys."""
+    return [
+        {"queries": queries, "keys": keys, "implementation": name}
+        for (queries, keys), name in sorted(chosen.items(), reverse=True)
+    ]
 
 
 def features_of(config: ConfigDict, event: tuple[int, ...] | None = None) -> data.Features:

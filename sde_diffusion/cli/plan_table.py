@@ -95,9 +95,19 @@ def _notes(found: dict[str, Any]) -> list[str]:
             "samples."
         )
     for name, program in PROGRAMS.items():
+        lines += _attention(program, found[name].get("attention", ()))
         lines += _loops(program, found[name].get("loops", ()))
         lines += _unestimated(program, found[name].get("kernels", ()))
     return lines
+
+
+def _attention(program: str, chosen: Sequence[dict[str, Any]]) -> list[str]:
+    sizes: dict[str, list[str]] = {}
+    for each in chosen:
+        size = f"{each['queries']:,} x {each['keys']:,}"
+        sizes.setdefault(each["implementation"], []).append(size)
+    listed = "; ".join(f"{name} for {', '.join(found)}" for name, found in sizes.items())
+    return [f"{program} computes attention by {listed} (queries x keys)."] if sizes else []
 
 
 def _loops(program: str, loops: Sequence[int | None]) -> list[str]:

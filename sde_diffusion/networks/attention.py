@@ -4,17 +4,22 @@
 
 The logits are [T, S] for each sample and head. "xla" stores all of them. "chunked" stores those of
 some of the queries at a time, also in the backward pass, so its memory grows only with S. "cudnn"
-is the fused kernel of a GPU, which stores none. It has no forward-mode derivative, so it cannot be
-used to compute a likelihood.
+is the fused kernel of a GPU, and "flash" that of a TPU; they store none. They have no forward-mode
+derivative, so they cannot be used to compute a likelihood.
 
 Vaswani et al. 2017, sec. 3.2.1; Rabe & Staats 2021, "Self-attention does not need O(n^2) memory".
 """
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from sde_diffusion.networks.flash import flash
 from sde_diffusion.selection import choose
 
 Array = jax.Array
@@ -26,6 +31,22 @@ ATTENTION = "attention"
 # 64 MiB in float32.
 LONG = 4096**2
 LOGITS = 2**24
+# "auto" takes the kernel of a TPU from 1,024 queries and keys on.
+LONG_ON_A_TPU = 1024**2
+
+Sizes = tuple[int, int]
+_chosen: ContextVar[dict[Sizes, str] | None] = ContextVar("chosen", default=None)
+
+
+@contextmanager
+def chosen() -> Iterator[dict[Sizes, str]]:
+    """In this context: the implementation by the numbers of queries and keys, as it is traced."""
+    found: dict[Sizes, str] = {}
+    token = _chosen.set(found)
+    try:
+        yield found
+    finally:
+        _chosen.reset(token)
 
 
 def attention(
@@ -52,6 +73,8 @@ def attention(
     if implementation == "auto":
         implementation = suitable(query, key, mask, bias)
     run = choose("attention implementation", implementation, IMPLEMENTATIONS)
+    if (found := _chosen.get()) is not None:
+        found[query.shape[1], key.shape[1]] = implementation
     return checkpoint_name(run(query, key, value, mask, bias), ATTENTION)
 
 
@@ -60,8 +83,11 @@ def suitable(query: Array, key: Array, mask: Array | None, bias: Array | None = 
     platform = _platform()
     if platform in ("gpu", "cuda") and bias is None and _fits_cudnn(query, key, mask):
         return "cudnn"
-    if platform == "cpu" and query.shape[1] * key.shape[1] >= LONG:
+    logits = query.shape[1] * key.shape[1]
+    if platform == "cpu" and logits >= LONG:
         return "chunked"
+    if platform == "tpu" and logits >= LONG_ON_A_TPU and mask is None and bias is None:
+        return "flash" if _whole_samples(query.shape[0]) else "xla"
     return "xla"
 
 
@@ -69,6 +95,16 @@ def _platform() -> str:
     """The platform of the ambient mesh, whose devices need not be here, or of this process."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
+
+
+def _whole_samples(num: int) -> bool:
+    """Whether it is known that each device has whole samples, as the kernel of a TPU needs.
+
+    The compiler does not split the kernel, and without an ambient mesh nothing says where arrays
+    are.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.device_count() == 1 if mesh.empty else num % mesh.size == 0
 
 
 def _fits_cudnn(query: Array, key: Array, mask: Array | None) -> bool:
@@ -91,6 +127,18 @@ def _cudnn(query: Array, key: Array, value: Array, mask: Array | None, bias: Arr
     if bias is not None:
         raise ValueError("attention implementation 'cudnn' adds no bias: choose 'auto'")
     return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+
+
+def _flash(query: Array, key: Array, value: Array, mask: Array | None, bias: Array | None) -> Array:
+    if mask is not None or bias is not None:
+        raise ValueError("attention implementation 'flash' has no mask and no bias: choose 'auto'")
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty and query.shape[0] % mesh.size:
+        raise ValueError(
+            f"attention implementation 'flash' gives each of {mesh.size} devices whole samples, "
+            f"of which there are {query.shape[0]}: choose 'auto'"
+        )
+    return flash(query, key, value)
 
 
 def _chunked(
@@ -125,4 +173,4 @@ def _split(x: Array, axis: int, chunks: int, size: int) -> Array:
     )
 
 
-IMPLEMENTATIONS = {"xla": _xla, "chunked": _chunked, "cudnn": _cudnn}
+IMPLEMENTATIONS = {"xla": _xla, "chunked": _chunked, "cudnn": _cudnn, "flash": _flash}

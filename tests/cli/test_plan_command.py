@@ -108,6 +108,21 @@ def test_a_config_that_does_not_fit_is_shown_what_takes_less_memory(too_large):
         assert remedy in text
 
 
+def test_how_attention_is_computed_is_told(too_large):
+    chosen = [
+        {"queries": 4096, "keys": 4096, "implementation": "flash"},
+        {"queries": 4096, "keys": 77, "implementation": "xla"},
+        {"queries": 1024, "keys": 1024, "implementation": "flash"},
+    ]
+    training = too_large["training"] | {"attention": chosen}
+    text = plan_table.table("tiny.py", too_large | {"training": training})
+    assert (
+        "The training step computes attention by flash for 4,096 x 4,096, 1,024 x 1,024; "
+        "xla for 4,096 x 77 (queries x keys)."
+    ) in text
+    assert too_large["training"]["attention"] == []  # an mlp has none
+
+
 def test_kernels_without_cycles_and_loops_are_listed(too_large):
     kernels = [
         {"name": "attention", "count": 28, "flops": 4e9, "bytes": 8e6},

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.pallas import tpu
 
 from sde_diffusion.distributed import make_mesh
 from sde_diffusion.layerwise import over
@@ -23,8 +24,8 @@ MASKS = {
     "of queries and keys": SEEN[:1, :1],
     "of all": SEEN,
 }
-# On this machine; cuDNN's needs a GPU.
-HERE = [name for name in module.IMPLEMENTATIONS if name != "cudnn"]
+# On this machine; cuDNN's needs a GPU, and that of a TPU is interpreted below.
+HERE = [name for name in module.IMPLEMENTATIONS if name not in ("cudnn", "flash")]
 
 
 def exact(query, key, value, mask):
@@ -92,7 +93,8 @@ def test_on_a_cpu_long_attention_takes_the_memory_of_a_chunk():
     [
         ("cpu", 1024, "bfloat16", 64, "xla"),
         ("cpu", 4096, "float32", 64, "chunked"),
-        ("tpu", 4096, "bfloat16", 64, "xla"),
+        ("tpu", 512, "bfloat16", 64, "xla"),
+        ("tpu", 4096, "bfloat16", 64, "flash"),
         ("gpu", 256, "bfloat16", 72, "cudnn"),
         ("gpu", 256, "float32", 72, "xla"),  # what cuDNN does not compute
         ("gpu", 256, "bfloat16", 36, "xla"),
@@ -103,8 +105,51 @@ def test_auto_suits_the_platform_the_length_and_the_types(
     monkeypatch, platform, length, dtype, features, expected
 ):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     x = jax.ShapeDtypeStruct((1, length, 1, features), dtype)
     assert suitable(x, x, None) == expected
+
+
+def test_auto_takes_the_kernel_of_a_tpu_where_each_device_is_known_to_have_whole_samples(
+    monkeypatch,
+):
+    monkeypatch.setattr(module, "_platform", lambda: "tpu")
+    eight, four = (jax.ShapeDtypeStruct((num, 1024, 1, 64), "bfloat16") for num in (8, 4))
+    assert suitable(eight, eight, None) == "xla"  # eight devices, and no ambient mesh
+    with over(make_mesh()):
+        assert suitable(eight, eight, None) == "flash"
+        assert suitable(four, four, None) == "xla"
+        with pytest.raises(ValueError, match=r"each of 8 devices whole samples, .* are 2"):
+            attention(QUERY, KEY, VALUE, None, "flash")
+    with pytest.raises(ValueError, match="'flash' has no mask and no bias"):
+        attention(QUERY, KEY, VALUE, SEEN, "flash")
+
+
+@pytest.mark.parametrize("lengths", [(200, 150), (128, 256)], ids=["filled up", "whole blocks"])
+def test_the_kernel_of_a_tpu_has_the_values_and_the_gradients_of_the_products(lengths):
+    query, key, value = (
+        jnp.asarray(rng.standard_normal((1, length, 1, 8)), jnp.float32)
+        for length in (lengths[0], lengths[1], lengths[1])
+    )
+
+    def made(implementation):
+        def total(*args):
+            return jnp.sum(jnp.sin(attention(*args, None, implementation)))
+
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(query, key, value)
+
+    with tpu.force_tpu_interpret_mode():
+        ours = made("flash")
+    for mine, theirs in zip(jax.tree.leaves(ours), jax.tree.leaves(made("xla")), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_chosen_can_be_observed():
+    x = jax.ShapeDtypeStruct((1, 13, 1, 8), "float32")
+    with module.chosen() as found:
+        jax.eval_shape(lambda x: attention(x, x, x), x)
+        jax.eval_shape(lambda x: attention(x, x[:, :7], x[:, :7], None, "chunked"), x)
+    assert found == {(13, 13): "xla", (13, 7): "chunked"}
 
 
 def test_a_program_for_devices_that_are_not_here_has_the_implementation_that_suits_them(

@@ -6,12 +6,15 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sde_diffusion import training
 from sde_diffusion.distributed import make_mesh
+from sde_diffusion.layerwise import over
 from sde_diffusion.networks import MLP
+from sde_diffusion.networks.attention import attention, chosen
 from sde_diffusion.objectives import of_loss
-from sde_diffusion.planning import lower_training_step, named, read
+from sde_diffusion.planning import compile_program, lower_training_step, named, read
 
 pytest.importorskip("libtpu", reason="the TPU's compiler, of the extra tpu, is not installed")
 
@@ -76,3 +79,27 @@ def test_only_each_chips_part_of_the_gradients_goes_between_slices():
     (far,) = [each for each in found if each.between_slices]
     assert far.kind == "all-reduce"
     assert far.bytes == pytest.approx(4 * (split / 4 + whole), rel=0.05)  # in whole tiles
+
+
+@pytest.mark.slow
+def test_long_attention_runs_in_a_kernel_on_each_chips_samples_and_stores_no_logits():
+    mesh = make_mesh(devices=named("v5e:2x2").devices)
+    by_sample = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+    batch, length, heads, features = 4, 1100, 2, 64
+    shape = (batch, length, heads, features)
+    x = jax.ShapeDtypeStruct(shape, jnp.bfloat16, sharding=by_sample)
+
+    def total(q, k, v):
+        return jnp.sum(attention(q, k, v).astype(jnp.float32))
+
+    with over(mesh), chosen() as found:
+        step = jax.jit(jax.grad(total, argnums=(0, 1, 2)), in_shardings=(by_sample,) * 3)
+        program = compile_program(step.lower(x, x, x), 4)
+    assert found == {(length, length): "flash"}
+    logits = 4 * heads * length**2  # bytes in float32, of the sample of a chip
+    assert program.temporaries < logits
+    # Three kernels: two products forward, and five and four for the gradients, of filled blocks.
+    filled = 1152
+    product = 2.0 * heads * filled**2 * features
+    kernels = [each for each in program.kernels if each.flops]
+    assert sum(each.count * each.flops for each in kernels) == pytest.approx(9 * product, rel=0.3)
