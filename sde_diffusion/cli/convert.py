@@ -23,6 +23,8 @@ def convert(args: Namespace, overrides: dict[str, str]) -> None:
     for option in ("step", "ema"):
         if getattr(args, option) is not None:
             raise ValueError(f"--{option} is for the folder of a run")
+    if not Path(args.source).exists() and "://" not in args.source and args.to != "diffusers":
+        raise FileNotFoundError(f"{args.source}: no such file")
     if args.to != "diffusers":
         raise ValueError(f"--to {args.to} is for the adapters of a run, which {args.source} is not")
     from sde_diffusion import pretrained
@@ -69,7 +71,7 @@ def _write_adapters(args: Namespace, config: ConfigDict, features: Features) -> 
         raise FileExistsError(f"{args.out} is there already")
     workdir = run.folder(args.source)
     found = run.restore_adapters(workdir, config, features, step=args.step, ema=args.ema)
-    made: Any = lora.scale(found.params, adapters.share(config))
+    made: Any = lora.scale(found.params, config.lora.weight * adapters.share(config))
     part = folders.network_part(config.init_from.path)[0].name
     lora_files.write(args.out, {part: made}, form=args.to, dtype=args.dtype)
     say(

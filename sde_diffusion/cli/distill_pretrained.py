@@ -52,6 +52,9 @@ def distill(args: Namespace, guidance: Guidance, overrides: dict[str, str]) -> N
     _require_student(args, pipe, guidance)
     source = pretrained_batches.source(args, overrides)
     config = configs.override(_config(args, pipe, guidance, source is not None), overrides)
+    if config.lora.rank is not None:
+        for problem in adapters.problems_of_fields(config):
+            raise ValueError(problem)
     batches, described, size = pretrained_batches.batches(args, config, pipe, source)
     teacher = _Teacher.of(config, pipe, size)
     recipe = _recipe(config, teacher)
@@ -86,6 +89,8 @@ def _require_fits(args: Namespace, guidance: Guidance, overrides: dict[str, str]
             raise ValueError(
                 f"--config.{field}: with --pretrained only {', '.join(GROUPS)} can be set"
             )
+    if "lora.rank" in overrides:
+        raise ValueError("--config.lora.rank: with --pretrained it is --lora RANK")
     if args.objective not in (None, *OBJECTIVES):
         raise ValueError(
             f"--objective {args.objective}: a pretrained network has one time, for which there are "

@@ -29,7 +29,10 @@ def source(args: Namespace, overrides: dict[str, str]) -> data.Source | None:
             "codec takes images [H, W, 3]"
         )
     if "text" not in found.features:
-        raise ValueError(f"the data {found.name} has no captions (text), which the network reads")
+        raise ValueError(
+            f"the data {found.name} has no captions (text), which the network reads; those of a "
+            "folder are read with --config.data.source.captions=txt"
+        )
     if prompts.given(args) is not None or args.size is not None:
         raise ValueError("--prompt, --prompts and --size are the data's where there is data")
     return found

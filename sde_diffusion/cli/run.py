@@ -13,9 +13,10 @@ from flax import serialization, traverse_util
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed, training
-from sde_diffusion.config import adapters, build, flow_maps, folders
+from sde_diffusion.config import adapters, build, codecs, flow_maps, folders
 from sde_diffusion.config import schema as configs
 from sde_diffusion.pretrained import safetensors
+from sde_diffusion.pretrained.convert import INDEX
 from sde_diffusion.pretrained.part import read_part
 from sde_diffusion.training import frozen, init_from, parameters
 from sde_diffusion.training.parameters import Step
@@ -56,16 +57,47 @@ def folder(workdir: str, flag: str = "--workdir") -> epath.Path:
 
 
 def read_config(workdir: epath.Path, overrides: dict[str, str]) -> ConfigDict:
-    """The config of a run; FileNotFoundError that names the folder if there is none.
+    """The config of a run, without the run's mesh, because the devices may be different.
 
-    The mesh is the default one, not that of the run, because the devices may be different.
+    Raises FileNotFoundError that names the folder if there is no run in it, and ValueError for the
+    folder of a student of a pretrained folder, which is sampled by what it has written.
     """
     path = workdir / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"workdir {workdir} holds no run: there is no {path}")
+    if kind := json.loads(path.read_text()).get("_class_name"):
+        raise ValueError(
+            f"{workdir} holds no run, but a {kind} of diffusers: a pretrained folder is named by "
+            f"the one that has {INDEX}"
+        )
     config = configs.from_json(path.read_text()).unlock()
     config.mesh = configs.default().mesh
-    return configs.override(config.lock(), overrides)
+    _require_networks_config(workdir, config)
+    return configs.override(config.lock(), _moved(config, overrides))
+
+
+def _require_networks_config(workdir: epath.Path, config: ConfigDict) -> None:
+    """Raise ValueError for a folder of `distill --pretrained`: its config has no network."""
+    student, adapted = workdir / "student", workdir / "lora.safetensors"
+    taught = student.exists() or adapted.exists() or folders.is_pretrained(config.teacher.path)
+    if not config.teacher.path or not taught:
+        return
+    teacher = f"--pretrained {config.teacher.path}"
+    result = "its training has not ended"
+    if student.exists():
+        result = f"use sample --pretrained {student}"
+    elif adapted.exists():
+        result = f"use sample {teacher} --lora {adapted}"
+    raise ValueError(f"{workdir} is of distill {teacher}, which is no run to name here: {result}")
+
+
+def _moved(config: ConfigDict, overrides: dict[str, str]) -> dict[str, str]:
+    """The overrides; a pretrained base that was moved is also a new codec and text encoder."""
+    old, new = config.init_from.path, overrides.get("init_from.path")
+    if not old or new is None:
+        return overrides
+    same = [group for group in ("codec", "text") if config[group].path == old]
+    return {f"{group}.path": new for group in same} | overrides
 
 
 def read_data(workdir: epath.Path) -> Described:
@@ -116,10 +148,12 @@ def stored(config: ConfigDict) -> init_from.Stored | None:
     path = folder(group.path, "config.init_from.path")
     if (path / CONFIG).is_file() and adapters.has_adapters(theirs := read_config(path, {})):
         step, ema = (None if value is None else str(value) for value in (group.step, group.ema))
-        features = read_data(path).features
+        from sde_diffusion.cli import codec  # which reads runs by this module
+
+        features = codecs.sampled(read_data(path).features, codec.of_run(path, theirs))
         found = restore_params(path, theirs, features, step=step, ema=ema or "none")
-        arrays = {name: np.asarray(leaf) for name, leaf in named(found.params).items()}
-        return init_from.in_arrays(f"{path} at step {found.step}", arrays)
+        whole = jax.tree.map(np.asarray, found.params)
+        return init_from.in_tree(f"{path} at step {found.step}", whole)
     return init_from.in_run(path, ema=group.ema, step=group.step)
 
 

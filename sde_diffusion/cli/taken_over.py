@@ -28,6 +28,16 @@ def runs(config: ConfigDict) -> Iterator[tuple[str, epath.Path]]:
             yield flag, run.folder(path, flag)
 
 
+def require_another_folder(config: ConfigDict, workdir: epath.Path) -> None:
+    """Raise ValueError where the run would be written over what it begins from."""
+    for group in ("init_from", "teacher", "codec", "text"):
+        path = config[group].path
+        if path and run.folder(path, f"config.{group}.path").resolve() == workdir.resolve():
+            raise ValueError(
+                f"--workdir {workdir} is config.{group}.path as well: choose another folder"
+            )
+
+
 def latents(config: ConfigDict) -> epath.Path | None:
     """The folder of the first of them that is a model of latents: they are scaled as there."""
     return next((folder for _, folder in runs(config) if (folder / codec.FILE).is_file()), None)

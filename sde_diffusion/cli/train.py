@@ -42,6 +42,7 @@ def train(args: Namespace, overrides: dict[str, str]) -> None:
 def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     """The run of a config in a folder, from its beginning or on from its last checkpoint."""
     # ---- All that can be wrong is found before the folder is touched.
+    taken_over.require_another_folder(config, workdir)
     source, no_text = texts.of_source(config, build.source(config))
     features = source.features
     resumes = bool(claim.steps_of(workdir)) and not overwrite

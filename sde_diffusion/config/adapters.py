@@ -37,11 +37,7 @@ def problems(config: ConfigDict) -> Iterator[str]:
     if has_adapters(config):
         if not config.init_from.path:
             yield "config.lora.rank needs a base: set config.init_from.path to a run or a file"
-        for field in ("alpha", "weight"):
-            value = config.lora[field]
-            good = isinstance(value, int | float) and not isinstance(value, bool)
-            if not (good or (field == "alpha" and value is None)):
-                yield f"config.lora.{field} must be a number, got {value!r}"
+        yield from problems_of_fields(config)
         return
     for field, value in schema.default().lora.items():
         if config.lora[field] != value:
@@ -49,6 +45,18 @@ def problems(config: ConfigDict) -> Iterator[str]:
                 f"config.lora.{field} is {config.lora[field]!r}, and without config.lora.rank there"
                 " are no adapters"
             )
+
+
+def problems_of_fields(config: ConfigDict) -> Iterator[str]:
+    """A line for each field of config.lora that has no meaning."""
+    rank = config.lora.rank
+    if isinstance(rank, bool) or not isinstance(rank, int) or rank < 1:
+        yield f"the rank of an adapter must be a whole number from 1, got {rank!r} (config.lora)"
+    for field in ("alpha", "weight"):
+        value = config.lora[field]
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        if not (good or (field == "alpha" and value is None)):
+            yield f"config.lora.{field} must be a number, got {value!r}"
 
 
 def adapted(config: ConfigDict, recipe: Recipe, base: Any = None) -> Recipe:

@@ -11,6 +11,7 @@ from PIL import Image
 from sde_diffusion import distributed
 from sde_diffusion.cli import main, run
 from sde_diffusion.config import build
+from sde_diffusion.config import schema as configs
 from sde_diffusion.pretrained import load, safetensors
 from sde_diffusion.tree_names import named
 
@@ -112,6 +113,8 @@ def test_a_whole_student_is_a_folder_that_is_told_the_weight(told, call, tmp_pat
             (*FOX, "--lora", "0", "--config.training.batch_size=8"),
             "the rank of an adapter must be a whole number from 1",
         ),
+        ((*FOX, "--config.lora.rank=2"), "with --pretrained it is --lora RANK"),
+        ((*FOX, "--lora", "2", "--config.lora.alpha=x"), "config.lora.alpha must be a number"),
         ((*FOX, "--size", "9x9"), "size must be a multiple of 2"),
         ((*FOX, "--guidance", "x"), "is written as W or LOW,HIGH, got 'x'"),
         ((*FOX, "--config.sde.beta_max=3"), "--config.sde.beta_max: with --pretrained only"),
@@ -125,3 +128,17 @@ def test_what_distill_of_a_folder_refuses(options, message, call, tmp_path):
     assert (code, err.count("\n")) == (2, 1)
     assert message in err
     assert not out.exists()
+
+
+@pytest.mark.parametrize("written", ["lora.safetensors", "student", None])
+def test_such_a_folder_is_no_run_to_sample(written, call, tmp_path):
+    config = configs.override(configs.default(), {"teacher.path": str(FOLDER)})
+    (tmp_path / run.CONFIG).write_text(configs.to_json(config))
+    expected = "its training has not ended"
+    if written is not None:
+        (tmp_path / written).mkdir()
+        option = "--pretrained" if written == "student" else f"--pretrained {FOLDER} --lora"
+        expected = f"use sample {option} {tmp_path / written}"
+    code, _, err = call("sample", "--workdir", tmp_path, *FOX, "--out", tmp_path / "x.png")
+    assert (code, err.count("\n")) == (2, 1)
+    assert expected in err

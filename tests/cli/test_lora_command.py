@@ -120,6 +120,7 @@ def test_another_base_than_the_trained_one_is_refused(call, adapted, tmp_path):
     ("options", "message"),
     [
         (["lora.rank=0"], "the rank of an adapter must be a whole number from 1, got 0"),
+        (["lora.rank=0", "lora.alpha=4"], "must be a whole number from 1, got 0"),
         (["lora.names=*attention*"], "unknown pattern of parameters '*attention*'"),
         (["lora.rank=None"], "config.lora.names is '*/kernel', and without config.lora.rank"),
         (["lora.alpha=zwei"], "config.lora.alpha must be a number, got 'zwei'"),
@@ -147,6 +148,15 @@ def test_a_weight_without_adapters_is_refused(call, trained, tmp_path):
     )
     assert code == 2
     assert "config.lora.weight is 0.5, and without config.lora.rank there are no adapters" in err
+
+
+def test_a_run_is_not_written_over_its_base(call, config_file, trained):
+    before = sorted(path.name for path in trained.iterdir())
+    given = (f"--config.init_from.path={trained}", "--overwrite")
+    code, _, err = call("train", "--config", config_file, "--workdir", trained, *given)
+    assert code == 2
+    assert "is config.init_from.path as well: choose another folder" in err
+    assert sorted(path.name for path in trained.iterdir()) == before
 
 
 def test_alpha_is_divided_by_the_rank():

@@ -14,6 +14,7 @@ from sde_diffusion import data, objectives, pretrained
 from sde_diffusion.cli import codec, main, run, texts
 from sde_diffusion.config import build, codecs, conditions, prior
 from sde_diffusion.config import schema as configs
+from sde_diffusion.pretrained import safetensors
 from sde_diffusion.pretrained.folder import read_json
 from sde_diffusion.pretrained.kinds import KINDS
 from sde_diffusion.pretrained.part import read_part
@@ -92,11 +93,15 @@ def adapted(tmp_path_factory, pictures, others, sd3):
     )
 
 
-def restored(workdir):
+def on_latents(workdir):
+    """The config of a run, and the features of what it samples."""
     config = run.read_config(workdir, {})
     described = run.read_data(workdir).features
-    features = codecs.sampled(described, codec.of_run(workdir, config))
-    return run.restore_params(workdir, config, features, ema="none").params
+    return config, codecs.sampled(described, codec.of_run(workdir, config))
+
+
+def restored(workdir):
+    return run.restore_params(workdir, *on_latents(workdir), ema="none").params
 
 
 def assert_same(a, b, atol=0.0):
@@ -121,6 +126,40 @@ def test_the_adapters_of_a_run_go_into_the_pipeline_as_a_file(adapted, sd3, call
         code, _, err = call("convert", adapted, "--to", form, "--out", out)
         assert code == 2
         assert "is there already" in err
+
+
+def test_a_run_of_adapters_that_encodes_pictures_can_be_a_base_itself(adapted):
+    config = configs.override(configs.default(), {"init_from.path": str(adapted)})
+    theirs = named(run.restore_params(adapted, *on_latents(adapted), ema="0").params)
+    stored = run.stored(config)
+    assert stored.shapes == {name: leaf.shape for name, leaf in theirs.items()}
+    abstract = {
+        name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        for name, leaf in theirs.items()
+    }
+    for name, leaf in stored.read(abstract).items():
+        np.testing.assert_array_equal(leaf, theirs[name])
+
+
+def test_a_file_has_the_share_of_the_change_that_is_asked_for(adapted, call, tmp_path):
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    command = ("convert", adapted, "--to", "diffusers", "--out")
+    assert call(*command, whole)[0] == 0
+    assert call(*command, half, "--config.lora.weight=0.5")[0] == 0
+    theirs = safetensors.read(half)
+    for name, tensor in safetensors.read(whole).items():
+        share = 0.5 if "lora_B" in name else 1.0
+        np.testing.assert_array_equal(theirs[name], share * np.asarray(tensor))
+
+
+def test_a_base_that_was_moved_is_named_once(tmp_path):
+    config = base_config(SD15)
+    (tmp_path / run.CONFIG).write_text(configs.to_json(config))
+    moved = {"init_from.path": "new"}
+    paths = run.read_config(run.folder(str(tmp_path)), moved)
+    assert [paths[group].path for group in ("init_from", "codec", "text")] == ["new"] * 3
+    apart = run.read_config(run.folder(str(tmp_path)), moved | {"text.path": "other"})
+    assert [apart[group].path for group in ("codec", "text")] == ["new", "other"]
 
 
 def test_the_state_holds_the_adapters_alone(adapted):
@@ -268,6 +307,7 @@ def test_both_sets_of_pictures_are_half_of_the_records(pictures, others):
         (["--config.data.prior_weight=2"], "config.data.prior names no pictures"),
         (["--config.lora.rank=0"], "the rank of an adapter must be a whole number from 1"),
         (["--config.init_from.path=absent"], "is no folder of a run or of diffusers"),
+        ([f"--config.init_from.path={SD15 / 'unet'}"], "but a UNet2DConditionModel of diffusers"),
     ],
 )
 def test_what_does_not_fit_is_told_before_the_folder_is_made(
