@@ -75,8 +75,9 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in slow)
 
 
-# Their tests are of what the compiler makes of a program.
-OPTIMIZED = ("planning", "test_sharding.py", "test_layerwise.py")
+# Their tests are of what the compiler makes of a program, or of two programs whose rounding should
+# be the same.
+OPTIMIZED = ("planning", "test_sharding.py", "test_layerwise.py", "test_spread.py")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -85,5 +86,7 @@ def pytest_runtest_setup(item):
     the time off; also in processes that a test starts. Set before fixtures of any scope are made.
     """
     quickly = not {item.path.parent.name, item.path.name} & set(OPTIMIZED)
+    if os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS") != str(quickly):
+        jax.clear_caches()  # or programs of both kinds would meet, whose rounding differs
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = str(quickly)
     jax.config.update("jax_disable_most_optimizations", quickly)

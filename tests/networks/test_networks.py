@@ -168,7 +168,7 @@ def test_the_output_is_divided_by_the_noise_level():
     params = draw(fourier, x)
     scaled = apply(fourier.clone(scale_by_sigma=True), params, x)
     np.testing.assert_allclose(
-        scaled, apply(fourier, params, x) / t[:, None, None, None], rtol=1e-5
+        scaled, apply(fourier, params, x) / t[:, None, None, None], rtol=1e-5, atol=1e-6
     )
     # Labels of discrete noise levels: 50 (0.01 / 50)^(i / 9), i = 0 and 5, truncated from 5.0.
     indexed = NETWORKS["ddpm"].clone(scale_by_sigma=True, num_scales=10)
