@@ -34,9 +34,11 @@ MAY_GROW = "training.steps"
 # What a run writes; --overwrite removes these and nothing else.
 OWN = (
     *("checkpoints", "samples", "tensorboard", "metrics.jsonl", "loss.png", "samples.png"),
-    *("evaluation.json", "init_from.json", "codec.json", "student", "lora.safetensors"),
+    *("evaluation.json", "init_from.json", "codec.json"),
     *(DATA, CONFIG),
 )
+# What a student writes as well. In the folder of another run it is the user's.
+OF_A_STUDENT = ("student", "lora.safetensors")
 
 
 def claim(
@@ -97,7 +99,8 @@ def steps_of(workdir: epath.Path) -> list[int]:
 
 def remove(workdir: epath.Path) -> None:
     """Remove what a run wrote, and nothing else."""
-    for name in OWN:
+    taught = configs.from_json((workdir / CONFIG).read_text()).teacher.path
+    for name in (*(OF_A_STUDENT if taught else ()), *OWN):
         target = workdir / name
         if target.is_dir():
             target.rmtree()

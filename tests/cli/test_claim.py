@@ -136,8 +136,14 @@ def test_a_folder_in_which_nothing_was_trained_is_nobodys(begun, tmp_path):
 
 
 def test_overwrite_removes_what_a_run_wrote_and_nothing_else(begun, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
+    mine = {"notes.txt", "lora.safetensors"}
+    for name in mine:
+        (tmp_path / name).write_text("mine")
     begun({"optim.lr": "0.5"}, run.Described(1, IMAGES), overwrite=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "data.json", *mine}
+    # In a student's folder they are what it has written.
+    begun({"teacher.path": "teacher"}, overwrite=True)
+    begun({}, overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "data.json", "notes.txt"}
 
 
