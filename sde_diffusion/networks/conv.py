@@ -134,6 +134,11 @@ def _suits_winograd(
     rhs_dilation: tuple[int, int],
 ) -> bool:
     height, width = x.shape[1:3]
+    # The compiler may make all transformed kernels of a network first: where they are larger than
+    # what they are applied to, they would take more memory than the network.
+    channels, features = kernel.shape[2:]
+    transformed = len(winograd.G) * kernel.shape[0] * channels * features
+    applied_to = x.size // channels * (channels + features)
     return (
         x.dtype == jnp.float32
         and kernel.shape[:2] == (3, 3)
@@ -142,6 +147,7 @@ def _suits_winograd(
         # On less, the sums before and after cost more than the products that they save.
         and min(kernel.shape[2:]) >= 64
         and min(height, width) >= 8
+        and transformed <= applied_to
     )
 
 

@@ -1,5 +1,7 @@
 """conv2d is XLA's own convolution, and so are its derivatives, however XLA gets to compute them."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,11 +114,24 @@ def test_the_gradient_of_a_float32_kernel_of_bfloat16_images_is_summed_in_float3
     assert float(gradient[0, 0, 0, 0]) == 4096 * 1.0078125
 
 
+def winograd_is_used(x, kernel):
+    """Its kernels have one row of taps where those of the convolution have three."""
+    text = jax.jit(conv2d).lower(x, kernel).as_text()
+    return re.search(r"tensor<3x1x\d+x\d+xf32>\) -> ", text) is not None
+
+
+def test_winograd_is_not_used_where_its_kernels_are_larger_than_the_images():
+    # of a U-Net all transformed kernels may be kept at once, which took more memory than the model
+    assert winograd_is_used(*arguments((32, 32), 3, (64, 64)))
+    assert not winograd_is_used(*arguments((8, 8), 3, (640, 640)))
+
+
 def test_winograd_errs_by_a_few_float32_roundings():
-    x, kernel = arguments((16, 16), 3, (128, 128))
+    x, kernel = arguments((32, 32), 3, (128, 128))
+    assert winograd_is_used(x, kernel)
     padded = np.pad(np.asarray(x, np.float64), ((0, 0), (1, 1), (1, 1), (0, 0)))
     exact = sum(
-        padded[:, i : i + 16, j : j + 16] @ np.asarray(kernel[i, j], np.float64)
+        padded[:, i : i + 32, j : j + 32] @ np.asarray(kernel[i, j], np.float64)
         for i in range(3)
         for j in range(3)
     )
