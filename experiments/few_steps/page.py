@@ -74,7 +74,7 @@ def main() -> None:
     old = {part.partition("\n")[0].removeprefix("### "): part for part in parts}
     files = {title: folder / f"{name}.json" for name, title in TITLES.items()}
     made = {t: of_problem(json.loads(f.read_text())) for t, f in files.items() if f.exists()}
-    tables = [(old | made)[title] for title in TITLES if title in old | made]
+    tables = [(old | made)[title] for title in TITLES.values() if title in old | made]
     page.write_text("\n\n".join([before + BEGIN, *tables, END + after]))
 
 
