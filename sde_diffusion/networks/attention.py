@@ -3,9 +3,9 @@
     attention(q, k, v) = softmax(q k^T / sqrt(H) + bias) v      for each head of H features
 
 The logits are [T, S] for each sample and head. "xla" stores all of them. "chunked" stores those of
-some of the queries at a time, also in the backward pass, so its memory grows only with S. "cudnn"
-is the fused kernel of a GPU, and "flash" that of a TPU; they store none. They have no forward-mode
-derivative, so they cannot be used to compute a likelihood.
+some queries of a head at a time, also in the backward pass, so its memory grows only with S, and on
+a CPU they stay in the cache. "cudnn" is the fused kernel of a GPU, and "flash" that of a TPU; they
+store none. They have no forward-mode derivative, so they cannot be used to compute a likelihood.
 
 Vaswani et al. 2017, sec. 3.2.1; Rabe & Staats 2021, "Self-attention does not need O(n^2) memory".
 """
@@ -27,10 +27,10 @@ Array = jax.Array
 ATTENTION = "attention"
 """The name of its results, for rematerialization."""
 
-# "auto" takes chunks on a CPU from 4,096 queries and keys on, and a chunk has this many logits,
-# 64 MiB in float32.
-LONG = 4096**2
-LOGITS = 2**24
+# "auto" takes chunks on a CPU from 1,024 queries and keys on. A chunk has at most about this many
+# logits, 4 MiB in float32, so that a core's cache holds them.
+LONG = 1024**2
+LOGITS = 2**20
 # "auto" takes the kernel of a TPU from 1,024 queries and keys on.
 LONG_ON_A_TPU = 1024**2
 
@@ -144,33 +144,49 @@ def _flash(query: Array, key: Array, value: Array, mask: Array | None, bias: Arr
 def _chunked(
     query: Array, key: Array, value: Array, mask: Array | None, bias: Array | None
 ) -> Array:
-    batch, length, heads, _ = query.shape
-    most = max(1, LOGITS // (batch * heads * key.shape[1]))
-    chunks = -(-length // most)
+    batch, length, heads, features = query.shape
+    chunks = -(-length * key.shape[1] // LOGITS)
     size = -(-length // chunks)  # so that the chunks are equally long, but for some padding
 
-    @jax.checkpoint
-    def attend(_: None, chunk: tuple[Array, ...]) -> tuple[None, Array]:
-        queries, seen, added = chunk
-        seen, added = mask if seen is None else seen, bias if added is None else added
-        return None, _xla(queries, key, value, seen, added)
+    def by_head(x: Array) -> Array:
+        return jnp.moveaxis(x, 2, 1).reshape(batch * heads, -1, features)
 
-    def by_query(x: Array | None) -> Array | None:
-        return None if x is None or x.shape[2] == 1 else _split(x, 2, chunks, size)
+    def of_a_head(x: Array | None, number: Array) -> Array | None:
+        """The mask or the bias of a sample's head, [chunks or 1, size or 1, S or 1]."""
+        if x is None:
+            return None
+        sample = 0 if x.shape[0] == 1 else number // heads
+        own = jnp.asarray(x)[sample, 0 if x.shape[1] == 1 else number % heads]
+        return own[None] if own.shape[0] == 1 else _split(own, chunks, size)
 
-    parts = _split(query, 1, chunks, size), by_query(mask), by_query(bias)
-    _, attended = lax.scan(attend, None, parts)
-    return jnp.moveaxis(attended, 0, 1).reshape(batch, chunks * size, heads, -1)[:, :length]
+    def head(_: None, given: tuple[Array, ...]) -> tuple[None, Array]:
+        number, queries, k, v = given
+        seen, added = of_a_head(mask, number), of_a_head(bias, number)
+
+        @jax.checkpoint
+        def chunk(_: None, at: Array) -> tuple[None, Array]:
+            logits = jnp.matmul(queries[at], k.T, preferred_element_type=jnp.float32)
+            logits *= features**-0.5
+            if added is not None:
+                logits += added[at % len(added)]
+            if seen is not None:
+                logits = jnp.where(seen[at % len(seen)], logits, jnp.finfo(jnp.float32).min)
+            weights = jnp.exp(logits - lax.stop_gradient(logits.max(-1, keepdims=True)))
+            mixed = jnp.matmul(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+            return None, (mixed / weights.sum(-1, keepdims=True)).astype(query.dtype)
+
+        return None, lax.scan(chunk, None, jnp.arange(chunks))[1]
+
+    queries = jax.vmap(lambda x: _split(x, chunks, size))(by_head(query))
+    numbers = jnp.arange(batch * heads)
+    _, attended = lax.scan(head, None, (numbers, queries, by_head(key), by_head(value)))
+    return jnp.moveaxis(attended.reshape(batch, heads, -1, features)[:, :, :length], 1, 2)
 
 
-def _split(x: Array, axis: int, chunks: int, size: int) -> Array:
-    """[chunks, ..., size, ...] of x [..., length, ...]; the padding repeats the last entry."""
-    padding = [(0, 0)] * x.ndim
-    padding[axis] = (0, chunks * size - x.shape[axis])
-    padded = jnp.pad(x, padding, mode="edge")
-    return jnp.moveaxis(
-        padded.reshape(*x.shape[:axis], chunks, size, *x.shape[axis + 1 :]), axis, 0
-    )
+def _split(x: Array, chunks: int, size: int) -> Array:
+    """[chunks, size, ...] of x [length, ...]; the padding repeats the last entry."""
+    padding = ((0, chunks * size - len(x)), *[(0, 0)] * (x.ndim - 1))
+    return jnp.pad(x, padding, mode="edge").reshape(chunks, size, *x.shape[1:])
 
 
 IMPLEMENTATIONS = {"xla": _xla, "chunked": _chunked, "cudnn": _cudnn, "flash": _flash}
