@@ -213,7 +213,7 @@ def test_every_product_of_a_bfloat16_network_and_of_its_gradient_is_in_bfloat16(
         ({"size": "XXL"}, "unknown size 'XXL'; did you mean 'XL'"),
         ({"dtype": "float16"}, "unknown dtype 'float16'"),
         ({"remat": "all"}, "unknown remat 'all'"),
-        ({"attention": "flash"}, "unknown attention 'flash'"),
+        ({"attention": "flesh"}, "unknown attention 'flesh'"),
         ({"pach_size": 2}, "unknown field of network 'dit' 'pach_size'; did you mean 'patch_size'"),
     ],
 )
