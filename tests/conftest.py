@@ -7,6 +7,7 @@ for all processes of a run of the suite: the workers of pytest-xdist and what th
 import atexit
 import gc
 import itertools
+import logging
 import os
 import shutil
 import tempfile
@@ -62,6 +63,15 @@ def _compiled_programs_do_not_pile_up():
     if next(_tests) % 10 == 0 and _regions() > REGIONS:
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings_to_a_closed_stream():
+    # The command line, also called in this process, has warnings written to the standard error of
+    # the test that called it.
+    yield
+    logger = logging.getLogger("sde_diffusion")
+    logger.handlers, logger.propagate = [], True
 
 
 def _regions():

@@ -1,6 +1,5 @@
 """A tiny experiment, and the command line called in this process."""
 
-import logging
 import textwrap
 
 import pytest
@@ -29,14 +28,6 @@ TINY = """
 def _no_cache(monkeypatch):
     # Nothing is written outside the test's own folder, and no test finds another one's programs.
     monkeypatch.setattr(run, "enable_cache", lambda: None)
-
-
-@pytest.fixture(autouse=True)
-def _no_warnings_to_a_closed_stream():
-    # The command line has warnings written to the standard error of the test that called it.
-    yield
-    logger = logging.getLogger("sde_diffusion")
-    logger.handlers, logger.propagate = [], True
 
 
 @pytest.fixture(scope="session")
