@@ -149,11 +149,10 @@ def _costs(lowered: Any, topology: Topology) -> dict[str, Any]:
     }
 
 
-def _attention(chosen: dict[tuple[int, int], str]) -> list[dict[str, Any]]:
-    """The implementations of attention, by the numbers of queries and keys."""
+def _attention(chosen: set[attention.Choice]) -> list[dict[str, Any]]:
     return [
         {"queries": queries, "keys": keys, "implementation": name}
-        for (queries, keys), name in sorted(chosen.items(), reverse=True)
+        for queries, keys, name in sorted(chosen, reverse=True)
     ]
 
 

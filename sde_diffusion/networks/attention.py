@@ -27,21 +27,19 @@ Array = jax.Array
 ATTENTION = "attention"
 """The name of its results, for rematerialization."""
 
-# "auto" takes chunks on a CPU from 1,024 queries and keys on. A chunk has at most about this many
-# logits, 4 MiB in float32, so that a core's cache holds them.
+# From 1,024 queries and keys on "auto" takes chunks on a CPU, and the kernel on a TPU.
 LONG = 1024**2
+# A chunk has at most about this many logits, 4 MiB in float32, so that a core's cache holds them.
 LOGITS = 2**20
-# "auto" takes the kernel of a TPU from 1,024 queries and keys on.
-LONG_ON_A_TPU = 1024**2
 
-Sizes = tuple[int, int]
-_chosen: ContextVar[dict[Sizes, str] | None] = ContextVar("chosen", default=None)
+Choice = tuple[int, int, str]
+_chosen: ContextVar[set[Choice] | None] = ContextVar("chosen", default=None)
 
 
 @contextmanager
-def chosen() -> Iterator[dict[Sizes, str]]:
-    """In this context: the implementation by the numbers of queries and keys, as it is traced."""
-    found: dict[Sizes, str] = {}
+def chosen() -> Iterator[set[Choice]]:
+    """All (queries, keys, implementation) of the attention that is traced in this context."""
+    found: set[Choice] = set()
     token = _chosen.set(found)
     try:
         yield found
@@ -74,7 +72,7 @@ def attention(
         implementation = suitable(query, key, mask, bias)
     run = choose("attention implementation", implementation, IMPLEMENTATIONS)
     if (found := _chosen.get()) is not None:
-        found[query.shape[1], key.shape[1]] = implementation
+        found.add((query.shape[1], key.shape[1], implementation))
     return checkpoint_name(run(query, key, value, mask, bias), ATTENTION)
 
 
@@ -83,12 +81,12 @@ def suitable(query: Array, key: Array, mask: Array | None, bias: Array | None = 
     platform = _platform()
     if platform in ("gpu", "cuda") and bias is None and _fits_cudnn(query, key, mask):
         return "cudnn"
-    logits = query.shape[1] * key.shape[1]
-    if platform == "cpu" and logits >= LONG:
+    if query.shape[1] * key.shape[1] < LONG:
+        return "xla"
+    if platform == "cpu":
         return "chunked"
-    if platform == "tpu" and logits >= LONG_ON_A_TPU and mask is None and bias is None:
-        return "flash" if _whole_samples(query.shape[0]) else "xla"
-    return "xla"
+    plain = mask is None and bias is None
+    return "flash" if platform == "tpu" and plain and _whole_samples(len(query)) else "xla"
 
 
 def _platform() -> str:

@@ -25,6 +25,8 @@ Array = jax.Array
 Padding = tuple[tuple[int, int], ...]
 
 NHWC = ("NHWC", "HWIO", "NHWC")
+# Numbers of a kernel after Winograd's transformation, 16 MiB: of these the images may be smaller.
+SMALL = 2**22
 
 
 def conv2d(x: Array, kernel: Array, stride: int = 1, padding: str = "SAME") -> Array:
@@ -134,8 +136,8 @@ def _suits_winograd(
     rhs_dilation: tuple[int, int],
 ) -> bool:
     height, width = x.shape[1:3]
-    # The compiler may make all transformed kernels of a network first: where they are larger than
-    # what they are applied to, they would take more memory than the network.
+    # The compiler may make all transformed kernels of a network first. Large ones, of more numbers
+    # than the images that they are applied to, would then take more memory than the network.
     channels, features = kernel.shape[2:]
     transformed = len(winograd.G) * kernel.shape[0] * channels * features
     applied_to = x.size // channels * (channels + features)
@@ -147,7 +149,7 @@ def _suits_winograd(
         # On less, the sums before and after cost more than the products that they save.
         and min(kernel.shape[2:]) >= 64
         and min(height, width) >= 8
-        and transformed <= applied_to
+        and transformed <= max(applied_to, SMALL)
     )
 
 

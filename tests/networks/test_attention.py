@@ -148,8 +148,9 @@ def test_what_is_chosen_can_be_observed():
     x = jax.ShapeDtypeStruct((1, 13, 1, 8), "float32")
     with module.chosen() as found:
         jax.eval_shape(lambda x: attention(x, x, x), x)
+        jax.eval_shape(lambda x: attention(x, x[:, :7], x[:, :7]), x)
         jax.eval_shape(lambda x: attention(x, x[:, :7], x[:, :7], None, "chunked"), x)
-    assert found == {(13, 13): "xla", (13, 7): "chunked"}
+    assert found == {(13, 13, "xla"), (13, 7, "xla"), (13, 7, "chunked")}
 
 
 def test_a_program_for_devices_that_are_not_here_has_the_implementation_that_suits_them(

@@ -95,7 +95,7 @@ def test_long_attention_runs_in_a_kernel_on_each_chips_samples_and_stores_no_log
     with over(mesh), chosen() as found:
         step = jax.jit(jax.grad(total, argnums=(0, 1, 2)), in_shardings=(by_sample,) * 3)
         program = compile_program(step.lower(x, x, x), 4)
-    assert found == {(length, length): "flash"}
+    assert found == {(length, length, "flash")}
     logits = 4 * heads * length**2  # bytes in float32, of the sample of a chip
     assert program.temporaries < logits
     # Three kernels: two products forward, and five and four for the gradients, of filled blocks.
