@@ -8,9 +8,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from sde_diffusion import distributed, training
-from sde_diffusion.cli.run import CONFIG, DATA, Described, read_data, to_json
+from sde_diffusion.cli.run import ADAPTERS, CONFIG, DATA, STUDENT, Described, read_data, to_json
 from sde_diffusion.config import optimizers
 from sde_diffusion.config import schema as configs
+from sde_diffusion.data.sources.latents import TEXTS
 
 # Fields that may change after a run has begun. They decide where, how fast and how often something
 # is done, and how the run is sampled and measured. They do not affect the parameters.
@@ -34,11 +35,10 @@ MAY_GROW = "training.steps"
 # What a run writes; --overwrite removes these and nothing else.
 OWN = (
     *("checkpoints", "samples", "tensorboard", "metrics.jsonl", "loss.png", "samples.png"),
-    *("evaluation.json", "init_from.json", "codec.json"),
-    *(DATA, CONFIG),
+    *("evaluation.json", "init_from.json", "codec.json", TEXTS, DATA, CONFIG),
 )
 # What a student writes as well. In the folder of another run it is the user's.
-OF_A_STUDENT = ("student", "lora.safetensors")
+OF_A_STUDENT = (STUDENT, ADAPTERS)
 
 
 def claim(

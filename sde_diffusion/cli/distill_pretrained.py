@@ -34,8 +34,6 @@ from sde_diffusion.sdes import Tabulated
 from sde_diffusion.training import init_from
 from sde_diffusion.tree_names import named
 
-# Where the result is, in --out: a folder as diffusers writes it, or a file of adapters.
-STUDENT, ADAPTERS = "student", "lora.safetensors"
 # Fields of a config that mean something here.
 GROUPS = ("flow_map", "optim", "training", "lora", "mesh", "data.source", "seed")
 OBJECTIVES = ("trajectory", "consistency")
@@ -299,10 +297,9 @@ def _write(args: Namespace, config: ConfigDict, out: Path, params: Any) -> str:
     if folder.is_dir() and not (folder / part).is_dir():
         part = "transformer"
     if config.lora.rank is not None:
-        share = 1.0 if config.lora.alpha is None else config.lora.alpha / config.lora.rank
-        scaled = jax.tree.map(np.asarray, lora.scale(params, share))
-        lora_files.write(out / ADAPTERS, {part: scaled}, notes={NOTE: CONSISTENCY})
-        return f"sample --pretrained {args.pretrained} --lora {out / ADAPTERS} --steps 4"
+        scaled = jax.tree.map(np.asarray, lora.scale(params, adapters.share(config)))
+        lora_files.write(out / run.ADAPTERS, {part: scaled}, notes={NOTE: CONSISTENCY})
+        return f"sample --pretrained {args.pretrained} --lora {out / run.ADAPTERS} --steps 4"
     lcm = {"_class_name": "LCMScheduler", "original_inference_steps": 50, "clip_sample": False}
     changed: dict[str, dict[str, Any]] = {"scheduler/scheduler_config.json": lcm}
     if told:
@@ -310,6 +307,7 @@ def _write(args: Namespace, config: ConfigDict, out: Path, params: Any) -> str:
         index = read_json(folder / "model_index.json")
         if index["_class_name"] == "StableDiffusionPipeline":
             changed["model_index.json"] = {"_class_name": "LatentConsistencyModelPipeline"}
-    shutil.rmtree(out / STUDENT, ignore_errors=True)  # of an earlier end of this run
-    save(out / STUDENT, folder, {part: params}, configs=changed)
-    return f"sample --pretrained {out / STUDENT} --steps 4"
+    student = out / run.STUDENT
+    shutil.rmtree(student, ignore_errors=True)  # of an earlier end of this run
+    save(student, folder, {part: params}, configs=changed)
+    return f"sample --pretrained {student} --steps 4"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -44,7 +45,7 @@ class Task(NamedTuple):
     batch_size: int
     folder: Path
     encoder: Text | None
-    no_text: dict[str, np.ndarray]
+    known: texts.Known
 
 
 def encode(args: Namespace, overrides: dict[str, str]) -> None:
@@ -55,21 +56,21 @@ def encode(args: Namespace, overrides: dict[str, str]) -> None:
     if args.dtype not in DTYPES:
         raise ValueError(f"--dtype must be {' or '.join(DTYPES)}, got {args.dtype!r}")
     config, coder, source = _codec_and_source(args, overrides)
-    encoder, no_text = None, {}
+    encoder, known = None, {}
     if args.text is not None:
         if "text" not in source.features:
             raise ValueError(f"--text {args.text}: the records of {source.name} have no text")
         encoder = texts.read(args.text, "--text")
-        no_text = texts.no_text(encoder, texts.pixels(source.features))
+        known = texts.known(encoder, texts.pixels(source.features))
     task = Task(
         coder,
         source,
-        _features(coder, source.features, args.dtype, no_text),
+        _features(coder, source.features, args.dtype, known),
         build.mesh(config),
         config.training.batch_size,
         Path(args.out),
         encoder,
-        no_text,
+        known,
     )
     run.enable_cache()
     if distributed.is_first_process():
@@ -127,7 +128,7 @@ def _features(
     coder: FrozenCodec,
     features: data.Features,
     dtype: str,
-    no_text: dict[str, np.ndarray],
+    known: texts.Known,
 ) -> data.Features:
     """What the records of latents have, before shift and scale are known."""
     shape = coder.latent.shape
@@ -136,8 +137,8 @@ def _features(
         "deviation": data.Feature(shape, dtype),
     }
     embedded = {
-        f"{conditions.EMBEDDED}{name}": data.Feature(array.shape, dtype)
-        for name, array in no_text.items()
+        f"{conditions.EMBEDDED}{name}": data.Feature(array.shape[1:], dtype)
+        for name, array in known.items()
     }
     return data.Features(latent | codecs.others(features) | embedded)
 
@@ -152,7 +153,7 @@ def _claim(task: Task) -> None:
         "features": json.loads(task.features.to_json()),
     }
     if task.encoder is not None:
-        told["text encoder"] = fingerprints({"no_text": task.no_text})["no_text"]
+        told["text encoder"] = fingerprints({"texts": task.known})["texts"]
     begun, finished = task.folder / BEGUN, task.folder / FEATURES
     if begun.is_file():
         theirs = json.loads(begun.read_text(encoding="utf-8"))
@@ -244,7 +245,7 @@ def _finish(task: Task, shift: float, scale: float) -> None:
     told = data.StoredCodec(task.codec.name, task.codec.fingerprint, shift, scale)
     codec.write_stored(task.folder, told)
     if task.encoder is not None:
-        texts.write(task.folder, task.no_text)
+        texts.write(epath.Path(task.folder), task.known)
     mean = task.features["mean"]
     latent = codecs.latent_feature(mean.shape, shift, scale, mean.dtype)
     write_features(str(task.folder), data.Features({**task.features, "mean": latent}))

@@ -30,7 +30,8 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     """Compare samples of a trained network with the data, and write evaluation.json."""
     workdir = run.folder(args.workdir)
     config = run.read_config(workdir, sampling_options(args) | overrides)
-    source, no_text = texts.of_source(config, build.source(config))
+    embedded = texts.of_source(config, build.source(config), workdir)
+    source, no_text = embedded.source, embedded.no_text
     if autoencoders.is_autoencoder(config):
         _evaluate_autoencoder(args, workdir, config, source)
         return

@@ -23,6 +23,8 @@ from sde_diffusion.training.parameters import Step
 from sde_diffusion.tree_names import few, named
 
 CONFIG, DATA = "config.json", "data.json"
+# What `distill --pretrained` leaves: a folder as diffusers writes it, or a file of adapters.
+STUDENT, ADAPTERS = "student", "lora.safetensors"
 
 
 class Described(NamedTuple):
@@ -78,7 +80,7 @@ def read_config(workdir: epath.Path, overrides: dict[str, str]) -> ConfigDict:
 
 def _require_networks_config(workdir: epath.Path, config: ConfigDict) -> None:
     """Raise ValueError for a folder of `distill --pretrained`: its config has no network."""
-    student, adapted = workdir / "student", workdir / "lora.safetensors"
+    student, adapted = workdir / STUDENT, workdir / ADAPTERS
     taught = student.exists() or adapted.exists() or folders.is_pretrained(config.teacher.path)
     if not config.teacher.path or not taught:
         return

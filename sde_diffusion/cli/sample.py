@@ -38,7 +38,7 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
         picture.require_picture(out, shown)
     if coder is not None:
         _refuse_images(args)
-    wish = wishes.wish(config, features, args, shown.event.shape[:2])
+    wish = wishes.wish(config, features, args, shown.event.shape[:2], workdir)
     build.solver(config), build.grid(config), build.mesh(config)
     run.enable_cache()
     params, step = run.restore_params(workdir, config, features, step=args.step, ema=args.ema)

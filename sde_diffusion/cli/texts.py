@@ -3,13 +3,17 @@
 Each text of a data set is encoded once, when a run begins, and a record has the embeddings beside
 its picture. An empty text has the embeddings of no text, which also take the place of a text that
 is dropped, and are what guidance goes away from.
+
+A run keeps what its encoders make of no text and of PROBE. So it goes on with the same numbers on
+other devices, and other encoders are refused.
 """
 
-import os
+import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from sde_diffusion import data
@@ -21,28 +25,49 @@ from sde_diffusion.pipeline import Size, Text
 BATCH = 16
 # Texts of which the embeddings are kept in memory; more are for the command encode.
 MOST = 5000
+PROBE = "a photograph of a cat"
+# Embeddings by the same encoders differ by rounding, up to bfloat16's on a TPU.
+TOLERANCE = 0.1
+
+Known = dict[str, np.ndarray]
+"""The embeddings by name of no text and of PROBE, [2, ...] each."""
 
 
 class Embedded(NamedTuple):
-    """A source whose records have embeddings of their texts, and those of no text [...]."""
+    """A source whose records have embeddings of their texts, and what is known of the encoders."""
 
     source: data.Source
-    no_text: dict[str, np.ndarray] | None
+    known: Known | None
+
+    @property
+    def no_text(self) -> dict[str, np.ndarray] | None:
+        """The embeddings of no text, of one sample."""
+        return None if self.known is None else of_no_text(self.known)
 
 
-def of_source(config: ConfigDict, source: data.Source) -> Embedded:
+def of_source(
+    config: ConfigDict, source: data.Source, workdir: epath.Path | None = None
+) -> Embedded:
     """The source with the embeddings that the network takes.
 
     The source itself where the network takes none, or where its records have them already: then
-    those of no text are what the folder of latents says.
+    the encoders are those of the folder of latents. They are to be those of the run in `workdir`.
 
-    Raises ValueError for records without a text, and where there are too many texts.
+    Raises ValueError for records without a text, where there are too many texts, and for other
+    encoders than the run's.
     """
+    made = _of_source(config, source)
+    if workdir is None or made.known is None:
+        return made
+    return made._replace(known=as_in(workdir, made.known))
+
+
+def _of_source(config: ConfigDict, source: data.Source) -> Embedded:
     if not conditions.reads_text(config):
         return Embedded(source, None)
     fields = conditions.entries(config)
     if fields["text"] in source.features:
-        return Embedded(source, _stored(config))
+        return Embedded(source, _stored(epath.Path(config.data.source.get("path", ""))))
     if not config.text.path:
         return Embedded(source, None)  # which `check` refuses
     if "text" not in source.features:
@@ -83,7 +108,7 @@ def embedded(path: str, source: data.Source, fields: dict[str, str] | None = Non
     if "" in number:
         say(f"{texts.count('')} of {len(texts)} texts are empty: they stand for no text")
     say(f"{len(unique)} texts of {source.name} are encoded by {path}")
-    return Embedded(data.Beside(source, named, features, rows), no_text(encoder, size))
+    return Embedded(data.Beside(source, named, features, rows), known(encoder, size))
 
 
 def read(path: str, flag: str = "config.text.path") -> Text:
@@ -101,28 +126,57 @@ def encode(encoder: Text, texts: Sequence[str], size: Size) -> dict[str, np.ndar
     made = _arrays(encoder(list(texts), len(texts), size))
     empty = [row for row, text in enumerate(texts) if not text.strip()]
     if empty:
-        for name, one in no_text(encoder, size).items():
+        for name, one in _arrays(encoder(None, 1, size)).items():
             made[name] = made[name].copy()
             made[name][empty] = one
     return made
 
 
-def no_text(encoder: Text, size: Size) -> dict[str, np.ndarray]:
-    """The embeddings of no text by name, each of one sample."""
-    return {name: array[0] for name, array in _arrays(encoder(None, 1, size)).items()}
+def known(encoder: Text, size: Size) -> Known:
+    """What a run keeps of its encoders."""
+    return encode(encoder, ["", PROBE], size)
 
 
-def write(folder: os.PathLike[str], without: dict[str, np.ndarray]) -> None:
-    """Write the embeddings of no text beside the latents that `encode` writes."""
-    with open(os.path.join(folder, TEXTS), "wb") as file:
-        np.savez(file, **without)  # type: ignore[arg-type]
+def of_no_text(known: Known) -> dict[str, np.ndarray]:
+    """The embeddings of no text, of one sample."""
+    return {name: array[0] for name, array in known.items()}
 
 
-def _stored(config: ConfigDict) -> dict[str, np.ndarray] | None:
-    file = os.path.join(config.data.source.get("path", ""), TEXTS)
-    if not os.path.isfile(file):
+def as_in(workdir: epath.Path, known: Known) -> Known:
+    """What the run in `workdir` keeps, or `known` where it keeps nothing.
+
+    Raises ValueError where it is not of the same encoders.
+    """
+    kept = _stored(workdir)
+    if kept is None:
+        return known
+    for name in sorted(kept.keys() | known.keys()):
+        if not _close(kept.get(name), known.get(name)):
+            raise ValueError(
+                f"config.text.path: {workdir} was trained with the embeddings of other encoders: "
+                f"their {name!r} of {PROBE!r} is not the same"
+            )
+    return kept
+
+
+def _close(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    if a is None or b is None or a.shape != b.shape:
+        return False
+    return bool(np.linalg.norm(a - b) <= TOLERANCE * np.linalg.norm(a))
+
+
+def write(folder: epath.Path, known: Known) -> None:
+    """Write what `of_source` and `as_in` read."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **known)  # type: ignore[arg-type]
+    (folder / TEXTS).write_bytes(buffer.getvalue())
+
+
+def _stored(folder: epath.Path) -> Known | None:
+    file = folder / TEXTS
+    if not file.is_file():
         return None
-    with np.load(file) as arrays:
+    with np.load(io.BytesIO(file.read_bytes())) as arrays:
         return dict(arrays)
 
 

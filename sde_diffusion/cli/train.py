@@ -43,9 +43,9 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     """The run of a config in a folder, from its beginning or on from its last checkpoint."""
     # ---- All that can be wrong is found before the folder is touched.
     taken_over.require_another_folder(config, workdir)
-    source, no_text = texts.of_source(config, build.source(config))
-    features = source.features
     resumes = bool(claim.steps_of(workdir)) and not overwrite
+    embedded = texts.of_source(config, build.source(config), workdir if resumes else None)
+    source, no_text, features = embedded.source, embedded.no_text, embedded.source.features
     coder = codec.of_training(config, source, workdir if resumes else taken_over.latents(config))
     taken_over.require_same_latents(config, coder)
     taken_over.require_same_words(config, features)
@@ -74,6 +74,8 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
         say(line)
     if coder is not None:
         codec.write(workdir, coder)
+    if embedded.known is not None and distributed.is_first_process():
+        texts.write(workdir, embedded.known)
     run.enable_cache()
     size = sum(leaf.size for leaf in jax.tree.leaves(params))
     say(

@@ -28,7 +28,8 @@ def trained_problem(
     """
     config = run.read_config(workdir, overrides)
     autoencoders.require_denoiser(config, f"--workdir {workdir}")
-    source, no_text = texts.of_source(config, build.source(config))
+    embedded = texts.of_source(config, build.source(config), workdir)
+    source, no_text = embedded.source, embedded.no_text
     coder = codec.of_run(workdir, config)
     features = codecs.sampled(source.features, coder)
     params, done = run.restore_params(workdir, config, features, step=step, ema=ema)

@@ -4,6 +4,7 @@ from argparse import Namespace
 from typing import NamedTuple
 
 import numpy as np
+from etils import epath
 from ml_collections import ConfigDict
 
 from sde_diffusion import data
@@ -37,7 +38,11 @@ class Wish(NamedTuple):
 
 
 def wish(
-    config: ConfigDict, features: data.Features, args: Namespace, size: tuple[int, ...]
+    config: ConfigDict,
+    features: data.Features,
+    args: Namespace,
+    size: tuple[int, ...],
+    workdir: epath.Path,
 ) -> Wish:
     """What the options ask for. `size` is height and width in pixels of the pictures, if they are.
 
@@ -45,7 +50,7 @@ def wish(
     """
     _check_options(args)
     if conditions.reads_text(config):
-        return _of_embeddings(config, args, size)
+        return _of_embeddings(config, args, size, workdir)
     told = "image" in conditions.names(config) and args.edit is None
     images, option = _images(config, features, args, told)
     words = prompts.given(args)
@@ -79,7 +84,9 @@ def wish(
     return Wish(num, under, labels, columns, given, words)
 
 
-def _of_embeddings(config: ConfigDict, args: Namespace, size: tuple[int, ...]) -> Wish:
+def _of_embeddings(
+    config: ConfigDict, args: Namespace, size: tuple[int, ...], workdir: epath.Path
+) -> Wish:
     """What is asked of a network that is told embeddings of texts."""
     given = [name for name in ("label", *ONE_OF) if getattr(args, name) is not None]
     if given:
@@ -91,13 +98,14 @@ def _of_embeddings(config: ConfigDict, args: Namespace, size: tuple[int, ...]) -
     if not config.text.path:
         raise ValueError("--prompt needs config.text.path, the pretrained folder that encodes it")
     encoder, pixels = texts.read(config.text.path), (size[0], size[1])
+    known = texts.as_in(workdir, texts.known(encoder, pixels))
     each = NUM_OF_TEXT if args.num is None else args.num
     rows = np.repeat(np.arange(len(asked_for)), each)
     encoded = texts.encode(encoder, asked_for, pixels)
     told = {name: encoded[name][rows] for name in conditions.entries(config)}
     if "guidance" in conditions.told(config):
         told["guidance"] = np.full(len(rows), config.conditions.text.guidance, np.float32)
-    under = draw.Under(told, no_text=texts.no_text(encoder, pixels))
+    under = draw.Under(told, no_text=texts.of_no_text(known))
     labels = {"text": np.array(asked_for)[rows]}
     return Wish(len(rows), under, labels, each if len(asked_for) > 1 else None, None, asked_for)
 

@@ -1,6 +1,6 @@
 """Prior preservation: a second set of pictures, which the model knows already, beside the first.
 
-    mean over the pictures of the first set + weight * mean over those of the second,
+    1/2 (mean over the pictures of the first set + weight * mean over those of the second),
 
 each of them half of a batch on average. A model that is fine-tuned on a few pictures of one thing
 then keeps what it knew of the others of its kind. Ruiz et al. 2023, "DreamBooth: fine tuning

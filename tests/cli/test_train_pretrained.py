@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from sde_diffusion import data, objectives, pretrained
@@ -207,7 +208,8 @@ def test_the_network_and_the_process_are_the_folders(name):
 
 def test_a_record_has_the_embeddings_and_the_sizes_that_sdxl_is_told(pictures):
     config = base_config(SDXL, pictures)
-    source, no_text = texts.of_source(config, build.source(config))
+    embedded = texts.of_source(config, build.source(config))
+    source, no_text = embedded.source, embedded.no_text
     batch = data.take(source, np.array([0, 1]))
     encode = pretrained.load_text(SDXL)
     told = encode(["a fox", "a red fox"], 2, (SIZE, SIZE))
@@ -218,9 +220,34 @@ def test_a_record_has_the_embeddings_and_the_sizes_that_sdxl_is_told(pictures):
     assert not no_text["pooled"].any()
 
 
+def test_the_encoders_are_those_that_the_run_began_with(tmp_path):
+    first, other = (
+        texts.known(pretrained.load_text(model), (SIZE, SIZE)) for model in (SD15, SDXL)
+    )
+    workdir = epath.Path(tmp_path)
+    assert texts.as_in(workdir, first) is first  # nothing is kept yet
+    texts.write(workdir, first)
+    rounded = {name: np.asarray(a.astype(jnp.bfloat16), np.float32) for name, a in first.items()}
+    for name, kept in texts.as_in(workdir, rounded).items():
+        np.testing.assert_array_equal(kept, first[name])
+    with pytest.raises(ValueError, match=r"config.text.path: .* embeddings of other encoders"):
+        texts.as_in(workdir, other)
+    with pytest.raises(ValueError, match=r"'text' of 'a photograph of a cat' is not the same"):
+        texts.as_in(workdir, {name: array[:, ::-1] for name, array in first.items()})
+
+
+def test_a_prompt_by_other_encoders_is_refused(adapted, call, tmp_path):
+    out = tmp_path / "x.png"
+    other = f"--config.text.path={SD15}"
+    code, _, err = call("sample", "--workdir", adapted, "--prompt", "a fox", "--out", out, other)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "was trained with the embeddings of other encoders" in err
+
+
 def test_the_loss_is_that_of_the_pipelines_model_on_the_pictures_latents(pictures, sd3):
     config, pipe = base_config(sd3, pictures), pretrained.load(sd3)
-    source, no_text = texts.of_source(config, build.source(config))
+    embedded = texts.of_source(config, build.source(config))
+    source, no_text = embedded.source, embedded.no_text
     coder = codec.of_training(config, source, None)
     base = run.base(config, codecs.sampled(source.features, coder))
     recipe = build.recipe(config, source.features, None, coder, base, no_text)
@@ -271,7 +298,8 @@ def test_latents_and_embeddings_are_stored_once(pictures, call, tmp_path):
         ),
         {"data.source.name": "latents", "data.source.path": str(out)},
     )
-    again, no_text = texts.of_source(config, build.source(config))
+    embedded = texts.of_source(config, build.source(config))
+    again, no_text = embedded.source, embedded.no_text
     assert again.features["embedded_text"].shape == told.shape[1:]
     np.testing.assert_allclose(no_text["text"], pipe.text(None, 1, (SIZE, SIZE))["text"][0])
     assert codec.of_training(config, again, None).latent == stored.features.event

@@ -15,7 +15,7 @@ from sde_diffusion.data.source import Source
 from sde_diffusion.data.sources.array_record import FEATURES, array_record
 
 CODEC = "codec.json"
-TEXTS = "no_text.npz"  # the embeddings of no text, where records have embeddings of a text
+TEXTS = "texts.npz"  # by which the encoders of texts are known, where records have embeddings
 
 
 class StoredCodec(NamedTuple):
