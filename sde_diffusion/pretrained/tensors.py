@@ -31,6 +31,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sde_diffusion.layerwise import SCANNED
+from sde_diffusion.pretrained.copying import copy, copy_kernel, empty
 
 Tensors = Mapping[str, np.ndarray]
 Renames = Mapping[str, str | None]
@@ -72,7 +73,8 @@ def to_params(
         renames: the table for `renamed`.
         dtype: of the parameters.
         source: what the errors call the tensors, such as the path of a folder.
-        put: (path, array) -> the array on its devices; by default on JAX's default device.
+        put: (path, array) -> the array on its devices; by default on JAX's default device. On a CPU
+            that is the host's array itself, so nothing may change it.
 
     Raises ValueError, which names tensors with their shapes, where one is missing, left over, or of
     another shape.
@@ -80,14 +82,18 @@ def to_params(
     given = renamed(tensors, renames or {})
     flat = flatten_dict(shapes)
     places = {path: place(path, leaf.shape) for path, leaf in flat.items()}
-    _require_same_names(flat, places, given, source)
-    put = put or (lambda _, array: jax.numpy.asarray(array))
+    _require_same_names(shapes, given, source)
+    put = put or (lambda _, array: jax.device_put(array))
 
     def parameter(path: tuple[str, ...]) -> jax.Array | np.ndarray:
         leaf, where = flat[path], places[path]
-        array = np.empty(leaf.shape, dtype)
+        array = empty(leaf.shape, dtype)
         for target, name in zip(array if where.stacked else [array], where.names, strict=True):
-            target[...] = _ours(given[name], where.leaf, target.shape, f"{source}: {name}")
+            tensor = _fitting(given[name], where.leaf, target.shape, f"{source}: {name}")
+            if where.leaf == "kernel" and tensor.ndim in TO_OURS:
+                copy_kernel(tensor, target)
+            else:
+                copy(tensor, target)
             _forget(given[name])
         return put(path, array)
 
@@ -102,16 +108,13 @@ def fitting(
     Raises what `to_params` does.
     """
     given = renamed(tensors, renames)
-    flat = flatten_dict(shapes)
-    places = {path: place(path, leaf.shape) for path, leaf in flat.items()}
-    _require_same_names(flat, places, given, source)
+    _require_same_names(shapes, given, source)
     made = {}
-    for path, leaf in flat.items():
-        where = places[path]
+    for path, leaf in flatten_dict(shapes).items():
+        where = place(path, leaf.shape)
         shape = leaf.shape[1:] if where.stacked else leaf.shape
         for name in where.names:
-            _ours(given[name], where.leaf, shape, f"{source}: {name}")
-            made[name] = given[name].reshape(_their_shape(where, leaf.shape))
+            made[name] = _fitting(given[name], where.leaf, shape, f"{source}: {name}")
     return made
 
 
@@ -131,7 +134,7 @@ def names_and_shapes(shapes: Any) -> dict[str, tuple[int, ...]]:
     made = {}
     for path, leaf in flatten_dict(shapes).items():
         where = place(path, leaf.shape)
-        shape = _their_shape(where, leaf.shape)
+        shape = _their_shape(where.leaf, leaf.shape[1:] if where.stacked else leaf.shape)
         made.update(dict.fromkeys(where.names, shape))
     return made
 
@@ -191,35 +194,27 @@ def _expression(pattern: str) -> str:
     return "".join(parts())
 
 
-def _their_shape(where: Place, shape: tuple[int, ...]) -> tuple[int, ...]:
-    shape = shape[1:] if where.stacked else shape
-    if where.leaf != "kernel" or len(shape) not in TO_THEIRS:
+def _their_shape(leaf: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    if leaf != "kernel" or len(shape) not in TO_THEIRS:
         return shape
     return tuple(shape[axis] for axis in TO_THEIRS[len(shape)])
 
 
-def _ours(tensor: np.ndarray, leaf: str, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """The tensor, transposed; a 1x1 convolution may stand for a dense layer."""
-    array = tensor
-    if leaf == "kernel":
-        if len(shape) == 2 and array.ndim > 2 and math.prod(array.shape[2:]) == 1:
-            array = array.reshape(array.shape[:2])
-        if array.ndim in TO_OURS:
-            array = array.transpose(TO_OURS[array.ndim])
-    if array.shape != shape:
-        wanted = _their_shape(Place((), leaf, False), shape)
+def _fitting(tensor: np.ndarray, leaf: str, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """The tensor of a leaf of ours of this shape; a 1x1 convolution may stand for a dense layer.
+
+    Raises ValueError, which begins with `name`, for a tensor of another shape.
+    """
+    wanted = _their_shape(leaf, shape)
+    dense = leaf == "kernel" and len(wanted) == 2 and math.prod(tensor.shape[2:]) == 1
+    array = tensor.reshape(tensor.shape[:2]) if dense else tensor
+    if array.shape != wanted:
         raise ValueError(f"{name} has the shape {tensor.shape}, but the config needs {wanted}")
     return array
 
 
-def _require_same_names(
-    flat: Mapping[Any, Any], places: Mapping[Any, Place], given: Tensors, source: str
-) -> None:
-    wanted = {
-        name: _their_shape(place, flat[path].shape)
-        for path, place in places.items()
-        for name in place.names
-    }
+def _require_same_names(shapes: Any, given: Tensors, source: str) -> None:
+    wanted = names_and_shapes(shapes)
     missing = {name: shape for name, shape in wanted.items() if name not in given}
     unexpected = {name: tensor.shape for name, tensor in given.items() if name not in wanted}
     found = [
