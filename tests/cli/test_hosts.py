@@ -58,11 +58,29 @@ def lines(text):
     return [line for line in whole if line.strip("0123456789 ")]
 
 
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory, tiny_text):
+    """(folder, what they told) of two processes that train; the second one cannot draw pictures."""
+    folder = tmp_path_factory.mktemp("by_two")
+    (folder / "tiny.py").write_text(tiny_text)
+    (folder / "broken").mkdir()
+    (folder / "broken" / "matplotlib.py").write_text("raise ImportError('no pictures here')")
+    train = ("train", "--config", folder / "tiny.py", "--workdir", folder / "run")
+    broken = {"PYTHONPATH": str(folder / "broken")}
+    return folder, together(*train, "--config.mesh.fsdp=2", cache=folder, others=broken)
+
+
 @pytest.mark.slow
-def test_two_and_four_processes_train_sample_and_evaluate_as_one_run(call, tiny, tmp_path):
-    workdir = tmp_path / "run"
-    train = ("train", "--config", tiny, "--workdir", workdir, "--config.mesh.fsdp=2")
-    first, second = together(*train, cache=tmp_path)
+def test_only_the_first_process_draws_pictures(by_two):
+    folder, results = by_two
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert (folder / "run" / "loss.png").exists()
+
+
+@pytest.mark.slow
+def test_two_and_four_processes_train_sample_and_evaluate_as_one_run(call, by_two, tmp_path):
+    folder, (first, second) = by_two
+    workdir = folder / "run"
     assert (first[0], second[0]) == (0, 0), first[2] + second[2]
     assert "trained to step 8" in first[1]
     assert lines(second[1]) == []
@@ -72,26 +90,15 @@ def test_two_and_four_processes_train_sample_and_evaluate_as_one_run(call, tiny,
 
     sample = ("sample", "--workdir", workdir, "--num", 30, "--out")
     assert call(*sample, tmp_path / "one.npz")[0] == 0
-    results = together(*sample, tmp_path / "four.npz", cache=tmp_path, num=4)
+    results = together(*sample, tmp_path / "four.npz", cache=folder, num=4)
     assert [code for code, _, _ in results] == [0] * 4, results
     with np.load(tmp_path / "four.npz") as ours, np.load(tmp_path / "one.npz") as one:
         np.testing.assert_allclose(ours["image"], one["image"], rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(ours["label"], one["label"])
 
-    results = together("evaluate", "--workdir", workdir, cache=tmp_path, num=2)
+    results = together("evaluate", "--workdir", workdir, cache=folder, num=2)
     assert [code for code, _, _ in results] == [0, 0], results
     assert json.loads((workdir / "evaluation.json").read_text())["samples"] == 40
-
-
-@pytest.mark.slow
-def test_only_the_first_process_draws_pictures(tiny, tmp_path):
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "matplotlib.py").write_text("raise ImportError('no pictures here')")
-    train = ("train", "--config", tiny, "--workdir", tmp_path / "run")
-    broken = {"PYTHONPATH": str(tmp_path / "broken")}
-    results = together(*train, cache=tmp_path, others=broken)
-    assert [code for code, _, _ in results] == [0, 0], results
-    assert (tmp_path / "run" / "loss.png").exists()
 
 
 @pytest.mark.slow
