@@ -15,7 +15,7 @@ sde-diffusion plan --config configs/text_to_image/sd3_medium_256.py --config.pre
 sde-diffusion train --config configs/text_to_image/sd3_medium_256.py --config.preset=tpu \
     --workdir gs://bucket/sd3_medium_256
 
-experiments/pods/text_to_image.py plans it; the table beside it does not have it yet.
+experiments/pods/plans.py plans it; the table beside it does not have it yet.
 """
 
 from sde_diffusion.config import choice, default

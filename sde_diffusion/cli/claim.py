@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import json
 from typing import Any
 
 from etils import epath
@@ -12,6 +13,7 @@ from sde_diffusion.cli.run import ADAPTERS, CONFIG, DATA, STUDENT, Described, re
 from sde_diffusion.config import optimizers
 from sde_diffusion.config import schema as configs
 from sde_diffusion.data.sources.latents import TEXTS
+from sde_diffusion.pretrained.convert import INDEX
 
 # Fields that may change after a run has begun. They decide where, how fast and how often something
 # is done, and how the run is sampled and measured. They do not affect the parameters.
@@ -28,8 +30,12 @@ MAY_CHANGE = (
     "data.source.path",
     "data.source.labels",
     "data.source.data_dir",
-    # Where the codec is stored. That it is the same one is checked by its fingerprint.
+    # Where frozen networks, and what a run began from, are stored. That they are the same ones is
+    # checked by their fingerprints, and by what the text encoders make of a text.
     "codec.path",
+    "init_from.path",
+    "teacher.path",
+    "text.path",
 )
 MAY_GROW = "training.steps"
 # What a run writes; --overwrite removes these and nothing else.
@@ -64,6 +70,7 @@ def _claim(
 ) -> list[str]:
     path, lines = workdir / CONFIG, []
     text = configs.to_json(config)
+    _require_a_runs_folder(workdir)
     if not path.exists() and (workdir / "checkpoints").exists():
         raise ValueError(
             f"workdir {workdir} has checkpoints but no {CONFIG}: choose another folder"
@@ -79,6 +86,33 @@ def _claim(
     training.write_whole(workdir / DATA, to_json(described))
     training.write_whole(path, text)
     return lines
+
+
+def _require_a_runs_folder(workdir: epath.Path) -> None:
+    """Raise ValueError where a run would be written over, or into, what is no run."""
+    whole = workdir.resolve()
+    for folder in (whole, whole.parent):
+        if (folder / INDEX).is_file():
+            raise ValueError(
+                f"workdir {workdir}: {folder} is a pretrained folder, over which no run is written:"
+                " choose another folder"
+            )
+    for name, keys in ((CONFIG, ("sde", "network", "training")), (DATA, ("records", "features"))):
+        path = workdir / name
+        if path.is_file() and not _has(path.read_text(), keys):
+            raise ValueError(
+                f"workdir {workdir} is no run's folder: its {name} is something else; choose "
+                "another folder"
+            )
+
+
+def _has(text: str, keys: tuple[str, ...]) -> bool:
+    """Whether a text is a JSON object with these keys."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return False
+    return isinstance(found, dict) and set(keys) <= found.keys()
 
 
 def begun(workdir: epath.Path) -> bool:
@@ -130,6 +164,8 @@ def _check_data(workdir: epath.Path, described: Described) -> None:
     if not (workdir / DATA).is_file():
         return  # written by an earlier version, without a description of the data
     ours, theirs = _fields(described), _fields(read_data(workdir))
+    if "prompts" not in theirs:
+        ours.pop("prompts", None)  # an earlier version did not keep them
     wrong = [
         f"{key}: {ours.get(key, 'absent')} instead of {theirs.get(key, 'absent')}"
         for key in ours | theirs
@@ -144,6 +180,8 @@ def _check_data(workdir: epath.Path, described: Described) -> None:
 
 def _fields(described: Described) -> dict[str, Any]:
     fields: dict[str, Any] = {"records": described.records}
+    if described.prompts is not None:
+        fields["prompts"] = f"those of fingerprint {described.prompts}"
     for name, feature in described.features.items():
         fields |= {f"{name}.{key}": value for key, value in dataclasses.asdict(feature).items()}
     return fields

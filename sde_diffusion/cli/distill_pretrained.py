@@ -22,7 +22,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sde_diffusion import distributed, lora, objectives, training
-from sde_diffusion.cli import claim, pretrained, pretrained_batches, run
+from sde_diffusion.cli import claim, pretrained, pretrained_batches, run, taken_over
 from sde_diffusion.cli.say import say
 from sde_diffusion.config import adapters, build, flow_maps, optimizers
 from sde_diffusion.config import schema as configs
@@ -59,6 +59,8 @@ def distill(args: Namespace, guidance: Guidance, overrides: dict[str, str]) -> N
     planned, mesh = build.run(config), build.mesh(config)
     distributed.check_batch_size(mesh, config.training.batch_size)
     shapes = jax.eval_shape(recipe.init_params, jax.random.key(0))
+    if claim.steps_of(out) and not args.overwrite:
+        taken_over.require_same(config, out, recipe)
 
     # ---- The folder, and the run.
     for line in claim.claim(out, config, described, overwrite=args.overwrite):

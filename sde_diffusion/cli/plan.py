@@ -14,7 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, planning
-from sde_diffusion.cli import codec, plan_search, plan_table
+from sde_diffusion.cli import codec, plan_search, plan_table, start
 from sde_diffusion.config import autoencoders, build, codecs, conditions
 from sde_diffusion.config import schema as configs
 from sde_diffusion.networks import attention
@@ -74,7 +74,9 @@ def plan_training(
         name: jax.ShapeDtypeStruct((size, *features[name].shape), features[name].dtype)
         for name in build.record_names(config, features)
     }
-    recipe = build.recipe(config, features, codec=_codec(config, features))
+    coder = _codec(config, features)
+    teacher = start.planned_teacher(config, codecs.sampled(features, coder))
+    recipe = build.recipe(config, features, teacher, coder)
     with _progress(f"compiling the training step for {topology.name}"):
         with attention.chosen() as chosen:
             lowered = planning.lower_training_step(mesh, batch, recipe)
@@ -202,10 +204,10 @@ def _event(text: str) -> tuple[int, ...]:
 @contextmanager
 def _progress(what: str) -> Iterator[None]:
     """Shows the elapsed seconds of the block in a line on standard error."""
-    start, done = time.perf_counter(), threading.Event()
+    begun, done = time.perf_counter(), threading.Event()
 
     def line() -> str:
-        return f"{what}: {time.perf_counter() - start:.0f} s"
+        return f"{what}: {time.perf_counter() - begun:.0f} s"
 
     def count() -> None:
         while not done.wait(1.0):

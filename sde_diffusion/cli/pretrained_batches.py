@@ -1,6 +1,8 @@
 """What a pretrained network is trained on: latents of images with captions, or prompts alone."""
 
 import dataclasses
+import hashlib
+import json
 from argparse import Namespace
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, noise
-from sde_diffusion.cli import pretrained, prompts, run
+from sde_diffusion.cli import pretrained, prompts, run, start, texts
 from sde_diffusion.config import build, flow_maps
 from sde_diffusion.config import schema as configs
 from sde_diffusion.objectives.guided import GUIDANCE
@@ -61,14 +63,14 @@ class Batches:
         return self
 
     def __next__(self) -> Any:
-        texts, latents = self.read(self.step)
+        given, latents = self.read(self.step)
         self.step += 1
         assert self.pipe.text is not None  # `distill` refuses pipelines without
-        cond = self.pipe.text(texts, len(texts), self.size)
+        cond = texts.encode(self.pipe.text, given, self.size)
         if self.pipe.told:
-            cond = cond | {GUIDANCE: np.full(len(texts), self.weight, np.float32)}
+            cond = cond | {GUIDANCE: np.full(len(given), self.weight, np.float32)}
         if latents is None:
-            latents = np.zeros(self.pipe.latent_shape(len(texts), self.size), np.float32)
+            latents = np.zeros(self.pipe.latent_shape(len(given), self.size), np.float32)
         return jax.tree.map(np.asarray, {"latent": latents, "cond": cond})
 
     def get_state(self) -> Any:
@@ -94,7 +96,7 @@ def batches(
     height, width, _ = source.features.event.shape
     size, (low, high) = (height, width), source.features.event.range
     pipe.latent_shape(1, size)
-    chosen = data.select(source, ["image", "text"])
+    chosen = data.select(start.enough(source, num), ["image", "text"])
     records = data.batches(chosen, num, config.seed, host=jax.process_index(), hosts=hosts)
     key = jax.random.fold_in(noise.key(config.seed), jax.process_index())
 
@@ -116,8 +118,8 @@ def _weight(config: ConfigDict) -> float:
 def _of_prompts(
     args: Namespace, config: ConfigDict, pipe: Pipeline, num: int
 ) -> tuple[Batches, run.Described, Size]:
-    texts, size = prompts.given(args), pretrained.size_of(args, pipe)
-    if texts is None:
+    asked, size = prompts.given(args), pretrained.size_of(args, pipe)
+    if asked is None:
         raise ValueError(
             "distill --pretrained needs --prompts, a file with a prompt on each line, or data with "
             "captions (--config.data.source.name)"
@@ -125,7 +127,9 @@ def _of_prompts(
 
     def read(step: int) -> tuple[list[str], Any]:
         draw = np.random.default_rng((config.seed, step, jax.process_index()))
-        return [texts[i] for i in draw.integers(len(texts), size=num)], None
+        return [asked[i] for i in draw.integers(len(asked), size=num)], None
 
     features = data.Features({"image": data.Feature((*size, 3), "float32", 0.0, 1.0)})
-    return Batches(pipe, size, read, _weight(config)), run.Described(len(texts), features), size
+    mark = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:16]
+    described = run.Described(len(asked), features, mark)
+    return Batches(pipe, size, read, _weight(config)), described, size

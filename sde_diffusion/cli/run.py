@@ -28,10 +28,14 @@ STUDENT, ADAPTERS = "student", "lora.safetensors"
 
 
 class Described(NamedTuple):
-    """The description of the data in a run's folder: the number of records and their features."""
+    """The description of the data in a run's folder: the number of records and their features.
+
+    prompts: a fingerprint of the texts, where a student learns from prompts alone.
+    """
 
     records: int
     features: data.Features
+    prompts: str | None = None
 
 
 def enable_cache() -> None:
@@ -117,7 +121,7 @@ def read_data(workdir: epath.Path) -> Described:
     try:
         told = json.loads(path.read_text())
         features = data.Features.from_json(json.dumps(told["features"]))
-        return Described(int(told["records"]), features)
+        return Described(int(told["records"]), features, told.get("prompts"))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} does not describe data ({error})") from error
 
@@ -126,6 +130,8 @@ def to_json(described: Described) -> str:
     """The text of the file that `read_data` reads."""
     features = json.loads(described.features.to_json())
     told = {"records": described.records, "features": features}
+    if described.prompts is not None:
+        told["prompts"] = described.prompts
     return json.dumps(told, indent=2, allow_nan=False) + "\n"
 
 
@@ -196,7 +202,7 @@ def base(config: ConfigDict, features: data.Features) -> Any:
     they are drawn from the run's seed. Raises what `stored` raises, and ValueError where another
     parameter is not there.
     """
-    found, shapes = stored(config), _abstract(config, features)
+    found, shapes = stored(config), abstract(config, features)
     if found is None:
         raise ValueError("config.lora.rank needs a base: set config.init_from.path")
     plan = init_from.plan(found, shapes, config.init_from.names)
@@ -238,7 +244,7 @@ def restore_params(
         raise ValueError(problem)
     if not adapters.has_adapters(config):
         which, at = _which_average(ema, config), which_step(step)
-        return training.restore_params(workdir, _abstract(config, features), ema=which, step=at)
+        return training.restore_params(workdir, abstract(config, features), ema=which, step=at)
     found = restore_adapters(workdir, config, features, step=step, ema=ema)
     whole = base(config, features)
     which = _which_average(ema, config)
@@ -257,13 +263,12 @@ def restore_adapters(
     ema: str | None = None,
 ) -> training.Parameters:
     """The adapters alone of a run that trains some; the arguments are those of `restore_params`."""
-    abstract = _abstract(config, features)
-    pairs = jax.eval_shape(adapters.init(config, abstract), jax.random.key(0))
+    pairs = jax.eval_shape(adapters.init(config, abstract(config, features)), jax.random.key(0))
     which, at = _which_average(ema, config), which_step(step)
     return training.restore_params(workdir, _placed(config, pairs), ema=which, step=at)
 
 
-def _abstract(config: ConfigDict, features: data.Features) -> Any:
+def abstract(config: ConfigDict, features: data.Features) -> Any:
     """The shapes of the network's parameters, with their shardings."""
     init = build.init_params(config, features.event.shape)
     return _placed(config, jax.eval_shape(init, jax.random.key(0)))

@@ -5,15 +5,19 @@ wrong without a word, so they are compared before it begins.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
-from sde_diffusion import data
-from sde_diffusion.cli import codec, run
+from sde_diffusion import data, training
+from sde_diffusion.cli import codec, run, start
 from sde_diffusion.config import adapters, conditions
+from sde_diffusion.config import schema as configs
 from sde_diffusion.config.codecs import FrozenCodec
+from sde_diffusion.training import parameters
+from sde_diffusion.training.frozen import check_fingerprints, fingerprints
 
 
 def runs(config: ConfigDict) -> Iterator[tuple[str, epath.Path]]:
@@ -36,6 +40,35 @@ def require_another_folder(config: ConfigDict, workdir: epath.Path) -> None:
             raise ValueError(
                 f"--workdir {workdir} is config.{group}.path as well: choose another folder"
             )
+
+
+def require_same(
+    config: ConfigDict, workdir: epath.Path, recipe: training.Recipe, shapes: Any = None
+) -> None:
+    """Raise ValueError where the run in `workdir` goes on with other networks than it began with.
+
+    Networks that are where they were are compared by `training.train`, and those that were moved
+    here, before the folder is written to. `shapes` are those of the network's parameters, with
+    shardings, for a run that trains all of them.
+    """
+    began = configs.flatten(configs.from_json((workdir / run.CONFIG).read_text()))
+    moved = {
+        f"config.{field}": path
+        for field, path in configs.flatten(config).items()
+        if field in ("init_from.path", "teacher.path", "codec.path") and path != began[field]
+    }
+    if not moved:
+        return
+    try:
+        saved = parameters.find(workdir, ema=None).frozen
+        check_fingerprints(fingerprints(recipe.frozen), saved)
+    except training.CheckpointMismatch as error:
+        named = ", ".join(f"{field} {path!r}" for field, path in moved.items())
+        raise ValueError(f"{named}, where {workdir} began with another: {error}") from error
+    if shapes is None or adapters.has_adapters(config) or "config.init_from.path" not in moved:
+        return
+    if stored := run.stored(config):
+        start.require_taken_over(workdir, stored, shapes, config.init_from.names)
 
 
 def latents(config: ConfigDict) -> epath.Path | None:

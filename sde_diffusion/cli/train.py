@@ -44,10 +44,15 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     # ---- All that can be wrong is found before the folder is touched.
     taken_over.require_another_folder(config, workdir)
     resumes = bool(claim.steps_of(workdir)) and not overwrite
-    embedded = texts.of_source(config, build.source(config), workdir if resumes else None)
-    source, no_text, features = embedded.source, embedded.no_text, embedded.source.features
-    coder = codec.of_training(config, source, workdir if resumes else taken_over.latents(config))
+    plain = build.source(config)
+    coder = codec.of_training(config, plain, workdir if resumes else taken_over.latents(config))
     taken_over.require_same_latents(config, coder)
+    sampled = codecs.sampled(plain.features, coder)
+    params = run.abstract(config, sampled)
+    if adapters.has_adapters(config):
+        jax.eval_shape(adapters.init(config, params), jax.random.key(0))  # config.lora.names
+    embedded = texts.of_source(config, plain, workdir if resumes else None)  # may take minutes
+    source, no_text, features = embedded.source, embedded.no_text, embedded.source.features
     taken_over.require_same_words(config, features)
     sampled = codecs.sampled(features, coder)
     teacher = start.teacher(config, sampled, coder)
@@ -55,16 +60,18 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     mesh, planned = build.mesh(config), build.run(config)
     base = run.base(config, sampled) if adapters.has_adapters(config) else None
     recipe = build.recipe(config, features, teacher, coder, base, no_text)
+    enough = start.enough(source, config.training.batch_size) if config.init_from.path else source
     batches = data.batches(
-        data.select(_enough(config, source), build.record_names(config, features)),
+        data.select(enough, build.record_names(config, features)),
         config.training.batch_size,
         config.seed,
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    params = jax.eval_shape(build.init_params(config, sampled.event.shape), jax.random.key(0))
     if not autoencoders.is_autoencoder(config):
         draw.check(config, params, sampled)
+    if resumes:
+        taken_over.require_same(config, workdir, recipe, params)
     stored = None if resumes or base is not None else run.stored(config)
     taken = None if stored is None else init_from.plan(stored, params, config.init_from.names)
 
@@ -92,8 +99,8 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
         say(f"classes: {classes.class_table(features)}")
     begin = None
     if stored is not None and taken is not None:
-        start.tell(workdir, stored, taken)
-        begin = partial(init_from.start, stored=stored, take=taken.take)
+        start.tell(stored, taken)
+        begin = partial(start.take_over, workdir=workdir, stored=stored, plan=taken)
 
     # ---- The run.
     every = []
@@ -111,20 +118,6 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
         say(f"stopped at step {done} of {config.training.steps}; the same command goes on")
     else:
         say(f"trained to step {done}: {workdir}")
-
-
-def _enough(config: ConfigDict, source: data.Source) -> data.Source:
-    """The source, several times where a network is fine-tuned on fewer pictures than a batch has.
-
-    Each of the hosts reads a part of them.
-    """
-    times = -(-config.training.batch_size // len(source))
-    if times == 1 or not config.init_from.path:
-        return source
-    say(
-        f"the {len(source)} samples of {source.name} are fewer than a batch: each is there {times}x"
-    )
-    return data.Repeated(source, times)
 
 
 def pictures_of(

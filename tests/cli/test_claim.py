@@ -40,6 +40,8 @@ def steps(tmp_path):
         {"training.steps_per_call": "4", "training.compiler_options": "a=1"},
         {"sampling.solver.name": "heun", "sampling.steps": "3", "eval.num": "5"},
         {"mesh.fsdp": "2"},
+        # Each of these networks is known by a fingerprint.
+        {"init_from.path": "a", "teacher.path": "b", "codec.path": "c", "text.path": "d"},
     ],
     ids=lambda change: ",".join(change),
 )
@@ -60,7 +62,6 @@ def test_what_leaves_the_mathematics_as_it_is_may_change(begun, tmp_path, change
         {"training.batch_size": "64"},
         {"sde.name": "ve"},
         {"data.flip": "True"},
-        {"init_from.path": "somewhere"},
         {"training.steps": "999"},
     ],
     ids=lambda change: ",".join(change),
@@ -145,6 +146,37 @@ def test_overwrite_removes_what_a_run_wrote_and_nothing_else(begun, tmp_path):
     begun({"teacher.path": "teacher"}, overwrite=True)
     begun({}, overwrite=True)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "data.json", "notes.txt"}
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "workdir", "message"),
+    [
+        ("model_index.json", "{}", ".", "is a pretrained folder, over which no run is written"),
+        ("model_index.json", "{}", "unet", "is a pretrained folder, over which no run is written"),
+        ("config.json", '{"_class_name": "UNet2DConditionModel"}', ".", "config.json is something"),
+        ("data.json", "[1, 2]", ".", "data.json is something else"),
+        ("data.json", "records", ".", "data.json is something else"),
+    ],
+)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_is_written_over_what_is_no_run(tmp_path, file, text, workdir, message, overwrite):
+    (tmp_path / file).write_text(text)
+    folder = run.folder(str(tmp_path / workdir))
+    with pytest.raises(ValueError, match=message):
+        claim.claim(folder, configs.default(), DESCRIBED, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+    assert (tmp_path / file).read_text() == text
+
+
+def test_other_prompts_are_refused_by_name(tmp_path):
+    workdir, first = run.folder(str(tmp_path)), DESCRIBED._replace(prompts="12ab")
+    (tmp_path / "checkpoints" / "600").mkdir(parents=True)
+    (tmp_path / "config.json").write_text(configs.to_json(configs.default()))
+    for again in range(2):
+        claim.claim(workdir, configs.default(), first, overwrite=False)
+        assert run.read_data(workdir).prompts == "12ab", again
+    with pytest.raises(ValueError, match=r"prompts: .* 34cd instead of .* 12ab"):
+        claim.claim(workdir, configs.default(), first._replace(prompts="34cd"), overwrite=False)
 
 
 def test_checkpoints_of_no_config_are_not_touched(tmp_path):

@@ -21,11 +21,15 @@ SMALL = ("--config.training.batch_size=2", "--config.training.steps=1")
 FEW = ("--config.flow_map.steps=1", "--config.flow_map.pairs=1", "--config.flow_map.solver=ddim")
 
 
+def on_one_device(_):
+    """The mesh for which programs compile in a fraction of the time."""
+    return distributed.make_mesh(devices=jax.devices()[:1])
+
+
 def distilled(out, *options):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "enable_cache", lambda: None)
-        # On one device, for which programs compile in a fraction of the time.
-        patch.setattr(build, "mesh", lambda _: distributed.make_mesh(devices=jax.devices()[:1]))
+        patch.setattr(build, "mesh", on_one_device)
         command = ["distill", "--pretrained", str(FOLDER), "--out", str(out), *SMALL]
         assert main([*command, *map(str, options)]) == 0
     return out
@@ -40,7 +44,10 @@ def adapters(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    """A whole student that is told the weight, trained on images with captions."""
+    """A whole student that is told the weight, trained on images with captions.
+
+    They are fewer than a batch has.
+    """
     folder = tmp_path_factory.mktemp("told")
     lines = []
     for k in range(2):
@@ -49,7 +56,8 @@ def told(tmp_path_factory):
     (folder / "captions.jsonl").write_text("\n".join(lines))
     source = {"name": "folder", "path": folder, "captions": "captions.jsonl"}
     options = [f"--config.data.source.{key}={value}" for key, value in source.items()]
-    return distilled(folder / "out", *options, "--guidance", "1,8")
+    batch = "--config.training.batch_size=3"
+    return distilled(folder / "out", *options, batch, "--guidance", "1,8")
 
 
 @pytest.mark.slow
@@ -74,6 +82,16 @@ def test_a_file_of_adapters_samples_in_a_few_evaluations(adapters, call, tmp_pat
 def test_a_distillation_of_a_folder_goes_on_where_it_stopped(adapters, capfd):
     distilled(adapters, *FOX, *FEW, "--size", "8x8", "--guidance", 2, "--lora", 2)
     assert "already at step 1 of 1" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_such_a_distillation_goes_on_with_the_same_prompts_alone(adapters, call, monkeypatch):
+    monkeypatch.setattr(build, "mesh", on_one_device)
+    command = ("distill", "--pretrained", FOLDER, "--out", adapters, *SMALL, *FEW)
+    other = ("--prompt", "a blue fox", "--size", "8x8", "--guidance", 2, "--lora", 2)
+    code, _, err = call(*command, *other)
+    assert code == 2
+    assert "trained on other data (prompts: those of fingerprint" in err.splitlines()[-1]
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """config.lora: a run whose parameters are the adapters of another run's network."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -114,6 +116,28 @@ def test_another_base_than_the_trained_one_is_refused(call, adapted, tmp_path):
     assert code == 2
     (line,) = err.splitlines()
     assert "the frozen tree 'base' is not the one that the checkpoint was trained with" in line
+
+
+def test_the_base_may_be_moved_and_not_be_another(call, config_file, adapted, trained, tmp_path):
+    folder, moved = tmp_path / "run", tmp_path / "moved"
+    shutil.copytree(adapted, folder)
+    moved.symlink_to(trained)
+
+    def go_on(base):
+        base = f"--config.init_from.path={base}"
+        return call("train", "--config", config_file, "--workdir", folder, base)
+
+    code, out, err = go_on(moved)
+    assert code == 0, err
+    assert f"from now on, init_from.path: {str(moved)!r}" in out
+    assert "already at step 4 of 4" in err
+    before = (folder / "config.json").read_bytes()
+    code, _, err = go_on(adapted)
+    (line,) = err.splitlines()
+    assert code == 2
+    assert f"config.init_from.path {str(adapted)!r}, where {folder} began with another" in line
+    assert "the frozen tree 'base' is not the one" in line
+    assert (folder / "config.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import jax
 import jaxlib
 import pytest
 
-from sde_diffusion.cli import plan, plan_search, plan_table
+from sde_diffusion.cli import plan, plan_search, plan_table, start
+from sde_diffusion.config import build
 from sde_diffusion.config import schema as configs
 from sde_diffusion.planning import Chip, Topology, named
 
@@ -97,6 +99,34 @@ def too_large(small):
     config.network = configs.choice("network", "mlp", features=16, num_blocks=1)
     config.training.batch_size = 32
     return plan.plan_config(config, small, plan.features_of(config))
+
+
+@pytest.mark.parametrize(
+    ("name", "teacher", "guidance"),
+    [("trajectory", "", None), ("consistency", "absent", (1.0, 4.0)), ("scm", "", None)],
+)
+def test_a_teacher_is_planned_by_its_shapes_wherever_it_is(name, teacher, guidance):
+    config = configs.default()
+    config.network = configs.choice("network", "mlp", features=16, num_blocks=1, num_classes=3)
+    config.conditions.label.drop = 0.1
+    config.flow_map = configs.choice("flow_map", name)
+    config.teacher.update(path=teacher, guidance=guidance)
+    config.training.batch_size = 4
+    features = plan.features_of(config, (2,))
+    costs = plan.plan_training(config, named("cpu:1"), features)
+    assert costs["flops"] > 0
+    student = jax.eval_shape(build.init_params(config, (2,)), jax.random.key(0))
+    taught = start.planned_teacher(config, features)
+    assert (taught is None) == (name == "scm")
+    # A student, two moments and an average.
+    arguments = 4 * size_of(student)
+    if taught is not None:
+        arguments += size_of(taught.params)
+    assert costs["arguments"] == pytest.approx(arguments, rel=0.01)
+
+
+def size_of(shapes):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
 def test_a_config_that_does_not_fit_is_shown_what_takes_less_memory(too_large):

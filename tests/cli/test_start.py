@@ -67,6 +67,26 @@ def test_from_a_file_a_part_is_taken(begin, trained, tmp_path):
     assert np.abs(begun[first] - source[first]).max() > 1e-3
 
 
+def test_a_base_that_was_moved_is_known_by_its_fingerprint(begin, trained, tmp_path):
+    source = params(trained)
+    first, second, other = (tmp_path / f"{name}.msgpack" for name in ("first", "second", "other"))
+    first.write_bytes(serialization.to_bytes(dict(source)))
+    other.write_bytes(serialization.to_bytes({name: leaf + 1 for name, leaf in source.items()}))
+    assert begin(f"--config.init_from.path={first}")[0] == 0
+    first.rename(second)
+    code, out, err = begin(f"--config.init_from.path={second}")
+    assert code == 0, err
+    assert f"from now on, init_from.path: {str(second)!r} instead of {str(first)!r}" in out
+    assert "already at step 1 of 1" in err
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    code, _, err = begin(f"--config.init_from.path={other}")
+    (line,) = err.splitlines()
+    assert code == 2
+    assert "config.init_from.path: " in line
+    assert f"began from other parameters than {other}" in line
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
 def test_a_file_of_another_kind_is_refused(begin, tmp_path):
     (tmp_path / "x.msgpack").write_bytes(b"no arrays")
     code, _, err = begin(f"--config.init_from.path={tmp_path / 'x.msgpack'}")

@@ -334,6 +334,7 @@ def test_both_sets_of_pictures_are_half_of_the_records(pictures, others):
         ([f"--config.text.path={SDXL}"], "embeddings of other encoders"),
         (["--config.data.prior_weight=2"], "config.data.prior names no pictures"),
         (["--config.lora.rank=0"], "the rank of an adapter must be a whole number from 1"),
+        (["--config.lora.names=*nose*"], "unknown pattern of parameters '*nose*'"),
         (["--config.init_from.path=absent"], "is no folder of a run or of diffusers"),
         ([f"--config.init_from.path={SD15 / 'unet'}"], "but a UNet2DConditionModel of diffusers"),
     ],
@@ -342,7 +343,7 @@ def test_what_does_not_fit_is_told_before_the_folder_is_made(
     call, pictures, tmp_path, options, message
 ):
     folder = tmp_path / "run"
-    code, _, err = call(
+    code, out, err = call(
         *("train", "--config", ROOT / "configs" / "lora.py", "--workdir", folder),
         *(f"--config.init_from.path={SD15}", f"--config.data.source.path={pictures}"),
         *(*(option for option in SHORT if "source.size" not in option), *options),
@@ -350,3 +351,5 @@ def test_what_does_not_fit_is_told_before_the_folder_is_made(
     assert code == 2
     assert message in err.splitlines()[-1]
     assert not folder.exists()
+    if "lora" in options[0]:  # which is told before the captions are encoded, for minutes
+        assert "are encoded" not in out

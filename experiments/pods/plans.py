@@ -1,10 +1,11 @@
-"""Plans of text-to-image models: a step of training, and a step of sampling, on TPUs.
+"""Plans of text-to-image models and of models for few steps, on TPUs.
 
-Nothing is run: the TPU's own compiler compiles each program for the topology. Rows that the file
-has already are kept, so that the table can be made in parts.
+A program is a step of training, or a step of sampling. Nothing is run: the TPU's own compiler
+compiles it for the topology. Rows that the file has already are kept, so that the table can be made
+in parts.
 
-    python experiments/pods/text_to_image.py --out experiments/pods/text_to_image.json flux-train
-    python experiments/pods/text_to_image.py --out experiments/pods/text_to_image.json --table
+    python experiments/pods/plans.py --out experiments/pods/text_to_image.json flux-train
+    python experiments/pods/plans.py --out experiments/pods/text_to_image.json --table
 """
 
 import argparse
@@ -19,7 +20,7 @@ from sde_diffusion.cli import plan
 from sde_diffusion.config import codecs
 from sde_diffusion.config import schema as configs
 
-FOLDER = Path(__file__).parents[2] / "configs" / "text_to_image"
+FOLDER = Path(__file__).parents[2] / "configs"
 
 
 class Program(NamedTuple):
@@ -35,12 +36,26 @@ class Program(NamedTuple):
 
 BLOCKS = {"network.remat": "blocks"}
 PROGRAMS = {
-    "flux-train": Program("training", "flux_1024", "v5p:2x2x1", (128, 128, 16), 8),
-    "sdxl-train": Program("training", "sdxl_256", "v5e:4x4", (128, 128, 4), 16, BLOCKS),
-    "sdxl-train-256": Program("training", "sdxl_256", "v5e:4x4", (32, 32, 4), 128),
-    "sd3-train": Program("training", "sd3_medium_256", "v5e:4x4", (32, 32, 16), 128),
-    "sdxl-sample": Program("sampling", "sdxl_256", "v6e:2x2", (128, 128, 4), 4),
-    "flux-sample": Program("sampling", "flux_1024", "v6e:2x2", (128, 128, 16), 4),
+    "flux-train": Program("training", "text_to_image/flux_1024", "v5p:2x2x1", (128, 128, 16), 8),
+    "sdxl-train": Program(
+        "training", "text_to_image/sdxl_256", "v5e:4x4", (128, 128, 4), 16, BLOCKS
+    ),
+    "sdxl-train-256": Program("training", "text_to_image/sdxl_256", "v5e:4x4", (32, 32, 4), 128),
+    "sd3-train": Program("training", "text_to_image/sd3_medium_256", "v5e:4x4", (32, 32, 16), 128),
+    "sdxl-sample": Program("sampling", "text_to_image/sdxl_256", "v6e:2x2", (128, 128, 4), 4),
+    "flux-sample": Program("sampling", "text_to_image/flux_1024", "v6e:2x2", (128, 128, 16), 4),
+    "edm-train": Program("training", "few_steps/edm_cifar10", "v5e:2x2", (32, 32, 3), 512),
+    "ect-train": Program("training", "few_steps/ect_cifar10", "v5e:2x2", (32, 32, 3), 128),
+    "scm-train": Program("training", "few_steps/scm_cifar10", "v5e:2x2", (32, 32, 3), 512),
+    "meanflow-train": Program(
+        "training", "few_steps/meanflow_cifar10", "v5e:2x2", (32, 32, 3), 1024
+    ),
+    "meanflow-sample": Program(
+        "sampling", "few_steps/meanflow_cifar10", "v5e:2x2", (32, 32, 3), 1024
+    ),
+    "meanflow-b4-train": Program(
+        "training", "few_steps/meanflow_imagenet256_b4", "v5e:2x2", (32, 32, 4), 256
+    ),
 }
 
 
@@ -83,7 +98,7 @@ def row(program: Program, costs: Mapping[str, Any]) -> str:
     )
 
 
-HEADER = """| program | latents | topology | batch | peak, a chip (fits) | operations, a chip | \
+HEADER = """| program | samples | topology | batch | peak, a chip (fits) | operations, a chip | \
 cycles | estimated step | roofline floor | of it messages | compile time |
 |---|---|---|---|---|---|---|---|---|---|---|
 """
