@@ -13,8 +13,8 @@ from sde_diffusion.config import choice, default
 
 def get_config():
     config = default()
-    config.data.source = choice("data.source", "openmoji", size=64, part="train", seed=0)
-    config.data.tokens = 14
+    config.data.source = choice("data.source", "openmoji", size=64, part="train", seed=0, plain=3)
+    config.data.tokens = 13
     config.data.tokenizer = "words"
     config.sde = choice("sde", "edm", t_min=0.05, t_max=80.0)
     config.network = choice(
@@ -25,10 +25,13 @@ def get_config():
         depth=6,
         features=384,
         num_heads=6,
+        text_depth=1,
+        word_rate=10.0,
         fine_depth=1,
         fine_features=128,
         label_scale=250.0,
         dtype="bfloat16",
+        remat="pointwise",
     )
     config.conditions.tokens.drop = 0.1
     config.parameterization = choice("parameterization", "x0", sigma_data=0.67)

@@ -119,9 +119,9 @@ def print_table(report: dict) -> None:
 
 
 def _real(part: str, config: ConfigDict) -> data.Batch:
-    """The drawings of a part, held out as the run's config says."""
+    """The drawings of a part, each once, held out as the run's config says."""
     fields = {key: value for key, value in config.data.source.items() if key != "name"}
-    source = data.load(config.data.source.name, **fields | {"part": part})
+    source = data.load(config.data.source.name, **fields | {"part": part, "plain": 1})
     return data.take(source, np.arange(len(source)))
 
 

@@ -88,6 +88,23 @@ class Repeated:
         return self._source[index % len(self._source)]
 
 
+class Rows:
+    """Some records of a source, in the order of `rows` [N]; one may be there several times."""
+
+    def __init__(self, source: Source, rows: np.ndarray) -> None:
+        self.name, self.features = source.name, source.features
+        self._source, self._rows = source, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Record:
+        return self._source[int(self._rows[index])]
+
+    def take(self, rows: np.ndarray) -> Batch:
+        return take(self._source, self._rows[rows])
+
+
 class Beside:
     """The records of a source, each with the rows of arrays that are its own.
 

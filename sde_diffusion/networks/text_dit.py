@@ -63,6 +63,10 @@ class TextDiT(nn.Module):
     patch_size: pixels of a patch along an axis.
     depth, features, num_heads: layers, width of the tokens, heads.
     text_depth: layers of the text encoder, of the same width.
+    word_rate: how many times as fast as other parameters the words' vectors are learned, as far as
+        Adam moves all parameters equally fast: a vector is `word_rate` times its parameters, which
+        begin with a standard deviation of 1 / word_rate. A word that few texts have is then learned
+        from few of them.
     fine_depth: layers at half the patch size before, and as many after, the others; 0 for none.
     fine_features: width of their tokens; their heads are as wide as those of the others.
     label_scale: what the time label is multiplied by before its sines and cosines are taken; they
@@ -72,8 +76,8 @@ class TextDiT(nn.Module):
     remat: what the backward pass computes again instead of keeping it; see `networks.scan`.
     attention: the implementation, see `networks.attention`.
 
-    Raises ValueError for an unknown choice, a learned null of the text, fine layers that do not
-    fit, and an image that the patches do not divide.
+    Raises ValueError for an unknown choice, a learned null of the text, a word_rate that is not
+    positive, fine layers that do not fit, and an image that the patches do not divide.
     """
 
     vocabulary: int = 257
@@ -82,6 +86,7 @@ class TextDiT(nn.Module):
     features: int = 256
     num_heads: int = 4
     text_depth: int = 2
+    word_rate: float = 1.0
     fine_depth: int = 0
     fine_features: int = 128
     label_scale: float = 1.0
@@ -98,6 +103,8 @@ class TextDiT(nn.Module):
             require_known(field, getattr(self, field), CHOICES[field])
         if "tokens" in self.learned_null:
             raise ValueError("learned_null: without a text, no text is seen; nothing is learned")
+        if self.word_rate <= 0:
+            raise ValueError(f"word_rate: {self.word_rate} is not positive")
         if self.fine_depth:
             self._require_fine()
         self.conditions().check()
@@ -173,12 +180,11 @@ class TextDiT(nn.Module):
 
     def _read(self, tokens: Array, dtype: Any) -> tuple[Array, Array]:
         """The encoded text [B, L, features], and bool [B, L]: which tokens are no padding."""
-        table = nn.Embed(
-            self.vocabulary, self.features, embedding_init=nn.initializers.normal(1.0), name="words"
-        )
+        init = nn.initializers.normal(1 / self.word_rate)
+        table = nn.Embed(self.vocabulary, self.features, embedding_init=init, name="words")
         seen = tokens != PADDING
         places = waves(np.arange(tokens.shape[1]), self.features)
-        h = (table(tokens) + places).astype(dtype)
+        h = (self.word_rate * table(tokens) + places).astype(dtype)
         layers = scanned(
             TextLayer,
             self.text_depth,

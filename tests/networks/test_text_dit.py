@@ -109,6 +109,21 @@ def test_with_fine_layers_padding_is_never_seen():
     assert np.abs(y - output(None, network=FINE))[:2].max(axis=(1, 2, 3)).min() > 1e-2
 
 
+def test_with_a_word_rate_the_same_vectors_have_smaller_parameters():
+    """An update of a parameter moves its vector four times as far here."""
+    smaller = dict(params())
+    smaller["words"] = jax.tree.map(lambda table: table / 4, smaller["words"])
+    fast = SMALL.clone(word_rate=4.0)
+    y = applied(fast)({"params": smaller}, X, T, {"tokens": jnp.asarray(TOKENS)})
+    np.testing.assert_allclose(y, output(TOKENS), rtol=1e-4, atol=1e-5)
+    cond = {"tokens": jnp.asarray(TOKENS)}
+    tables = [
+        network.init(jax.random.key(0), X, T, cond)["params"]["words"]["embedding"]
+        for network in (SMALL, fast)
+    ]
+    np.testing.assert_allclose(4 * tables[1], tables[0], rtol=1e-6)
+
+
 def test_at_first_it_is_zero():
     made = SMALL.init(jax.random.key(0), X, T, {"tokens": jnp.asarray(TOKENS)})
     assert not np.any(applied()(made, X, T, {"tokens": jnp.asarray(TOKENS)}))
@@ -155,6 +170,7 @@ def test_other_conditions_are_told_beside_the_text():
         ({"dtype": "float8"}, "unknown dtype 'float8'"),
         ({"learned_null": ("tokens",)}, "without a text, no text is seen"),
         ({"learned_null": ("label",)}, "set num_classes"),
+        ({"word_rate": 0.0}, "word_rate: 0.0 is not positive"),
         ({"fine_depth": 1, "patch_size": 3}, "patch_size: 3 is odd"),
         ({"fine_depth": 1, "fine_features": 96}, "not a multiple of a head's 64 features"),
     ],

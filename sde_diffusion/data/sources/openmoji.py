@@ -6,11 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sde_diffusion.data.encoded import encoded_images
 from sde_diffusion.data.feature import Feature
-from sde_diffusion.data.held_out import PARTS, rows_of
+from sde_diffusion.data.held_out import PARTS, TONE, rows_of
 from sde_diffusion.data.images import Decoder
 from sde_diffusion.data.source import Source
+from sde_diffusion.data.views import Rows
 from sde_diffusion.selection import require_known
 
 log = logging.getLogger(__name__)
@@ -27,6 +30,7 @@ def openmoji(
     seed: int = 0,
     combinations: float = 0.1,
     drawings: float = 0.03,
+    plain: int = 1,
     memory: float = 1.0,
 ) -> Source:
     """About 3,950 drawings `image` [size, size, 3] on white, and their names as `text`.
@@ -46,6 +50,8 @@ def openmoji(
         seed: chooses what is held out.
         combinations: the share of the combinations that is held out.
         drawings: the share of the drawings that is held out with all their variants.
+        plain: how many times a drawing without a skin tone is there. Half of the drawings are
+            variants of 360 others in one of these tones, which are learned together.
         memory: GiB. Where all images fit in it, each is kept after its first use.
 
     Raises:
@@ -53,13 +59,19 @@ def openmoji(
         ValueError: a field is out of its range.
     """
     decoder = Decoder(3, size)
+    if plain < 1:
+        raise ValueError(f"plain must be at least 1, got {plain}")
     require_known("part of openmoji", part, PARTS)
     files, names = named_drawings()
     rows = rows_of(part, names, seed, combinations, drawings)
     if not len(rows):
         raise ValueError(f"openmoji: no drawing is in the part {part!r} with these shares")
     reader = _Drawings([files[i] for i in rows], [names[i] for i in rows], size)
-    return encoded_images("openmoji", reader, {"text": Feature((), "str")}, decoder, memory)
+    source = encoded_images("openmoji", reader, {"text": Feature((), "str")}, decoder, memory)
+    if plain == 1:
+        return source
+    times = [1 if TONE.search(names[i]) else plain for i in rows]
+    return Rows(source, np.repeat(np.arange(len(rows)), times))
 
 
 @functools.cache
