@@ -38,7 +38,7 @@ def get_config():
     config.loss.weighting = choice("loss.weighting", "edm", sigma_data=0.67)
     config.loss.times = choice("loss.times", "log_normal", mean=1.4, std=1.5, t_min=0.1)
     config.loss.draw = "stratified"
-    config.optim.update(lr=1e-3, b2=0.99, schedule="cosine", warmup=200, ema_rates=(0.995,))
+    config.optim.update(lr=2e-3, b2=0.99, schedule="cosine", warmup=200, ema_rates=(0.995,))
     config.training.update(
         batch_size=32,
         steps=3000,

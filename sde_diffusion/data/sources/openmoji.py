@@ -50,8 +50,8 @@ def openmoji(
         seed: chooses what is held out.
         combinations: the share of the combinations that is held out.
         drawings: the share of the drawings that is held out with all their variants.
-        plain: how many times a drawing without a skin tone is there. Half of the drawings are
-            variants of 360 others in one of these tones, which are learned together.
+        plain: how many times a drawing that is no variant in a skin tone is there. Half of the
+            drawings are such variants, of 326 others, and are learned together.
         memory: GiB. Where all images fit in it, each is kept after its first use.
 
     Raises:
