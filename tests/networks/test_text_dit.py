@@ -116,12 +116,8 @@ def test_with_a_word_rate_the_same_vectors_have_smaller_parameters():
     fast = SMALL.clone(word_rate=4.0)
     y = applied(fast)({"params": smaller}, X, T, {"tokens": jnp.asarray(TOKENS)})
     np.testing.assert_allclose(y, output(TOKENS), rtol=1e-4, atol=1e-5)
-    cond = {"tokens": jnp.asarray(TOKENS)}
-    tables = [
-        network.init(jax.random.key(0), X, T, cond)["params"]["words"]["embedding"]
-        for network in (SMALL, fast)
-    ]
-    np.testing.assert_allclose(4 * tables[1], tables[0], rtol=1e-6)
+    first = jax.jit(fast.init)(jax.random.key(0), X, T, {"tokens": jnp.asarray(TOKENS)})
+    assert 0.2 < np.std(first["params"]["words"]["embedding"]) < 0.3
 
 
 def test_at_first_it_is_zero():
