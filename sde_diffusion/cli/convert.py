@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 from sde_diffusion import lora
 from sde_diffusion.cli import codec, run
 from sde_diffusion.cli.say import say
-from sde_diffusion.config import adapters, codecs, folders
+from sde_diffusion.config import adapters, codecs, folders, text_encoders
 from sde_diffusion.data import Features
 
 
@@ -57,8 +57,8 @@ def _of_run(args: Namespace, overrides: dict[str, str]) -> None:
     from sde_diffusion import pretrained
 
     found = run.restore_params(workdir, config, features, step=args.step, ema=args.ema)
-    part = folders.network_part(base)[0].name
-    pretrained.save(args.out, base, {part: found.params}, dtype=args.dtype)
+    parts = text_encoders.by_part(config, found.params)
+    pretrained.save(args.out, base, parts, dtype=args.dtype)
     say(f"{args.source} at step {found.step} as a folder for diffusers: {args.out}")
 
 
@@ -72,8 +72,8 @@ def _write_adapters(args: Namespace, config: ConfigDict, features: Features) -> 
     workdir = run.folder(args.source)
     found = run.restore_adapters(workdir, config, features, step=args.step, ema=args.ema)
     made: Any = lora.scale(found.params, config.lora.weight * adapters.share(config))
-    part = folders.network_part(config.init_from.path)[0].name
-    lora_files.write(args.out, {part: made}, form=args.to, dtype=args.dtype)
+    parts = text_encoders.by_part(config, made)
+    lora_files.write(args.out, parts, form=args.to, dtype=args.dtype)
     say(
         f"{len(lora.by_name(made))} adapters of {args.source} at step {found.step} for {args.to}: "
         f"{args.out}; try it with sample --pretrained {config.init_from.path} --lora {args.out}"

@@ -13,7 +13,7 @@ from flax import serialization, traverse_util
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed, training
-from sde_diffusion.config import adapters, build, codecs, flow_maps, folders
+from sde_diffusion.config import adapters, build, codecs, flow_maps, folders, text_encoders
 from sde_diffusion.config import schema as configs
 from sde_diffusion.pretrained import safetensors
 from sde_diffusion.pretrained.convert import INDEX
@@ -149,10 +149,12 @@ def stored(config: ConfigDict) -> init_from.Stored | None:
         return init_from.in_arrays(group.path, _msgpack(group.path))
     if folders.is_pretrained(group.path):
         part, kind = folders.network_part(group.path)
-        # On the host, from where each device takes its part.
-        return init_from.in_tree(
-            str(part), read_part(part, kind, put=lambda _, array: array).params
-        )
+        found = _on_the_host(part, kind)
+        if text_encoders.trained(config):
+            encoders = text_encoders.kinds(config.text.path).items()
+            texts = {name: _on_the_host(Path(config.text.path) / name, of) for name, of in encoders}
+            found = {part.name: found, **texts}
+        return init_from.in_tree(str(part), found)
     path = folder(group.path, "config.init_from.path")
     if (path / CONFIG).is_file() and adapters.has_adapters(theirs := read_config(path, {})):
         step, ema = (None if value is None else str(value) for value in (group.step, group.ema))
@@ -163,6 +165,11 @@ def stored(config: ConfigDict) -> init_from.Stored | None:
         whole = jax.tree.map(np.asarray, found.params)
         return init_from.in_tree(f"{path} at step {found.step}", whole)
     return init_from.in_run(path, ema=group.ema, step=group.step)
+
+
+def _on_the_host(part: Path, kind: Any) -> Any:
+    """The parameters of a part of a pretrained folder, from where each device takes its share."""
+    return read_part(part, kind, put=lambda _, array: array).params
 
 
 def base_config(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:

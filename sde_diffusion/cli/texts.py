@@ -18,9 +18,10 @@ from ml_collections import ConfigDict
 
 from sde_diffusion import data
 from sde_diffusion.cli.say import say
-from sde_diffusion.config import conditions
+from sde_diffusion.config import conditions, text_encoders
 from sde_diffusion.data.sources.latents import TEXTS
 from sde_diffusion.pipeline import Size, Text
+from sde_diffusion.pretrained.lora_files import encoders_of
 
 BATCH = 16
 # Texts of which the embeddings are kept in memory; more are for the command encode.
@@ -34,15 +35,21 @@ Known = dict[str, np.ndarray]
 
 
 class Embedded(NamedTuple):
-    """A source whose records have embeddings of their texts, and what is known of the encoders."""
+    """A source whose records have embeddings of their texts, and what is known of the encoders.
+
+    tokens: those of no text, where the records have tokens, as the network encodes them itself.
+    """
 
     source: data.Source
     known: Known | None
+    tokens: dict[str, np.ndarray] | None = None
 
     @property
     def no_text(self) -> dict[str, np.ndarray] | None:
-        """The embeddings of no text, of one sample."""
-        return None if self.known is None else of_no_text(self.known)
+        """What the network is told of no text, of one sample."""
+        if self.known is None or self.tokens is not None:
+            return self.tokens
+        return _of_first(self.known)
 
 
 def of_source(
@@ -66,7 +73,7 @@ def _of_source(config: ConfigDict, source: data.Source) -> Embedded:
     if not conditions.reads_text(config):
         return Embedded(source, None)
     fields = conditions.entries(config)
-    if fields["text"] in source.features:
+    if fields.get("text") in source.features:
         return Embedded(source, _stored(epath.Path(config.data.source.get("path", ""))))
     if not config.text.path:
         return Embedded(source, None)  # which `check` refuses
@@ -76,39 +83,57 @@ def _of_source(config: ConfigDict, source: data.Source) -> Embedded:
             f"{', '.join(source.features)}; captions of a folder are read with "
             "--config.data.source.captions=txt"
         )
-    return embedded(config.text.path, source, fields)
+    return _embedded(config, source, fields)
 
 
-def embedded(path: str, source: data.Source, fields: dict[str, str] | None = None) -> Embedded:
-    """The source with the embeddings by the encoders of a pretrained folder.
+def _embedded(config: ConfigDict, source: data.Source, fields: dict[str, str]) -> Embedded:
+    """The source with what the network is told of its texts, by the encoders of a folder.
 
-    `fields` are the entries of a record by the name of the embedding; by default all of them.
+    `fields` are the entries of a record by the name of the condition.
     """
-    if "text" not in source.features:
-        raise ValueError(f"the records of {source.name} have no text to encode")
     texts = [str(source[row]["text"]) for row in range(len(source))]
-    unique = sorted(set(texts))
-    if len(unique) > MOST:
+    unique, as_tokens = sorted(set(texts)), text_encoders.trained(config)
+    if len(unique) > MOST and not as_tokens:
         raise ValueError(
             f"{source.name} has {len(unique):,} texts, of which at most {MOST:,} are encoded when "
             "a run begins: encode them before, with sde-diffusion encode --text"
         )
-    encoder, size = read(path), pixels(source.features)
+    encoder, size = read(config.text.path), pixels(source.features)
     parts = [
-        encode(encoder, unique[first : first + BATCH], size)
+        told(config, encoder, unique[first : first + BATCH], size)
         for first in range(0, len(unique), BATCH)
     ]
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if fields is None:
-        fields = {name: f"{conditions.EMBEDDED}{name}" for name in arrays}
     named = {field: arrays[name] for name, field in fields.items() if name in arrays}
-    features = {field: data.Feature(a.shape[1:], "float32") for field, a in named.items()}
+    features = {field: data.Feature(a.shape[1:], str(a.dtype)) for field, a in named.items()}
     number = {text: row for row, text in enumerate(unique)}
     rows = np.array([number[text] for text in texts])
     if "" in number:
         say(f"{texts.count('')} of {len(texts)} texts are empty: they stand for no text")
-    say(f"{len(unique)} texts of {source.name} are encoded by {path}")
-    return Embedded(data.Beside(source, named, features, rows), known(encoder, size))
+    verb = "tokenized" if as_tokens else "encoded"
+    say(f"{len(unique)} texts of {source.name} are {verb} by {config.text.path}")
+    beside, probed = data.Beside(source, named, features, rows), known(encoder, size)
+    if not as_tokens:
+        return Embedded(beside, probed)
+    return Embedded(beside, probed, of_no_text(config, encoder, probed, size))
+
+
+def told(
+    config: ConfigDict, encoder: Text, texts: Sequence[str], size: Size
+) -> dict[str, np.ndarray]:
+    """What the network is told of texts, by name, [len(texts), ...]: embeddings, or tokens."""
+    if not text_encoders.trained(config):
+        return encode(encoder, texts, size)
+    given = [text if text.strip() else "" for text in texts]
+    rest = {
+        name: np.repeat(array, len(given), axis=0)
+        for name, array in encode(encoder, [""], size).items()
+        if name not in text_encoders.MADE
+    }
+    return rest | {
+        f"{text_encoders.TOKENS}{part}": each.tokenizer(given)
+        for part, (_, each) in encoders_of(encoder).items()
+    }
 
 
 def read(path: str, flag: str = "config.text.path") -> Text:
@@ -137,9 +162,17 @@ def known(encoder: Text, size: Size) -> Known:
     return encode(encoder, ["", PROBE], size)
 
 
-def of_no_text(known: Known) -> dict[str, np.ndarray]:
-    """The embeddings of no text, of one sample."""
-    return {name: array[0] for name, array in known.items()}
+def of_no_text(
+    config: ConfigDict, encoder: Text, known: Known, size: Size
+) -> dict[str, np.ndarray]:
+    """What the network is told of no text, of one sample; `known` is what the run keeps."""
+    if not text_encoders.trained(config):
+        return _of_first(known)
+    return _of_first(told(config, encoder, [""], size))
+
+
+def _of_first(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: array[0] for name, array in arrays.items()}
 
 
 def as_in(workdir: epath.Path, known: Known) -> Known:

@@ -101,11 +101,11 @@ def _of_embeddings(
     known = texts.as_in(workdir, texts.known(encoder, pixels))
     each = NUM_OF_TEXT if args.num is None else args.num
     rows = np.repeat(np.arange(len(asked_for)), each)
-    encoded = texts.encode(encoder, asked_for, pixels)
+    encoded = texts.told(config, encoder, asked_for, pixels)
     told = {name: encoded[name][rows] for name in conditions.entries(config)}
     if "guidance" in conditions.told(config):
         told["guidance"] = np.full(len(rows), config.conditions.text.guidance, np.float32)
-    under = draw.Under(told, no_text=texts.of_no_text(known))
+    under = draw.Under(told, no_text=texts.of_no_text(config, encoder, known, pixels))
     labels = {"text": np.array(asked_for)[rows]}
     return Wish(len(rows), under, labels, each if len(asked_for) > 1 else None, None, asked_for)
 

@@ -35,6 +35,7 @@ from sde_diffusion.config import (
     losses,
     optimizers,
     prior,
+    text_encoders,
 )
 from sde_diffusion.config.schema import fields
 from sde_diffusion.flow_map import from_flow_map_network
@@ -69,11 +70,15 @@ def sampling_t_min(config: ConfigDict) -> float | None:
     return float(t_min)
 
 
-def network(config: ConfigDict) -> nn.Module:
+def network(config: ConfigDict) -> nn.Module | text_encoders.WithText:
+    """The network of a config, behind its text encoders where they are parts of it."""
     if autoencoders.is_autoencoder(config):
         return autoencoders.codec(config).module
     numbers = {} if conditions.reads_text(config) else {"numbers": flow_maps.numbers(config)}
-    return _network(config.network.name, tuple((fields(config.network) | numbers).items()))
+    made = _network(config.network.name, tuple((fields(config.network) | numbers).items()))
+    if text_encoders.trained(config):
+        return text_encoders.before(made, config.text.path)
+    return made
 
 
 @functools.cache
@@ -131,7 +136,7 @@ def scaling(config: ConfigDict, features: data.Features) -> data.Scaling:
 
 def init_params(config: ConfigDict, event: tuple[int, ...]) -> Callable[[Array], Any]:
     """key -> parameters, for samples of shape `event`."""
-    net = network(config)
+    net: Any = network(config)
     if autoencoders.is_autoencoder(config):
         return lambda key: net.init(key, jnp.zeros((1, *event)))["params"]
     cond = conditions.example(config, event)

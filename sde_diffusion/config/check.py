@@ -223,6 +223,8 @@ def _data_problems(config: ConfigDict, features: data.Features) -> Iterator[str]
 
 def _condition_problems(config: ConfigDict, features: data.Features) -> Iterator[str]:
     taken = conditions.names(config)
+    if config.text.trained and not conditions.reads_text(config):
+        yield f"config.text.trained: config.network {config.network.name!r} takes no embeddings"
     for name, group in config.conditions.items():
         where = f"config.conditions.{name}"
         if not 0 <= group.drop < 1:

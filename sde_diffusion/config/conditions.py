@@ -10,7 +10,8 @@ condition" (`NULLS`), which it represents by zeros, or by a learned vector if th
 A network may take the embeddings of a text by a frozen encoder instead, as those of published
 text-to-image models do (`unet_condition`, `mmdit`, `flux`). Which ones is what its `told` says, and
 `config.conditions.text` is for all of them: they are dropped together. A record has them under the
-names with `embedded_` before.
+names with `embedded_` before. With `config.text.trained` it takes tokens in their place, see
+`text_encoders`.
 
 An image is an entry of a record, or is computed from the sample, as `conditions.image.of` says.
 """
@@ -24,6 +25,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, networks, noise, objectives
+from sde_diffusion.config import text_encoders
 from sde_diffusion.config.schema import fields
 from sde_diffusion.networks.conditions import FIELDS, PADDING
 from sde_diffusion.sdes import Array
@@ -42,12 +44,16 @@ def names(config: ConfigDict) -> tuple[str, ...]:
 def told(config: ConfigDict) -> dict[str, tuple[int, ...]]:
     """The embeddings of a text that the network takes, by name, with the shape of each.
 
-    A text has config.data.tokens tokens, or one where that is None.
+    A text has config.data.tokens tokens, or one where that is None. Where the text encoders are
+    parts of the network, it takes the tokens.
     """
     network = networks.NETWORKS.get(config.network.name)
     if network is None or not hasattr(network, "told"):
         return {}
-    shapes = dict(networks.build(config.network.name, **fields(config.network)).told)
+    made: Any = networks.build(config.network.name, **fields(config.network))
+    if text_encoders.trained(config):
+        return text_encoders.before(made, config.text.path).told
+    shapes = dict(made.told)
     shapes["text"] = (config.data.tokens or 1, shapes["text"][1])
     return shapes
 
@@ -64,7 +70,21 @@ def entries(config: ConfigDict) -> dict[str, str]:
         for name in names(config)
         if not (name == "image" and of_sample(config))
     }
-    return found | {name: f"{EMBEDDED}{name}" for name in told(config) if name != "guidance"}
+    return found | {name: entry(name) for name in told(config) if name != "guidance"}
+
+
+def entry(name: str) -> str:
+    """The entry of a record that has these embeddings, or tokens, of its text."""
+    return name if _is_tokens(name) else f"{EMBEDDED}{name}"
+
+
+def _is_tokens(name: str) -> bool:
+    return name.startswith(text_encoders.TOKENS)
+
+
+def _of_text(config: ConfigDict) -> list[str]:
+    """The names of what is another one without a text."""
+    return [name for name in told(config) if name in text_encoders.MADE or _is_tokens(name)]
 
 
 def of_sample(config: ConfigDict) -> objectives.ImageCondition | None:
@@ -101,7 +121,10 @@ def example(config: ConfigDict, event: tuple[int, ...]) -> Any:
         "tokens": jnp.zeros((1, 1), jnp.int32),
         "image": jnp.zeros((1, *event[:-1], channels or 0)),
     }
-    embedded = {name: jnp.zeros((1, *shape)) for name, shape in told(config).items()}
+    embedded = {
+        name: jnp.zeros((1, *shape), jnp.int32 if _is_tokens(name) else jnp.float32)
+        for name, shape in told(config).items()
+    }
     return cond({name: zeros[name] for name in names(config)} | embedded)
 
 
@@ -124,7 +147,7 @@ def features(config: ConfigDict, event: tuple[int, ...]) -> dict[str, data.Featu
         found[config.conditions.image.field] = data.Feature(shape, "uint8", 0, 255)
     for name, embedding in told(config).items():
         if name != "guidance":
-            found[f"{EMBEDDED}{name}"] = data.Feature(embedding, "float32")
+            found[entry(name)] = data.Feature(embedding, "int32" if _is_tokens(name) else "float32")
     return found
 
 
@@ -133,9 +156,10 @@ def zeros(config: ConfigDict, features: data.Features) -> dict[str, np.ndarray]:
     shapes = {name: features[field].shape for name, field in entries(config).items()}
     if of_sample(config):
         shapes["image"] = (*features.event.shape[:-1], config.network.image_channels)
-    kinds = {"label": np.int32, "tokens": np.int32, "image": np.float32}
+    whole = ("label", "tokens")
     made = {
-        name: np.zeros((1, *shape), kinds.get(name, np.float32)) for name, shape in shapes.items()
+        name: np.zeros((1, *shape), np.int32 if name in whole or _is_tokens(name) else np.float32)
+        for name, shape in shapes.items()
     }
     return made | ({"guidance": np.zeros(1, np.float32)} if "guidance" in told(config) else {})
 
@@ -174,7 +198,7 @@ def without_text(config: ConfigDict, given: Any, no_text: Mapping[str, Any] | No
     `no_text` is as for `drop`.
     """
     made = dict(given)
-    for name in made.keys() & {"text", "pooled"}:
+    for name in _of_text(config):
         instead = config.conditions.text.null if no_text is None else no_text[name]
         made[name] = jnp.broadcast_to(jnp.asarray(instead, made[name].dtype), made[name].shape)
     return made
@@ -187,7 +211,7 @@ def drop(config: ConfigDict) -> Callable[..., dict[str, Array]]:
     config.conditions.text.null stands in for them.
     """
     rates = {name: config.conditions[name].drop for name in names(config)}
-    nulls, embedded, group = null(config), told(config), config.conditions.text
+    nulls, embedded, group = null(config), _of_text(config), config.conditions.text
 
     def dropped(
         keys: Array, named: Mapping[str, Array], no_text: Mapping[str, Array] | None = None
@@ -199,7 +223,7 @@ def drop(config: ConfigDict) -> Callable[..., dict[str, Array]]:
         kept = objectives.drop_conditions(
             noise.fold_in(keys, 4), ones, {"text": group.drop}, {"text": False}
         )["text"]
-        for name in embedded.keys() & {"text", "pooled"}:
+        for name in embedded:
             instead = group.null if no_text is None else no_text[name]
             mask = kept.reshape(-1, *(1,) * (made[name].ndim - 1))
             made[name] = jnp.where(mask, made[name], jnp.asarray(instead, made[name].dtype))

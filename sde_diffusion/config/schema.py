@@ -130,8 +130,9 @@ def default() -> ConfigDict:
                 "step": None,  # the number of a checkpoint, or "best"; None for the last
                 "ema": 0,  # the number of an average; None for the parameters themselves
             },
-            "text": {  # the frozen encoders of a pretrained folder: texts to embeddings
+            "text": {  # the encoders of a pretrained folder: texts to embeddings
                 "path": "",
+                "trained": False,  # whether they are parts of the network, or frozen
             },
             "optim": {
                 "name": "adam",  # or adamw

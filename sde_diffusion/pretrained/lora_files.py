@@ -65,7 +65,7 @@ def add_lora(pipe: Pipeline, file: str | os.PathLike[str], weight: float = 1.0) 
 
         pipe = add_lora(pretrained.load("stable-diffusion-v1-5"), "style.safetensors", 0.8)
     """
-    encoders = _encoders(pipe.text)
+    encoders = encoders_of(pipe.text)
     params = {NETWORK: pipe.model.params["params"]}
     params |= {part: encoder.params for part, (_, encoder) in encoders.items()}
     found = {part: lora.scale(made, weight) for part, made in read(file, params).items()}
@@ -282,7 +282,7 @@ def _theirs(array: np.ndarray) -> np.ndarray:
     return array.transpose(TO_THEIRS[array.ndim])
 
 
-def _encoders(text: Any) -> dict[str, tuple[str, Any]]:
+def encoders_of(text: Any) -> dict[str, tuple[str, Any]]:
     """The encoders of a pipeline's text by part, each with the name of its field."""
     fields = [field.name for field in dataclasses.fields(text)]
     with_params = [name for name in fields if hasattr(getattr(text, name), "params")]

@@ -334,6 +334,7 @@ def test_both_sets_of_pictures_are_half_of_the_records(pictures, others):
         ([f"--config.text.path={SDXL}"], "embeddings of other encoders"),
         (["--config.data.prior_weight=2"], "config.data.prior names no pictures"),
         (["--config.lora.rank=0"], "the rank of an adapter must be a whole number from 1"),
+        (["--config.text.trained=True", "--config.text.path=absent"], "a folder of diffusers"),
         (["--config.lora.names=*nose*"], "unknown pattern of parameters '*nose*'"),
         (["--config.init_from.path=absent"], "is no folder of a run or of diffusers"),
         ([f"--config.init_from.path={SD15 / 'unet'}"], "but a UNet2DConditionModel of diffusers"),
