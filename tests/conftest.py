@@ -18,16 +18,20 @@ import jax
 import pytest
 
 jax.config.update("jax_platforms", "cpu")
+# Programs do not say where in the source each of their operations is: that takes time to find.
+jax.config.update("jax_traceback_in_locations_limit", 0)
 # For the processes that tests start: with libtpu installed JAX looks for a TPU and warns of none.
 os.environ["JAX_PLATFORMS"] = "cpu"
 jax.config.update("jax_num_cpu_devices", 8)
 
-# XLA's newer emitters of fused loops take a third of the time of compilation. XLA reads the option
-# when JAX finds its devices, and it does not stay: a TPU's compiler or another version of XLA ends
-# a process with an option that it does not know.
+# XLA's newer emitters of fused loops take a third of the time of compilation, and parts of a
+# program that are compiled side by side cost more together: the suite's workers fill the cores.
+# XLA reads the options when JAX finds its devices, and they do not stay: a TPU's compiler or
+# another version of XLA ends a process with an option that it does not know.
 if jax.__version_info__[:2] == (0, 10):
     flags = os.environ.get("XLA_FLAGS")
-    os.environ["XLA_FLAGS"] = f"{flags or ''} --xla_cpu_use_fusion_emitters=false".strip()
+    faster = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    os.environ["XLA_FLAGS"] = f"{flags or ''} {faster}".strip()
     jax.devices()
     if flags is None:
         del os.environ["XLA_FLAGS"]
