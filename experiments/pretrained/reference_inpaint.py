@@ -1,11 +1,11 @@
-"""A small Stable Diffusion that fills in a part of a picture, and what diffusers draws with it.
+"""Small models that fill in a part of a picture, and what diffusers draws with them.
 
     venv/bin/python experiments/pretrained/reference_inpaint.py
 
-writes tests/reference/pretrained/inpaint: model_index.json, a U-Net of nine channels with random
-weights, and outputs.npz. Its other parts are those of sd15. The latents of the picture are the mean
-of the encoder's Gaussian, where diffusers by itself draws from it. The environment is that of
-reference.py.
+writes tests/reference/pretrained/inpaint and inpaint_sdxl: model_index.json, a U-Net of nine
+channels with random weights, and outputs.npz. Their other parts are those of sd15 and sdxl. The
+latents of the picture are the mean of the encoder's Gaussian, where diffusers by itself draws from
+it. The environment is that of reference.py.
 """
 
 import json
@@ -14,33 +14,40 @@ import shutil
 import diffusers
 import numpy as np
 import torch
-from reference import (
-    GUIDANCE,
-    LEVELS,
-    NEGATIVE,
-    PROMPTS,
-    STEPS,
-    TARGET,
-    WIDTH,
-    last,
-    normal,
-    randomize,
-    unet,
-)
+from reference import GUIDANCE, NEGATIVE, PROMPTS, STEPS, TARGET, last, normal, randomize
 
-CLASS = "StableDiffusionInpaintPipeline"
+FAMILIES = {
+    "inpaint": (
+        "sd15",
+        diffusers.StableDiffusionPipeline,
+        diffusers.StableDiffusionInpaintPipeline,
+        {"requires_safety_checker": False},
+    ),
+    "inpaint_sdxl": (
+        "sdxl",
+        diffusers.StableDiffusionXLPipeline,
+        diffusers.StableDiffusionXLInpaintPipeline,
+        {"add_watermarker": False},
+    ),
+}
+"""The folder of the other parts, its class, the class that fills in, and what that needs."""
 
 
-def main() -> None:
-    folder = TARGET / "inpaint"
+def write(name: str) -> None:
+    parts, drawing, filling, options = FAMILIES[name]
+    folder = TARGET / name
     shutil.rmtree(folder, ignore_errors=True)
-    network = unet(**LEVELS, attention_head_dim=2, cross_attention_dim=WIDTH, in_channels=9).eval()
+    like = drawing.from_pretrained(TARGET / parts).to(torch.float32)
+    config = {key: value for key, value in like.unet.config.items() if key != "_name_or_path"}
+    network = diffusers.UNet2DConditionModel.from_config(config, in_channels=9).eval()
     randomize(network, 0)
-    like = diffusers.StableDiffusionPipeline.from_pretrained(TARGET / "sd15").to(torch.float32)
-    parts = like.components | {"unet": network}
-    pipe = diffusers.StableDiffusionInpaintPipeline(**parts, requires_safety_checker=False)
+    pipe = filling(**like.components | {"unet": network}, **options)
+    # With "linspace", which is SDXL's here, DDIMScheduler steps to other times than it evaluates.
     pipe.scheduler = diffusers.DDIMScheduler.from_config(
-        pipe.scheduler.config, clip_sample=False, set_alpha_to_one=False
+        pipe.scheduler.config,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        timestep_spacing="leading",
     )
     pipe.set_progress_bar_config(disable=True)
     noise = normal(6, 2, 4, 8, 8)
@@ -65,7 +72,8 @@ def main() -> None:
             output_type="np",
         ).images
     network.half().save_pretrained(folder / "unet")
-    index = json.loads((TARGET / "sd15" / "model_index.json").read_text()) | {"_class_name": CLASS}
+    index = json.loads((TARGET / parts / "model_index.json").read_text())
+    index["_class_name"] = filling.__name__
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     np.savez_compressed(
         folder / "outputs.npz",
@@ -74,7 +82,12 @@ def main() -> None:
         mask=mask[0, 0].numpy(),
         picture=made.astype(np.float32),
     )
-    print(made.std(), made.shape)
+    print(name, made.std(), made.shape)
+
+
+def main() -> None:
+    for name in FAMILIES:
+        write(name)
 
 
 if __name__ == "__main__":

@@ -33,24 +33,30 @@ from sde_diffusion.pretrained.kinds import KINDS
 from sde_diffusion.pretrained.part import read_part
 jnp.zeros(1).block_until_ready()
 before = peak_memory()
+def compiled(function, *arguments):
+    program = jax.jit(function).lower(*arguments).compile()
+    temporaries = program.memory_analysis().temp_size_in_bytes
+    print(f"temporaries: {temporaries / 2**30:.2f} GiB", file=sys.stderr)
+    return program
 """,
     "unet": """
 module, params, _ = read_part(sys.argv[1], KINDS["UNet2DConditionModel"])
 x, t, text = jnp.ones((2, 64, 64, 4)), jnp.full(2, 500.0), jnp.ones((2, 77, 768))
-run = jax.jit(module.apply)
-call = lambda: run({"params": params}, x, t, {"text": text}).block_until_ready()
+arguments = {"params": params}, x, t, {"text": text}
+run = compiled(module.apply, *arguments)
+call = lambda: run(*arguments).block_until_ready()
 """,
     "vae": """
 from sde_diffusion.pretrained.codec import read_codec
 codec, params = read_codec(sys.argv[1])
 z = jnp.ones((1, 64, 64, 4))
-run = jax.jit(lambda params, z: codec.decode(params, z))
+run = compiled(lambda params, z: codec.decode(params, z), params, z)
 call = lambda: run(params, z).block_until_ready()
 """,
     "convolution": """
 from sde_diffusion.networks.conv import conv2d
 x, kernel = jnp.ones((2, 64, 64, 320)), jnp.ones((3, 3, 320, 320))
-run = jax.jit(lambda x, kernel: conv2d(x, kernel, 1, "SAME"))
+run = compiled(lambda x, kernel: conv2d(x, kernel, 1, "SAME"), x, kernel)
 call = lambda: run(x, kernel).block_until_ready()
 """,
 }
@@ -89,6 +95,10 @@ def measured(python: str, program: dict[str, str], part: str, folder: Path) -> t
     done = subprocess.run([python, "-c", text, str(folder)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
+    print(
+        *(line for line in done.stderr.splitlines() if line.startswith("temporaries")),
+        file=sys.stderr,
+    )
     seconds, memory = done.stdout.split()[-2:]
     return float(seconds), float(memory)
 

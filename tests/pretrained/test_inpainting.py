@@ -1,7 +1,7 @@
 """Filling in a part of a picture by a network of nine channels, against diffusers.
 
-The U-Net and the picture are made by experiments/pretrained/reference_inpaint.py; the other parts
-are those of sd15.
+The U-Nets and the pictures are made by experiments/pretrained/reference_inpaint.py; the other parts
+are those of sd15 and sdxl.
 """
 
 import itertools
@@ -26,25 +26,40 @@ FOLDERS = Path(__file__).parents[1] / "reference" / "pretrained"
 PROMPTS = ["a red fox", "the little house on the hill, at night"]
 NEGATIVE = ["blurry", ""]
 STEPS, GUIDANCE = 5, 4.0
-DDIM = {"_class_name": "DDIMScheduler", "clip_sample": False, "set_alpha_to_one": False}
+DDIM = {
+    "_class_name": "DDIMScheduler",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "timestep_spacing": "leading",
+}
 KEY = jax.random.key(0)
+
+
+def whole(name, parts, made):
+    """The folder of a model that fills in, with the other parts that it was made with."""
+    shutil.copytree(FOLDERS / parts, made)
+    shutil.rmtree(made / "unet")
+    shutil.copytree(FOLDERS / name, made, dirs_exist_ok=True)
+    path = made / "scheduler" / "scheduler_config.json"
+    config = json.loads(path.read_text()) | DDIM
+    config.pop("final_sigmas_type", None)  # Euler's, which DDIMScheduler does not have
+    path.write_text(json.dumps(config))
+    return made
+
+
+def outputs(name):
+    with np.load(FOLDERS / name / "outputs.npz") as arrays:
+        return dict(arrays)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("inpaint") / "folder"
-    shutil.copytree(FOLDERS / "sd15", made)
-    shutil.rmtree(made / "unet")
-    shutil.copytree(FOLDERS / "inpaint", made, dirs_exist_ok=True)
-    path = made / "scheduler" / "scheduler_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | DDIM))
-    return made
+    return whole("inpaint", "sd15", tmp_path_factory.mktemp("inpaint") / "folder")
 
 
 @pytest.fixture(scope="module")
 def told():
-    with np.load(FOLDERS / "inpaint" / "outputs.npz") as arrays:
-        return dict(arrays)
+    return outputs("inpaint")
 
 
 @jax.jit
@@ -52,8 +67,9 @@ def evaluated(model, x, t, cond):
     return model(x, t, cond)
 
 
-def test_a_filled_picture_is_that_of_diffusers(folder, told):
-    pipe = pretrained.load(folder)
+@pytest.mark.parametrize(("name", "parts"), [("inpaint", "sd15"), ("inpaint_sdxl", "sdxl")])
+def test_a_filled_picture_is_that_of_diffusers(name, parts, tmp_path):
+    pipe, told = pretrained.load(whole(name, parts, tmp_path / name)), outputs(name)
     filled = {"size": (16, 16), "picture": told["pixels"], "mask": told["mask"]}
     model, cond = pipe.guided(PROMPTS, negative=NEGATIVE, guidance=GUIDANCE, **filled)
     # Step by step, so that the network is compiled once.
@@ -61,11 +77,11 @@ def test_a_filled_picture_is_that_of_diffusers(folder, told):
         Model(model.sde, lambda _, sde, x, t, cond: evaluated(model, x, jnp.full(2, t), cond))
     )
     times, denoises = pipe.grid(STEPS)
-    assert not denoises
-    state = pipe.solver.init(jnp.asarray(told["noise"]), times)
+    state = pipe.solver.init(jnp.asarray(told["noise"]), times, denoises)
     for t, s in itertools.pairwise(times):
         state = pipe.solver.step(None, counted, state, t, s, cond)
-    made = pipe.decode(state.x)
+    latents = counted(state.x, times[-1], cond).x0 if denoises else state.x
+    made = pipe.decode(latents)
     assert np.std(told["picture"]) > 0.05
     assert np.max(np.abs(made - told["picture"])) < 1e-3
 
