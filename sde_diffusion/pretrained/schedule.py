@@ -40,7 +40,9 @@ class Scheduler(NamedTuple):
 
     solver: config -> our solver.
     spacing: the default of timestep_spacing.
-    to_data: the default of whether the last step goes to the data.
+    last: the field that says whether the last step goes to the data; where none does, it goes.
+        Fields of other schedulers may be in the config too, which diffusers ignores.
+    to_data: the default of that field.
     maps: whether the network is a consistency model, whose times are a part of those of
         `original_inference_steps`.
     extra: whether the chain is divided by n + 1 where the spacing is not "trailing".
@@ -50,6 +52,7 @@ class Scheduler(NamedTuple):
 
     solver: Callable[[Config], Solver]
     spacing: str
+    last: str | None = None
     to_data: bool = True
     extra: bool = False
     rounds: bool = True
@@ -82,18 +85,24 @@ def _plms(config: Config) -> Solver:
     return samplers.PLMS("v" if config.get("prediction_type") == "v_prediction" else "eps")
 
 
+ALPHAS, SIGMAS = "set_alpha_to_one", "final_sigmas_type"
 SCHEDULERS = {
-    "DDIMScheduler": Scheduler(lambda _: samplers.DDIM(), "leading", clips=True),
-    "PNDMScheduler": Scheduler(_plms, "leading", to_data=False),
+    "DDIMScheduler": Scheduler(lambda _: samplers.DDIM(), "leading", ALPHAS, clips=True),
+    "PNDMScheduler": Scheduler(_plms, "leading", ALPHAS, to_data=False),
     "DDPMScheduler": Scheduler(_ancestral, "leading", clips=True),
-    "EulerDiscreteScheduler": Scheduler(lambda _: samplers.DDIM(), "linspace", rounds=False),
+    "EulerDiscreteScheduler": Scheduler(
+        lambda _: samplers.DDIM(), "linspace", SIGMAS, rounds=False
+    ),
     "EulerAncestralDiscreteScheduler": Scheduler(
         lambda _: samplers.DDIM(eta=1.0), "linspace", rounds=False
     ),
-    "DPMSolverMultistepScheduler": Scheduler(_dpm_solver, "linspace", extra=True),
-    "LCMScheduler": Scheduler(lambda _: samplers.FlowMap(gamma=1.0), "leading", maps=True),
+    "DPMSolverMultistepScheduler": Scheduler(_dpm_solver, "linspace", SIGMAS, extra=True),
+    "LCMScheduler": Scheduler(lambda _: samplers.FlowMap(gamma=1.0), "leading", ALPHAS, maps=True),
     "UniPCMultistepScheduler": Scheduler(
-        lambda config: samplers.UniPC(p=config.get("solver_order", 2)), "linspace", extra=True
+        lambda config: samplers.UniPC(p=config.get("solver_order", 2)),
+        "linspace",
+        SIGMAS,
+        extra=True,
     ),
 }
 """Euler's step in sigma / alpha is DDIM's, so it has the same solver. PNDM is without Runge-Kutta
@@ -203,10 +212,8 @@ def _read(config: Config) -> Schedule:
         raise ValueError("clip_sample = true is not supported: set it to false")
     spacing = choose("timestep_spacing", config.get("timestep_spacing", kind.spacing), SPACINGS)
     prediction = config.get("prediction_type", "epsilon")
-    to_data = config.get("set_alpha_to_one", kind.to_data)
-    if "final_sigmas_type" in config:
-        to_data = config["final_sigmas_type"] == "zero"
-    karras = bool(config.get("use_karras_sigmas", False))
+    to_data = kind.last is None or config.get(kind.last, kind.to_data) in (True, "zero")
+    karras = kind.last == SIGMAS and bool(config.get("use_karras_sigmas", False))
     if karras and not to_data:
         raise ValueError("use_karras_sigmas with final_sigmas_type = 'sigma_min' is not supported")
     sde = _sde(config)

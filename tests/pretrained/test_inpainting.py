@@ -41,9 +41,8 @@ def whole(name, parts, made):
     shutil.rmtree(made / "unet")
     shutil.copytree(FOLDERS / name, made, dirs_exist_ok=True)
     path = made / "scheduler" / "scheduler_config.json"
-    config = json.loads(path.read_text()) | DDIM
-    config.pop("final_sigmas_type", None)  # Euler's, which DDIMScheduler does not have
-    path.write_text(json.dumps(config))
+    # What only another scheduler has may be left in the file; here it is Euler's final_sigmas_type.
+    path.write_text(json.dumps(json.loads(path.read_text()) | DDIM))
     return made
 
 

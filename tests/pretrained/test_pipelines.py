@@ -104,6 +104,18 @@ def assert_same(ours, name, picture):
     assert np.max(np.abs(ours - theirs)) < TOLERANCE
 
 
+@pytest.mark.parametrize("name", ["DDIMScheduler", "EulerAncestralDiscreteScheduler"])
+def test_fields_that_only_another_scheduler_has_change_nothing(name):
+    config = {"_class_name": name, "clip_sample": False}
+    others = {"final_sigmas_type": "sigma_min", "use_karras_sigmas": True}
+    assert read_schedule(config | others) == read_schedule(config)
+
+
+def test_eulers_last_step_is_not_what_the_scheduler_before_it_had():
+    config = {"_class_name": "EulerDiscreteScheduler", "set_alpha_to_one": False}
+    assert read_schedule(config).to_data
+
+
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("name", NAMES)
 def test_pictures_are_those_of_diffusers(name, scheduler):
