@@ -48,15 +48,16 @@ def train_in(workdir: epath.Path, config: ConfigDict, overwrite: bool) -> None:
     coder = codec.of_training(config, plain, workdir if resumes else taken_over.latents(config))
     taken_over.require_same_latents(config, coder)
     sampled = codecs.sampled(plain.features, coder)
-    params = run.abstract(config, sampled)
-    if adapters.has_adapters(config):
-        jax.eval_shape(adapters.init(config, params), jax.random.key(0))  # config.lora.names
+    adapted = run.abstract(config, sampled) if adapters.has_adapters(config) else None
+    if adapted is not None:
+        jax.eval_shape(adapters.init(config, adapted), jax.random.key(0))  # config.lora.names
     embedded = texts.of_source(config, plain, workdir if resumes else None)  # may take minutes
     source, no_text, features = embedded.source, embedded.no_text, embedded.source.features
     taken_over.require_same_words(config, features)
     sampled = codecs.sampled(features, coder)
     teacher = start.teacher(config, sampled, coder)
     check(config, features, teacher, coder)
+    params = run.abstract(config, sampled) if adapted is None else adapted
     mesh, planned = build.mesh(config), build.run(config)
     base = run.base(config, sampled) if adapters.has_adapters(config) else None
     recipe = build.recipe(config, features, teacher, coder, base, no_text)
