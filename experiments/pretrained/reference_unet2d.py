@@ -1,13 +1,15 @@
-"""Small folders of DDPM and NCSN++ with random weights, and what diffusers makes of them.
+"""Small folders of DDPM, NCSN++ and ADM with random weights, and what diffusers makes of them.
 
     venv/bin/python experiments/pretrained/reference_unet2d.py
 
-writes tests/reference/pretrained/{ddpm,ncsnpp,unet2d}: pipelines as diffusers writes them (of
-unet2d the network alone), and outputs.npz. The environment is that of reference.py. Every draw of
-noise in a pipeline is replaced by the same array, so that stochastic samplers can be compared too.
+writes tests/reference/pretrained/{ddpm,ncsnpp,unet2d,adm,adm_vector}: pipelines as diffusers
+writes them (of the last three the network alone), and outputs.npz. Names after the command choose
+some of them. The environment is that of reference.py. Every draw of noise in a pipeline is replaced
+by the same array, so that stochastic samplers can be compared too.
 """
 
 import shutil
+import sys
 from typing import Any
 from unittest import mock
 
@@ -58,6 +60,35 @@ NETWORKS = {
         "center_input_sample": True,
         "norm_num_groups": 4,
     },
+    # openai/diffusers-cd_imagenet64_l2, as ADM: classes, and resampling inside residual blocks.
+    "adm": {
+        "sample_size": 8,
+        "block_out_channels": (4, 8),
+        "layers_per_block": 1,
+        "down_block_types": ("ResnetDownsampleBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        "attention_head_dim": 4,
+        "attn_norm_num_groups": 2,
+        "downsample_type": "resnet",
+        "norm_num_groups": 2,
+        "num_class_embeds": 3,
+        "resnet_time_scale_shift": "scale_shift",
+        "upsample_type": "resnet",
+    },
+    # The same, with attention at the level that is resampled, and a vector in place of a class.
+    "adm_vector": {
+        "sample_size": 8,
+        "block_out_channels": (8, 4),
+        "layers_per_block": 1,
+        "down_block_types": ("AttnDownBlock2D", "ResnetDownsampleBlock2D"),
+        "up_block_types": ("ResnetUpsampleBlock2D", "AttnUpBlock2D"),
+        "attention_head_dim": 4,
+        "class_embed_type": "identity",
+        "downsample_type": "resnet",
+        "norm_num_groups": 2,
+        "resnet_time_scale_shift": "scale_shift",
+        "upsample_type": "resnet",
+    },
 }
 STEPS = 6
 SCHEDULERS = {
@@ -79,7 +110,15 @@ def network_outputs(model: diffusers.UNet2DModel) -> dict[str, np.ndarray]:
     x = normal(1, 2, 3, 8, 8)
     levels = model.config.time_embedding_type == "fourier"
     t = torch.tensor([17.25, 0.03]) if levels else torch.tensor([981, 7])
-    return {"unet.x": last(x), "unet.t": t.numpy(), "unet.out": last(model(x, t).sample)}
+    told = {"unet.x": last(x), "unet.t": t.numpy()}
+    given = None
+    if model.config.num_class_embeds is not None:
+        given = torch.tensor([2, 0])
+    elif model.config.class_embed_type == "identity":
+        given = normal(4, 2, 4 * model.config.block_out_channels[0])
+    if given is not None:
+        told["unet.cond"] = given.numpy()
+    return told | {"unet.out": last(model(x, t, given).sample)}
 
 
 def ddpm_samples(model: diffusers.UNet2DModel) -> dict[str, np.ndarray]:
@@ -124,7 +163,7 @@ def ve_sample(model: diffusers.UNet2DModel) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    for name in NETWORKS:
+    for name in sys.argv[1:] or NETWORKS:
         folder = TARGET / name
         shutil.rmtree(folder, ignore_errors=True)
         model = network(name)

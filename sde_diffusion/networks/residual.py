@@ -5,9 +5,12 @@ A residual block is
     h = conv1(silu(norm1(x))),   y = (x + conv2(silu(norm2(h + proj(silu(embedding)))))) / c
 
 where x passes a 1x1 convolution, `conv_shortcut`, if the number of channels changes, and the
-embedding of the time is absent in an autoencoder. c is 1, or sqrt(2) in NCSN++.
+embedding of the time is absent in an autoencoder. c is 1, or sqrt(2) in NCSN++. Another form scales
+and shifts what is normalized, with proj(silu(embedding)) = (a, b):
 
-He et al. 2016; Ho et al. 2020, app. B.
+    y = (x + conv2(silu((1 + a) norm2(h) + b))) / c
+
+He et al. 2016; Ho et al. 2020, app. B; the other form: Nichol & Dhariwal 2021.
 """
 
 from collections.abc import Callable
@@ -27,8 +30,9 @@ class ResidualBlock(nn.Module):
 
     groups_out: of the second normalization; None stands for `groups`.
     scale: c, by which the sum is divided.
-    resample: a change of resolution, of x and of what the first normalization gives. x passes
-        `conv_shortcut` then, whatever its channels.
+    resample: a change of resolution, of x and of what the first normalization gives.
+    shortcut: whether x passes `conv_shortcut` whatever its channels.
+    scale_shift: whether the embedding scales and shifts what is normalized.
     """
 
     features: int
@@ -37,6 +41,8 @@ class ResidualBlock(nn.Module):
     groups_out: int | None = None
     scale: float = 1.0
     resample: Callable[[Array], Array] | None = None
+    shortcut: bool = False
+    scale_shift: bool = False
 
     @nn.compact
     def __call__(self, x: Array, embedding: Array | None = None) -> Array:
@@ -44,21 +50,30 @@ class ResidualBlock(nn.Module):
         if self.resample is not None:
             x, h = self.resample(x), self.resample(h)
         h = Conv(self.features, name="conv1")(h)
-        shift = None
-        if embedding is not None:
-            shift = Dense(self.features, name="time_emb_proj")(nn.silu(embedding))
         groups = self.groups if self.groups_out is None else self.groups_out
-        h = GroupNorm(groups, nn.silu, self.epsilon, name="norm2")(h, shift)
+        told = None
+        if embedding is not None:
+            features = (1 + self.scale_shift) * self.features
+            told = Dense(features, name="time_emb_proj")(nn.silu(embedding))
+        if self.scale_shift and told is not None:
+            a, b = jnp.split(told[:, None, None], 2, axis=-1)
+            h = GroupNorm(groups, epsilon=self.epsilon, name="norm2")(h)
+            h = nn.silu((1 + a) * h + b)
+        else:
+            h = GroupNorm(groups, nn.silu, self.epsilon, name="norm2")(h, told)
         h = Conv(self.features, name="conv2")(h)
-        if x.shape[-1] != self.features or self.resample is not None:
+        if x.shape[-1] != self.features or self.shortcut:
             x = Conv(self.features, 1, name="conv_shortcut")(x)
         return over(x + h, self.scale)
 
 
 class PixelAttention(nn.Module):
-    """(x + attention between the pixels) / scale, [B, h, w, C] -> [B, h, w, C]."""
+    """(x + attention between the pixels) / scale, [B, h, w, C] -> [B, h, w, C].
 
-    groups: int
+    groups: of the normalization before it; None stands for no normalization.
+    """
+
+    groups: int | None
     epsilon: float
     num_heads: int = 1
     scale: float = 1.0
@@ -67,7 +82,10 @@ class PixelAttention(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         features = x.shape[-1]
-        h = tokens(GroupNorm(self.groups, epsilon=self.epsilon, name="group_norm")(x))
+        h = x
+        if self.groups is not None:
+            h = GroupNorm(self.groups, epsilon=self.epsilon, name="group_norm")(x)
+        h = tokens(h)
 
         def heads(name: str) -> Array:
             y = Dense(features, name=name)(h)

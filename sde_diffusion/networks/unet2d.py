@@ -1,4 +1,7 @@
-"""UNet2DModel: the U-Nets without text of diffusers, DDPM's and NCSN++'s, under its names.
+"""UNet2DModel: the U-Nets without text of diffusers, of DDPM, ADM and NCSN++, under its names.
+
+ADM's, which consistency models have too, scale and shift what is normalized, resample inside a
+residual block, and may be told a class, whose vector is added to that of the time.
 
 The blocks named "Skip" are those of NCSN++: they resample inside a residual block with a FIR
 filter, and a pyramid of images goes in on the way down and comes out on the way up,
@@ -11,7 +14,7 @@ so that the network's output is its last convolution plus p.
 The networks `ncsnpp` and `ddpm` are the same mathematics in the tree of score_sde, which numbers
 its blocks in another way, so weights of one do not fit the other.
 
-Ho et al. 2020, app. B; Song et al. 2021, app. H.
+Ho et al. 2020, app. B; Song et al. 2021, app. H; Dhariwal & Nichol 2021, sec. 3; Song et al. 2023.
 """
 
 from functools import partial
@@ -36,25 +39,36 @@ from sde_diffusion.selection import require_known
 
 
 class Type(NamedTuple):
-    """What the name of a block says: whether it attends, and whether it has the pyramid."""
+    """What the name of a block says.
+
+    attends: whether it has attention.
+    skip: whether it has the pyramid.
+    residual: whether it resamples inside a residual block, without a filter.
+    """
 
     attends: bool
     skip: bool
+    residual: bool = False
 
 
 DOWN = {
     "DownBlock2D": Type(False, False),
+    "ResnetDownsampleBlock2D": Type(False, False, True),
     "AttnDownBlock2D": Type(True, False),
     "SkipDownBlock2D": Type(False, True),
     "AttnSkipDownBlock2D": Type(True, True),
 }
 UP = {
     "UpBlock2D": Type(False, False),
+    "ResnetUpsampleBlock2D": Type(False, False, True),
     "AttnUpBlock2D": Type(True, False),
     "SkipUpBlock2D": Type(False, True),
     "AttnSkipUpBlock2D": Type(True, True),
 }
 TIMES = ("positional", "fourier")
+RESAMPLINGS = ("conv", "resnet")
+EMBEDDINGS = ("default", "scale_shift")
+CLASSES = (None, "identity")
 FIR = (1, 3, 3, 1)
 FOURIER_SCALE = 16.0
 SKIP_GROUPS = 32  # of the attention of NCSN++
@@ -67,11 +81,14 @@ class UNet2D(nn.Module):
     output is divided then. H and W are multiples of 2^(levels - 1). The fields are those of
     diffusers' config, in which `attention_head_dim` is the size of a head, or None for one head.
 
+    cond holds class labels [B] with num_class_embeds, and with class_embed_type="identity" vectors
+    [B, 4 block_out_channels[0]] that are added to the embedding of the time as they are.
+
     dtype: of the computation; normalizations, softmax and output are in float32.
     attention: the implementation, see `networks.attention`.
 
-    Raises ValueError for an unknown choice, blocks with and without the pyramid in one network, and
-    images that cannot be halved so often.
+    Raises ValueError for an unknown choice, blocks with and without the pyramid in one network,
+    images that cannot be halved so often, a class that is missing, and one that has no place.
     """
 
     in_channels: int = 3
@@ -86,6 +103,11 @@ class UNet2D(nn.Module):
     layers_per_block: int = 2
     mid_block_scale_factor: float = 1.0
     downsample_padding: int = 1
+    downsample_type: str = "conv"
+    upsample_type: str = "conv"
+    resnet_time_scale_shift: str = "default"
+    class_embed_type: str | None = None
+    num_class_embeds: int | None = None
     attention_head_dim: int | None = 8
     norm_num_groups: int | None = 32
     attn_norm_num_groups: int | None = None
@@ -98,6 +120,11 @@ class UNet2D(nn.Module):
             for name in kinds:
                 require_known("block of a U-Net", name, known)
         require_known("time_embedding_type", self.time_embedding_type, TIMES)
+        require_known("downsample_type", self.downsample_type, RESAMPLINGS)
+        require_known("upsample_type", self.upsample_type, RESAMPLINGS)
+        require_known("resnet_time_scale_shift", self.resnet_time_scale_shift, EMBEDDINGS)
+        if self.class_embed_type not in CLASSES:
+            raise ValueError(f"class_embed_type {self.class_embed_type!r} (choices: {CLASSES})")
         require_known("attention", self.attention, ("auto", *IMPLEMENTATIONS))
         skips = {DOWN[name].skip for name in self.down_block_types}
         if len(skips | {UP[name].skip for name in self.up_block_types}) > 1:
@@ -114,11 +141,13 @@ class UNet2D(nn.Module):
         dtype = jnp.dtype(self.dtype)
         embedding = self._embedding(t).astype(dtype)
         embedding = TimeEmbedding(4 * self.block_out_channels[0], name="time_embedding")(embedding)
+        embedding = self._with_class(embedding, cond)
         x = (2.0 * x - 1.0 if self.center_input_sample else x).astype(dtype)
         h = Conv(self.block_out_channels[0], name="conv_in")(x)
         skips, image = [h], x
         for level, name in enumerate(self.down_block_types):
-            fields = self._shared(level, DOWN[name]) | {"resamples": level < last}
+            kind = _resampling(DOWN[name], self.downsample_type)
+            fields = self._shared(level, kind) | {"resamples": level < last}
             down = Down(**fields, padding=self.downsample_padding, name=f"down_blocks.{level}")
             h, image, made = down(h, embedding, image)
             skips += made
@@ -127,7 +156,8 @@ class UNet2D(nn.Module):
         for up, name in enumerate(self.up_block_types):
             level, layers = last - up, self.layers_per_block + 1
             skips, given = skips[:-layers], skips[-layers:]
-            fields = self._shared(level, UP[name]) | {"resamples": level > 0, "layers": layers}
+            kind = _resampling(UP[name], self.upsample_type)
+            fields = self._shared(level, kind) | {"resamples": level > 0, "layers": layers}
             h, out = Up(**fields, name=f"up_blocks.{up}")(h, embedding, out, given)
         groups = groups_of(self.norm_num_groups, self.block_out_channels[0])
         h = GroupNorm(groups, nn.silu, self.norm_eps, name="conv_norm_out")(h)
@@ -144,9 +174,24 @@ class UNet2D(nn.Module):
             t, features, cosine_first=self.flip_sin_to_cos, frequency_shift=self.freq_shift
         )
 
+    def _with_class(self, embedding: Array, cond: Any) -> Array:
+        if self.class_embed_type is None and self.num_class_embeds is None:
+            if cond is not None:
+                raise ValueError("cond: this U-Net is told no class")
+            return embedding
+        if cond is None:
+            raise ValueError("cond: this U-Net is told classes, and none is given")
+        if self.num_class_embeds is None or self.class_embed_type == "identity":
+            return embedding + jnp.asarray(cond, embedding.dtype)
+        embed = nn.Embed(self.num_class_embeds, embedding.shape[-1], name="class_embedding")
+        return embedding + embed(cond).astype(embedding.dtype)
+
     def _middle(self, h: Array, embedding: Array) -> Array:
         groups = groups_of(self.norm_num_groups, h.shape[-1])
-        attended = groups if self.attn_norm_num_groups is None else self.attn_norm_num_groups
+        scale_shift = self.resnet_time_scale_shift == "scale_shift"
+        attended = self.attn_norm_num_groups
+        if attended is None and not scale_shift:  # with it, None is no normalization in diffusers
+            attended = groups
         middle = Middle(
             groups,
             attended,
@@ -154,6 +199,7 @@ class UNet2D(nn.Module):
             self.attention_head_dim,
             self.mid_block_scale_factor,
             self.attention,
+            scale_shift,
             name="mid_block",
         )
         made: Array = middle(h, embedding)
@@ -169,7 +215,14 @@ class UNet2D(nn.Module):
             "epsilon": self.norm_eps,
             "head": self.attention_head_dim,
             "implementation": self.attention,
+            "scale_shift": self.resnet_time_scale_shift == "scale_shift",
         }
+
+
+def _resampling(kind: Type, resampling: str) -> Type:
+    """The kind of a block where blocks with attention resample in this way."""
+    inside = kind.attends and not kind.skip and resampling == "resnet"
+    return kind._replace(residual=kind.residual or inside)
 
 
 class Fourier(nn.Module):
@@ -195,6 +248,7 @@ class Level(nn.Module):
     epsilon: float
     head: int | None
     implementation: str
+    scale_shift: bool
     resamples: bool
 
     @property
@@ -204,8 +258,10 @@ class Level(nn.Module):
     def residual(self, i: int, groups: int) -> ResidualBlock:
         """Residual block i, whose first normalization has so many groups."""
         out = groups_of(None, self.features) if self.kind.skip else groups
-        name = f"resnets.{i}"
-        return ResidualBlock(self.features, groups, self.epsilon, out, self.scale, name=name)
+        # NCSN++'s blocks have one form only.
+        scale_shift = self.scale_shift and not self.kind.skip
+        fields = (self.features, groups, self.epsilon, out, self.scale)
+        return ResidualBlock(*fields, scale_shift=scale_shift, name=f"resnets.{i}")
 
     def attention(self, i: int) -> PixelAttention:
         groups = SKIP_GROUPS if self.kind.skip else groups_of(self.groups, self.features)
@@ -218,14 +274,26 @@ class Level(nn.Module):
             name=f"attentions.{i}",
         )
 
-    def resampled(self, resample: Any, name: str) -> ResidualBlock:
-        """A residual block that changes the resolution, filtered."""
+    def filtered(self, resample: Any, name: str) -> ResidualBlock:
+        """A residual block that changes the resolution by a filter."""
         return ResidualBlock(
             self.features,
             groups_of(None, self.features),
             self.epsilon,
             scale=self.scale,
             resample=partial(resample, kernel=FIR),
+            shortcut=True,
+            name=name,
+        )
+
+    def resampled(self, resample: Any, name: str) -> ResidualBlock:
+        """A residual block that changes the resolution by means, or by repeating pixels."""
+        return ResidualBlock(
+            self.features,
+            groups_of(self.groups, self.features),
+            self.epsilon,
+            resample=resample,
+            scale_shift=self.scale_shift,
             name=name,
         )
 
@@ -247,9 +315,11 @@ class Down(Level):
         if not self.resamples:
             return h, image, made
         if self.kind.skip:
-            h = self.resampled(resampling.downsample, "resnet_down")(h, embedding)
+            h = self.filtered(resampling.downsample, "resnet_down")(h, embedding)
             image = resampling.downsample(image, FIR)
             h = Conv(self.features, 1, name="skip_conv")(image) + h
+        elif self.kind.residual:
+            h = self.resampled(resampling.downsample, "downsamplers.0")(h, embedding)
         else:
             h = Downsample(self.padding, name="downsamplers.0")(h)
         return h, image, [*made, h]
@@ -271,7 +341,11 @@ class Up(Level):
             if self.kind.attends and (not self.kind.skip or i == self.layers - 1):
                 h = self.attention(0 if self.kind.skip else i)(h)
         if not self.kind.skip:
-            return (Upsample(name="upsamplers.0")(h) if self.resamples else h), None
+            if self.resamples and self.kind.residual:
+                h = self.resampled(resampling.upsample, "upsamplers.0")(h, embedding)
+            elif self.resamples:
+                h = Upsample(name="upsamplers.0")(h)
+            return h, None
         if image is not None:
             image = resampling.upsample(image, FIR)
         if not self.resamples:
@@ -280,7 +354,7 @@ class Up(Level):
         shown = GroupNorm(groups, nn.silu, self.epsilon, name="skip_norm")(h)
         shown = Conv(3, name="skip_conv")(shown)
         image = shown if image is None else image + shown
-        return self.resampled(resampling.upsample, "resnet_up")(h, embedding), image
+        return self.filtered(resampling.upsample, "resnet_up")(h, embedding), image
 
     def _groups(self, channels: int, skipped: int) -> int:
         """The groups of a residual block's first normalization."""
@@ -295,17 +369,18 @@ class Middle(nn.Module):
     """A residual block, attention, a residual block."""
 
     groups: int
-    attention_groups: int
+    attention_groups: int | None
     epsilon: float
     head: int | None
     scale: float
     implementation: str
+    scale_shift: bool
 
     @nn.compact
     def __call__(self, h: Array, embedding: Array) -> Array:
         def residual(i: int) -> ResidualBlock:
             fields = (h.shape[-1], self.groups, self.epsilon, None, self.scale)
-            return ResidualBlock(*fields, name=f"resnets.{i}")
+            return ResidualBlock(*fields, scale_shift=self.scale_shift, name=f"resnets.{i}")
 
         h = residual(0)(h, embedding)
         h = PixelAttention(

@@ -36,10 +36,16 @@ def _latents_and_text(
     return array(size, size, module.in_channels), array(), cond
 
 
-def _pixels(module: UNet2D) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+def _pixels(module: UNet2D) -> tuple[jax.ShapeDtypeStruct, ...]:
     size = 2 ** (len(module.block_out_channels) - 1)
     shape = (1, size, size, module.in_channels)
-    return jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    given = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((1,), jnp.float32)
+    if module.class_embed_type == "identity":
+        vectors = (1, 4 * module.block_out_channels[0])
+        return *given, jax.ShapeDtypeStruct(vectors, jnp.float32)
+    if module.num_class_embeds is not None:
+        return *given, jax.ShapeDtypeStruct((1,), jnp.int32)
+    return given
 
 
 OLD_ATTENTION: Renames = {
@@ -131,13 +137,8 @@ UNET_2D = Kind(
     fixed={
         "act_fn": "silu",
         "add_attention": True,
-        "class_embed_type": None,
-        "downsample_type": "conv",
         "mid_block_type": "UNetMidBlock2D",
-        "num_class_embeds": None,
-        "resnet_time_scale_shift": "default",
         "time_embedding_dim": None,
-        "upsample_type": "conv",
     },
     ignored=("sample_size", "dropout", "num_train_timesteps"),
     renames=OLD_ATTENTION,

@@ -51,12 +51,22 @@ def assert_same(ours, theirs, tolerance=1e-4):
     assert float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs))) < tolerance
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ncsnpp", "unet2d"])
+@pytest.mark.parametrize("name", ["ddpm", "ncsnpp", "unet2d", "adm", "adm_vector"])
 def test_the_network_is_that_of_diffusers(name):
     module, params, _ = read_part(FOLDERS / name / "unet", UNET)
     told = outputs(name)
-    out = jax.jit(module.apply)({"params": params}, told["unet.x"], jnp.float32(told["unet.t"]))
-    assert_same(out, told["unet.out"])
+    given = told["unet.x"], jnp.float32(told["unet.t"]), told.get("unet.cond")
+    assert_same(jax.jit(module.apply)({"params": params}, *given), told["unet.out"])
+
+
+def test_a_class_that_is_missing_or_has_no_place_is_told():
+    for name, cond, message in (
+        ("adm", None, "this U-Net is told classes, and none is given"),
+        ("unet2d", jnp.zeros(2, int), "this U-Net is told no class"),
+    ):
+        module, told = build(UNET, config_of(name), source=name), outputs(name)
+        with pytest.raises(ValueError, match=message):
+            jax.eval_shape(module.init, jax.random.key(0), told["unet.x"], told["unet.t"], cond)
 
 
 SCHEDULERS = {
