@@ -164,7 +164,8 @@ def test_the_command_samples_without_a_prompt(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_class_embeds": 10}, "num_class_embeds = 10 is not supported"),
+        ({"add_attention": False}, "add_attention = False is not supported"),
+        ({"class_embed_type": "timestep"}, "class_embed_type 'timestep'"),
         ({"up_block_types": ["SkipUpBlock2D", "AttnUpBlock2D", "UpBlock2D"]}, "at all of its"),
         ({"time_embedding_type": "learned"}, "choices: positional, fourier"),
     ],
