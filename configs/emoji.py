@@ -41,7 +41,7 @@ def get_config():
     config.optim.update(lr=2e-3, b2=0.99, schedule="cosine", warmup=200, ema_rates=(0.995,))
     config.training.update(
         batch_size=32,
-        steps=3000,
+        steps=5000,
         steps_per_call=10,
         log_every=50,
         sample_every=1000,
