@@ -40,7 +40,7 @@ def parts() -> dict[str, float]:
     told = {}
     for name in test_parts.PIPELINES:
         told[f"U-Net, {name}"] = measured(test_parts, test_parts.test_unet, name)
-    for name in ("ddpm", "ncsnpp", "unet2d", "adm", "adm_vector"):
+    for name in ("ddpm", "ncsnpp", "unet2d", "adm", "adm_vector", "ncsnpp_shift"):
         run = test_unet2d.test_the_network_is_that_of_diffusers
         told[f"U-Net without text, {name}"] = measured(test_unet2d, run, name)
     for name, suffix in test_parts.TEXTS:

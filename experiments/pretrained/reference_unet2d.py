@@ -2,10 +2,10 @@
 
     venv/bin/python experiments/pretrained/reference_unet2d.py
 
-writes tests/reference/pretrained/{ddpm,ncsnpp,unet2d,adm,adm_vector}: pipelines as diffusers
-writes them (of the last three the network alone), and outputs.npz. Names after the command choose
-some of them. The environment is that of reference.py. Every draw of noise in a pipeline is replaced
-by the same array, so that stochastic samplers can be compared too.
+writes tests/reference/pretrained/NAME for each of NETWORKS, or for the names after the command: the
+network as diffusers writes it, for ddpm and ncsnpp the whole pipeline, and outputs.npz. The
+environment is that of reference.py. Every draw of noise in a pipeline is replaced by the same
+array, so that stochastic samplers can be compared too.
 """
 
 import shutil
@@ -90,6 +90,7 @@ NETWORKS = {
         "upsample_type": "resnet",
     },
 }
+NETWORKS["ncsnpp_shift"] = NETWORKS["ncsnpp"] | {"resnet_time_scale_shift": "scale_shift"}
 STEPS = 6
 SCHEDULERS = {
     "ddim": (diffusers.DDIMPipeline, diffusers.DDIMScheduler(clip_sample=False)),

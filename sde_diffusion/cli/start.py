@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -111,7 +112,7 @@ def enough(source: data.Source, batch_size: int) -> data.Source:
     say(
         f"the {len(source)} samples of {source.name} are fewer than a batch: each is there {times}x"
     )
-    return data.Repeated(source, times)
+    return data.Rows(source, np.tile(np.arange(len(source)), times))
 
 
 def take_over(

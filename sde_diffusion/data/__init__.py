@@ -9,7 +9,7 @@ from sde_diffusion.data.sources.array_record import write_array_record
 from sde_diffusion.data.sources.latents import StoredCodec, read_stored_codec
 from sde_diffusion.data.text import byte_tokens, in_words, tokenized, tokens_of
 from sde_diffusion.data.transforms import Scaling, dequantize, random_flip
-from sde_diffusion.data.views import Alternating, Beside, Mapped, Repeated, select
+from sde_diffusion.data.views import Alternating, Beside, Mapped, Rows, select
 from sde_diffusion.data.vocabulary import unknown_words
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "Features",
     "Mapped",
     "Record",
-    "Repeated",
+    "Rows",
     "Scaling",
     "Source",
     "StoredCodec",

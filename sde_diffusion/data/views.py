@@ -74,20 +74,6 @@ class Alternating:
         return source[turn % len(source)] | {self._entry: np.float32(self._weights[which])}
 
 
-class Repeated:
-    """The records of a source several times, so that a few make a batch."""
-
-    def __init__(self, source: Source, times: int) -> None:
-        self.name, self.features = source.name, source.features
-        self._source, self._times = source, times
-
-    def __len__(self) -> int:
-        return self._times * len(self._source)
-
-    def __getitem__(self, index: int) -> Record:
-        return self._source[index % len(self._source)]
-
-
 class Rows:
     """Some records of a source, in the order of `rows` [N]; one may be there several times."""
 

@@ -25,7 +25,7 @@ Array = jax.Array
 Padding = tuple[tuple[int, int], ...]
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-# Numbers of a kernel after Winograd's transformation, 16 MiB: of these the images may be smaller.
+# Transformed kernels of up to this many numbers, 16 MiB, are made for images of any size.
 SMALL = 2**22
 
 

@@ -63,10 +63,8 @@ class Level(nn.Module):
     def residual(self, i: int, groups: int) -> ResidualBlock:
         """Residual block i, whose first normalization has so many groups."""
         out = groups_of(None, self.features) if self.kind.skip else groups
-        # NCSN++'s blocks have one form only.
-        scale_shift = self.scale_shift and not self.kind.skip
         fields = (self.features, groups, self.epsilon, out, self.scale)
-        return ResidualBlock(*fields, scale_shift=scale_shift, name=f"resnets.{i}")
+        return ResidualBlock(*fields, scale_shift=self.scale_shift, name=f"resnets.{i}")
 
     def attention(self, i: int) -> PixelAttention:
         groups = SKIP_GROUPS if self.kind.skip else groups_of(self.groups, self.features)
@@ -79,25 +77,16 @@ class Level(nn.Module):
             name=f"attentions.{i}",
         )
 
-    def filtered(self, resample: Any, name: str) -> ResidualBlock:
-        """A residual block that changes the resolution by a filter."""
+    def resampled(self, resample: Any, name: str) -> ResidualBlock:
+        """A residual block that changes the resolution, with the pyramid by a filter."""
+        skip = self.kind.skip
         return ResidualBlock(
             self.features,
-            groups_of(None, self.features),
+            groups_of(None if skip else self.groups, self.features),
             self.epsilon,
             scale=self.scale,
-            resample=partial(resample, kernel=FIR),
-            shortcut=True,
-            name=name,
-        )
-
-    def resampled(self, resample: Any, name: str) -> ResidualBlock:
-        """A residual block that changes the resolution by means, or by repeating pixels."""
-        return ResidualBlock(
-            self.features,
-            groups_of(self.groups, self.features),
-            self.epsilon,
-            resample=resample,
+            resample=partial(resample, kernel=FIR) if skip else resample,
+            shortcut=skip,
             scale_shift=self.scale_shift,
             name=name,
         )
@@ -120,7 +109,7 @@ class Down(Level):
         if not self.resamples:
             return h, image, made
         if self.kind.skip:
-            h = self.filtered(resampling.downsample, "resnet_down")(h, embedding)
+            h = self.resampled(resampling.downsample, "resnet_down")(h, embedding)
             image = resampling.downsample(image, FIR)
             h = Conv(self.features, 1, name="skip_conv")(image) + h
         elif self.kind.residual:
@@ -159,7 +148,7 @@ class Up(Level):
         shown = GroupNorm(groups, nn.silu, self.epsilon, name="skip_norm")(h)
         shown = Conv(3, name="skip_conv")(shown)
         image = shown if image is None else image + shown
-        return self.filtered(resampling.upsample, "resnet_up")(h, embedding), image
+        return self.resampled(resampling.upsample, "resnet_up")(h, embedding), image
 
     def _groups(self, channels: int, skipped: int) -> int:
         """The groups of a residual block's first normalization."""

@@ -67,13 +67,14 @@ def test_a_file_of_adapters_samples_in_a_few_evaluations(adapters, call, tmp_pat
     assert all(name.startswith("unet.") and ".lora_" in name for name in tensors)
     assert any(np.any(np.asarray(tensor)) for name, tensor in tensors.items() if "lora_B" in name)
     command = ("sample", "--pretrained", FOLDER, *FOX, "--size", "8x8", "--lora", file)
-    code, said, _ = call(*command, "--out", out)
-    assert code == 0
-    assert "by FlowMap, 4 evaluations each" in said
+    for steps, nfe in (((), 4), (("--steps", 1), 1)):
+        code, said, _ = call(*command, *steps, "--out", out)
+        assert code == 0
+        assert f"by FlowMap, {nfe} evaluations each" in said
     # The same adapters without the note that they are a consistency model's, as others write them.
     written = tmp_path / "plain.safetensors"
     safetensors.write(written, tensors)
-    options = ("--solver", "flow_map(gamma=1)", "--steps", 4, "--out", tmp_path / "y.npz")
+    options = ("--solver", "flow_map(gamma=1)", "--steps", 1, "--out", tmp_path / "y.npz")
     assert call(*command[:-1], written, *options)[0] == 0
     np.testing.assert_array_equal(*(np.load(f)["image"] for f in (out, tmp_path / "y.npz")))
 

@@ -199,8 +199,8 @@ def test_discretization_is_how_far_the_solver_is_from_the_flow():
 class TestKLOfThePushforward:
     @pytest.mark.parametrize("denoise_last", [True, False])
     def test_of_a_network_that_is_wrong_in_one_coordinate_is_its_closed_form(self, denoise_last):
-        # KL(N(0, s^2) || N(0, 1)) = (s^2 - 1) / 2 - log s, which samples in 32-D cannot tell.
-        sde, s, variances = sd.VP(t_min=0.02), 0.1, jnp.ones(32)
+        # KL(N(0, s^2) || N(0, 1)) = (s^2 - 1) / 2 - log s, which samples in 64-D cannot tell.
+        sde, s, variances = sd.VP(t_min=0.02), 0.1, jnp.ones(64)
         truth = exact_problem("normal", of_variances(variances), sde)
         model = of_variances(variances.at[0].set(s**2)).model(sde)
         problem = dataclasses.replace(truth, model=model)

@@ -51,7 +51,7 @@ def assert_same(ours, theirs, tolerance=1e-4):
     assert float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs))) < tolerance
 
 
-@pytest.mark.parametrize("name", ["ddpm", "ncsnpp", "unet2d", "adm", "adm_vector"])
+@pytest.mark.parametrize("name", ["ddpm", "ncsnpp", "unet2d", "adm", "adm_vector", "ncsnpp_shift"])
 def test_the_network_is_that_of_diffusers(name):
     module, params, _ = read_part(FOLDERS / name / "unet", UNET)
     told = outputs(name)

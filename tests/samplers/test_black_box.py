@@ -86,9 +86,10 @@ def test_has_a_gradient_in_its_start(method):
         np.testing.assert_allclose(made, jnp.broadcast_to(spread, made.shape), rtol=1e-5)
 
 
-def test_has_a_gradient_in_its_model_and_its_condition():
+@pytest.mark.parametrize("method", ["tsit5", "kvaerno5"])
+def test_has_a_gradient_in_its_model_and_its_condition(method):
     with jax.enable_x64(True):
-        solver = samplers.BlackBox("tsit5", rtol=1e-8, atol=1e-8)
+        solver = samplers.BlackBox(method, rtol=1e-8, atol=1e-8)
         *_, grid = problem()
         (a, s), (b, r) = ((SDE.alpha(t), SDE.sigma(t)) for t in grid)
 
