@@ -95,10 +95,9 @@ def measured(python: str, program: dict[str, str], part: str, folder: Path) -> t
     done = subprocess.run([python, "-c", text, str(folder)], capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
-    print(
-        *(line for line in done.stderr.splitlines() if line.startswith("temporaries")),
-        file=sys.stderr,
-    )
+    for line in done.stderr.splitlines():
+        if line.startswith("temporaries"):
+            print(line, file=sys.stderr)
     seconds, memory = done.stdout.split()[-2:]
     return float(seconds), float(memory)
 
