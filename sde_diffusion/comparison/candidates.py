@@ -80,7 +80,8 @@ def candidates(
     warning.
 
     Raises ValueError for an unknown solver or grid, and for a solver, grid or budget that does not
-    fit, unless "all" solvers were asked for.
+    fit, unless "all" solvers were asked for. ImportError for one that needs a package that is not
+    installed, unless so.
     """
     if not nfe or min(nfe) < 1:
         raise ValueError(f"nfe needs numbers of at least 1, got {nfe}")
@@ -104,7 +105,13 @@ def candidates(
                 made.append(Candidate(label, solver, "own", tuple(solver.times), budget, last))
             else:
                 made += _at_budgets(label, solver, nfe, made_grids, sde, last, skip=everything)
-    return [c for c in made if _fits(c, sde, skip=everything)]
+    problems = [_problem(candidate, sde) for candidate in made]
+    if not everything:
+        for problem in filter(None, problems):
+            raise problem
+    for told in dict.fromkeys(str(problem) for problem in problems if problem is not None):
+        logger.warning("left out: %s", told)
+    return [c for c, problem in zip(made, problems, strict=True) if problem is None]
 
 
 def _grid(given: str | Grid, t_min: float | None) -> tuple[str, Grid]:
@@ -115,16 +122,13 @@ def _grid(given: str | Grid, t_min: float | None) -> tuple[str, Grid]:
     return given.strip().replace(" ", ""), partial(grids.with_fields(name, **fields), t_min=t_min)
 
 
-def _fits(candidate: Candidate, sde: SDE, *, skip: bool) -> bool:
-    """Whether the solver can run on the SDE. If not: a warning if `skip`, else ValueError."""
+def _problem(candidate: Candidate, sde: SDE) -> Exception | None:
+    """Why the solver cannot run here, on the SDE."""
     try:
         samplers.check(candidate.solver, sde, candidate.times)
-    except ValueError as error:
-        if not skip:
-            raise
-        logger.warning("left out: %s", error)
-        return False
-    return True
+    except (ValueError, ImportError) as error:
+        return error
+    return None
 
 
 def _extra(solver: Solver, denoise_last: bool) -> int:

@@ -44,6 +44,7 @@ class BlackBox(Solver):
     """
 
     adaptive = True
+    needs = ("diffrax", "ode")
     methods: ClassVar[tuple[str, ...]] = tuple(_EVALUATIONS)
 
     method: str = "tsit5"

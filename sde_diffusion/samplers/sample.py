@@ -1,6 +1,7 @@
 """sample(): from noise to data along a time grid, by any solver."""
 
 import collections
+import importlib.util
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -179,7 +180,15 @@ def require_batch(cond: Any, batch: int) -> None:
 
 
 def check(solver: Solver, sde: SDE, grid: Array) -> None:
-    """Raise ValueError unless the grid decreases within [0, t_max] and suits the solver."""
+    """Raise ValueError unless the grid decreases within [0, t_max] and suits the solver.
+
+    Raises ImportError where the solver needs a package that is not installed.
+    """
+    if solver.needs is not None and importlib.util.find_spec(solver.needs[0]) is None:
+        package, extra = solver.needs
+        raise ImportError(
+            f"{type(solver).__name__} needs {package}: pip install 'sde-diffusion[{extra}]'"
+        )
     if grid.ndim != 1 or len(grid) < 2:
         raise ValueError(f"grid must hold at least two times, got shape {grid.shape}")
     leaves = jax.tree.leaves((grid, sde))

@@ -95,6 +95,8 @@ class Solver:
     adaptive: ClassVar[bool] = False
     # Whether it steps in lambda from the start, where Flow at t = 1 has -inf.
     reads_log_snr: ClassVar[bool] = False
+    # A package that it needs, and the extra that installs it.
+    needs: ClassVar[tuple[str, str] | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -270,6 +272,7 @@ class Wrapping(Solver):
     extra_evaluations = _of_solver("extra_evaluations")
     reads_diffusion = _of_solver("reads_diffusion")
     reads_log_snr = _of_solver("reads_log_snr")
+    needs = _of_solver("needs")
     denoises = _of_solver("denoises")
     adaptive = _of_solver("adaptive")
     stochastic = _of_solver("stochastic")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 
 import jax.numpy as jnp
 import numpy as np
@@ -139,6 +140,17 @@ def test_all_leaves_out_what_does_not_fit_the_sde_and_says_so(caplog):
         fit = made.candidates("all", (10,), ("uniform",), sd.Flow())
     assert "euler_maruyama" not in {c.label for c in fit}
     assert "left out: EulerMaruyama needs" in caplog.text
+
+
+def test_a_solver_without_its_package_is_left_out_of_all_and_named(monkeypatch, caplog):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with caplog.at_level(logging.WARNING, "sde_diffusion"):
+        found = made.candidates("all", (10,), ("log_snr",), sd.VP())
+    assert {c.label.partition("[")[0] for c in found} == set(samplers.SOLVERS) - {"ode"}
+    told = r"BlackBox needs diffrax: pip install 'sde-diffusion\[ode\]'"
+    assert re.search(f"left out: {told}", caplog.text)
+    with pytest.raises(ImportError, match=told):
+        made.candidates("ode", (10,), ("log_snr",), sd.VP())
 
 
 def test_a_budget_below_two_is_refused():
