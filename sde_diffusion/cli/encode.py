@@ -7,13 +7,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sde_diffusion import data, distributed, training
-from sde_diffusion.cli import codec, run, texts
+from sde_diffusion.cli import codec, run, texts, texts_on_devices
 from sde_diffusion.cli.say import say
 from sde_diffusion.config import build, codecs, conditions, folders
 from sde_diffusion.config import schema as configs
@@ -56,17 +57,19 @@ def encode(args: Namespace, overrides: dict[str, str]) -> None:
     if args.dtype not in DTYPES:
         raise ValueError(f"--dtype must be {' or '.join(DTYPES)}, got {args.dtype!r}")
     config, coder, source = _codec_and_source(args, overrides)
-    encoder, known = None, {}
+    mesh, encoder, known = build.mesh(config), None, {}
     if args.text is not None:
         if "text" not in source.features:
             raise ValueError(f"--text {args.text}: the records of {source.name} have no text")
-        encoder = texts.read(args.text, "--text")
+        encoder = texts_on_devices.read(args.text, mesh, "--text")
         known = texts.known(encoder, texts.pixels(source.features))
+    # Once, and not with every batch.
+    everywhere = jax.device_put(coder.params, distributed.replicated(mesh))
     task = Task(
-        coder,
+        coder._replace(params=everywhere),
         source,
         _features(coder, source.features, args.dtype, known),
-        build.mesh(config),
+        mesh,
         config.training.batch_size,
         Path(args.out),
         encoder,

@@ -6,11 +6,17 @@ import re
 import socket
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+from sde_diffusion import data
+
+PRETRAINED = Path(__file__).parents[1] / "reference" / "pretrained"
 SCRIPT = str(Path(sys.executable).parent / "sde-diffusion")
 
 
@@ -99,6 +105,33 @@ def test_two_and_four_processes_train_sample_and_evaluate_as_one_run(call, by_tw
     results = together("evaluate", "--workdir", workdir, cache=folder, num=2)
     assert [code for code, _, _ in results] == [0, 0], results
     assert json.loads((workdir / "evaluation.json").read_text())["samples"] == 40
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_latents_and_embeddings_of_one(call, tmp_path):
+    pictures, base = tmp_path / "pictures", PRETRAINED / "sd15"
+    pictures.mkdir()
+    generator = np.random.default_rng(0)
+    for i, caption in enumerate(("a fox", "a red fox", "a dog", "", "two dogs")):
+        pixels = generator.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(pictures / f"{i}.png")
+        (pictures / f"{i}.txt").write_text(caption)
+    encode = (
+        *("encode", "--pretrained", base, "--text", base, "--config.data.source.name=folder"),
+        *(f"--config.data.source.path={pictures}", "--config.data.source.captions=txt"),
+        *("--config.training.batch_size=3", "--out"),
+    )
+    code, _, err = call(*encode, tmp_path / "one")
+    assert code == 0, err
+    results = together(*encode, tmp_path / "two", cache=tmp_path)
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert lines(results[1][1]) == []
+    one, two = (data.load("latents", path=str(tmp_path / name)) for name in ("one", "two"))
+    assert len(one) == len(two) == 5
+    for i in range(5):
+        theirs, ours = two[i], one[i]
+        assert theirs.pop("text") == ours.pop("text")
+        jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), theirs, ours)
 
 
 @pytest.mark.slow
