@@ -61,7 +61,7 @@ def encode(args: Namespace, overrides: dict[str, str]) -> None:
     if args.text is not None:
         if "text" not in source.features:
             raise ValueError(f"--text {args.text}: the records of {source.name} have no text")
-        encoder = texts_on_devices.read(args.text, mesh, "--text")
+        encoder = texts_on_devices.read(args.text, config.data.tokens, mesh, "--text")
         known = texts.known(encoder, texts.pixels(source.features))
     # Once, and not with every batch.
     everywhere = jax.device_put(coder.params, distributed.replicated(mesh))
@@ -108,7 +108,7 @@ def _codec_and_source(
     if args.pretrained is None:
         config = run.read_config(run.folder(args.workdir), overrides)
         group = ConfigDict({"path": args.workdir, "step": args.step, "ema": _ema(args.ema)})
-        coder, source = codec.read(group, "--workdir"), build.source(config)
+        coder, source = codec.read(group, "--workdir"), build.source(_of_texts(config, args))
         codec.require_images(coder, source, "--workdir")
         return config, coder, source
     for option in ("step", "ema"):
@@ -117,10 +117,15 @@ def _codec_and_source(
     if not folders.is_pretrained(args.pretrained):
         raise ValueError(f"--pretrained {args.pretrained} is no folder of a pipeline of diffusers")
     config = configs.override(configs.default(), overrides)
-    source = build.source(config)
+    source = build.source(_of_texts(config, args))
     coder = codec.of_source(ConfigDict({"path": args.pretrained}), source, "--pretrained")
     codec.require_images(coder, source, "--pretrained")
     return config, coder, source
+
+
+def _of_texts(config: ConfigDict, args: Namespace) -> ConfigDict:
+    """The config of the data. With --text, data.tokens is for the encoder that reads the texts."""
+    return config if args.text is None else configs.override(config, {"data.tokens": "None"})
 
 
 def _ema(text: str | None) -> int | str | None:

@@ -47,9 +47,14 @@ def tokens(prompts: tuple[str, ...], feature: data.Feature, *, null: bool) -> np
                     f"--prompt {prompt!r}: the network was never trained without a text "
                     "(config.conditions.tokens.drop is 0)"
                 )
-            say(f"the prompt {prompt!r} is no text: its samples are unconditional")
+            say_no_text(prompt)
         elif feature.words is not None:
             missing = data.unknown_words(prompt, feature.words)
             if missing:
                 warn(f"prompt {prompt!r}: the words of this run do not have {', '.join(missing)}")
     return np.stack([data.tokens_of(prompt.strip(), feature) for prompt in prompts])
+
+
+def say_no_text(prompt: str) -> None:
+    """Say what an empty prompt means."""
+    say(f"the prompt {prompt!r} is no text: its samples are unconditional")

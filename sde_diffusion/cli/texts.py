@@ -98,7 +98,7 @@ def _embedded(config: ConfigDict, source: data.Source, fields: dict[str, str]) -
             f"{source.name} has {len(unique):,} texts, of which at most {MOST:,} are encoded when "
             "a run begins: encode them before, with sde-diffusion encode --text"
         )
-    encoder, size = read(config.text.path), pixels(source.features)
+    encoder, size = read(config.text.path, config.data.tokens), pixels(source.features)
     size_of_batch = len(unique) if as_tokens else BATCH
     parts = [
         told(config, encoder, unique[first : first + size_of_batch], size)
@@ -137,12 +137,15 @@ def told(
     }
 
 
-def read(path: str, flag: str = "config.text.path") -> Text:
-    """The text encoders of a pretrained folder; what is wrong begins with `flag`."""
+def read(path: str, tokens: int | None, flag: str = "config.text.path") -> Text:
+    """The text encoders of a pretrained folder; what is wrong begins with `flag`.
+
+    `tokens` is how many a text has where the folder does not say it, config.data.tokens.
+    """
     from sde_diffusion import pretrained
 
     try:
-        return pretrained.load_text(path)
+        return pretrained.load_text(path, tokens=tokens)
     except (OSError, ValueError) as error:
         raise type(error)(f"{flag}: {error}") from error
 

@@ -43,13 +43,14 @@ class Split:
         return jax.make_array_from_callback(ids.shape, sharding, lambda at: ids[at])
 
 
-def read(path: str, mesh: jax.sharding.Mesh, flag: str) -> OnDevices:
-    """The text encoders of a pretrained folder; what is wrong begins with `flag`.
+def read(path: str, tokens: int | None, mesh: jax.sharding.Mesh, flag: str) -> OnDevices:
+    """The text encoders of a pretrained folder, as `texts.read` has them.
 
     Their parameters are split over the mesh as those of a network in training.
     """
+    put = distributed.put_split(mesh)
     try:
-        text: Any = pretrained.load_text(path, put=distributed.put_split(mesh))
+        text: Any = pretrained.load_text(path, tokens=tokens, put=put)
     except (OSError, ValueError) as error:
         raise type(error)(f"{flag}: {error}") from error
     split = {

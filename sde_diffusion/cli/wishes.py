@@ -97,7 +97,9 @@ def _of_embeddings(
         raise ValueError("--prompt is needed: the network of this run takes the embeddings of one")
     if not config.text.path:
         raise ValueError("--prompt needs config.text.path, the pretrained folder that encodes it")
-    encoder, pixels = texts.read(config.text.path), (size[0], size[1])
+    if others := conditions.names(config):
+        raise ValueError(f"--prompt: the network of this run takes a text and {others[0]} together")
+    encoder, pixels = texts.read(config.text.path, config.data.tokens), (size[0], size[1])
     known = texts.as_in(workdir, texts.known(encoder, pixels))
     each = NUM_OF_TEXT if args.num is None else args.num
     rows = np.repeat(np.arange(len(asked_for)), each)
@@ -106,6 +108,9 @@ def _of_embeddings(
     if "guidance" in conditions.told(config):
         told["guidance"] = np.full(len(rows), config.conditions.text.guidance, np.float32)
     under = draw.Under(told, no_text=texts.of_no_text(config, encoder, known, pixels))
+    for prompt in asked_for:
+        if not prompt.strip():
+            prompts.say_no_text(prompt)
     labels = {"text": np.array(asked_for)[rows]}
     return Wish(len(rows), under, labels, each if len(asked_for) > 1 else None, None, asked_for)
 

@@ -74,7 +74,8 @@ def network(config: ConfigDict) -> nn.Module | text_encoders.WithText:
     """The network of a config, behind its text encoders where they are parts of it."""
     if autoencoders.is_autoencoder(config):
         return autoencoders.codec(config).module
-    numbers = {} if conditions.reads_text(config) else {"numbers": flow_maps.numbers(config)}
+    told = "numbers" in config.network
+    numbers = {"numbers": flow_maps.numbers(config)} if told else {}
     made = _network(config.network.name, tuple((fields(config.network) | numbers).items()))
     if text_encoders.trained(config):
         return text_encoders.before(made, config.text.path)
@@ -102,10 +103,13 @@ def parameterization(config: ConfigDict) -> parameterizations.Parameterization:
 
 
 def source(config: ConfigDict) -> data.Source:
-    """The data; with config.data.tokens its texts are tokenized as well."""
+    """The data; with config.data.tokens its texts are tokenized as well.
+
+    Not where the network takes embeddings of them: then an encoder has tokens of its own.
+    """
     loaded = prior.joined(config, data.load(config.data.source.name, **fields(config.data.source)))
     length = config.data.tokens
-    if length is None:
+    if length is None or conditions.reads_text(config):
         return loaded
     known = {"bytes": _in_bytes, "words": _in_words}
     tokenize = selection.choose("config.data.tokenizer", config.data.tokenizer, known)

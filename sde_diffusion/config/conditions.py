@@ -8,7 +8,8 @@ condition" (`NULLS`), which it represents by zeros, or by a learned vector if th
 `learned_null`.
 
 A network may take the embeddings of a text by a frozen encoder instead, as those of published
-text-to-image models do (`unet_condition`, `mmdit`, `flux`). Which ones is what its `told` says, and
+text-to-image models do (`unet_condition`, `mmdit`, `flux`), and `text_dit` with its field
+`text_features`. Which ones is what its `told` says, and
 `config.conditions.text` is for all of them: they are dropped together. A record has them under the
 names with `embedded_` before. With `config.text.trained` it takes tokens in their place, see
 `text_encoders`.
@@ -47,10 +48,9 @@ def told(config: ConfigDict) -> dict[str, tuple[int, ...]]:
     A text has config.data.tokens tokens, or one where that is None. Where the text encoders are
     parts of the network, it takes the tokens.
     """
-    network = networks.NETWORKS.get(config.network.name)
-    if network is None or not hasattr(network, "told"):
+    made = _network_of_texts(config)
+    if made is None:
         return {}
-    made: Any = networks.build(config.network.name, **fields(config.network))
     if text_encoders.trained(config):
         return text_encoders.before(made, config.text.path).told
     shapes = dict(made.told)
@@ -60,7 +60,15 @@ def told(config: ConfigDict) -> dict[str, tuple[int, ...]]:
 
 def reads_text(config: ConfigDict) -> bool:
     """Whether the network takes embeddings of a text."""
-    return hasattr(networks.NETWORKS.get(config.network.name), "told")
+    return _network_of_texts(config) is not None
+
+
+def _network_of_texts(config: ConfigDict) -> Any:
+    """The network if it takes embeddings of a text, else None."""
+    if not hasattr(networks.NETWORKS.get(config.network.name), "told"):
+        return None
+    made: Any = networks.build(config.network.name, **fields(config.network))
+    return made if made.told else None
 
 
 def entries(config: ConfigDict) -> dict[str, str]:

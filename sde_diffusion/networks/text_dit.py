@@ -1,7 +1,8 @@
 """A diffusion transformer that reads a text, trained together with its text encoder.
 
-The text's tokens go through layers of their own. An image layer is DiT's, except that a query of
-the image sees the keys and values of the text beside those of the image,
+The text's tokens, or their states by a frozen encoder, go through layers of their own. An image
+layer is DiT's, except that a query of the image sees the keys and values of the text beside those
+of the image,
 
     h <- h + g1 attention(q(h'), [k(h'), k_text(c)], [v(h'), v_text(c)]),   h' = modulate(h, s1, b1)
     h <- h + g2 mlp(modulate(h, s2, b2)),
@@ -57,9 +58,12 @@ class TextDiT(nn.Module):
     """network(x, t, cond) of the shape of x [B, H, W, C], with H and W multiples of the patch size.
 
     cond is a dict with `tokens` int [B, L], 0 for padding, and the other conditions that it takes;
-    see `conditions`. Without tokens, or where all of them are padding, there is no text.
+    see `conditions`. Without tokens, or where all of them are padding, there is no text. With
+    `text_features` it has `text` float [B, L, text_features] in their place, the states of tokens
+    by another encoder, where a state of zeros is padding.
 
-    vocabulary: how many different tokens there are, padding included.
+    vocabulary: how many different tokens there are, padding included; None with `text_features`.
+    text_features: width of the states of a text's tokens; None where it is read as tokens.
     patch_size: pixels of a patch along an axis.
     depth, features, num_heads: layers, width of the tokens, heads.
     text_depth: layers of the text encoder, of the same width.
@@ -76,11 +80,13 @@ class TextDiT(nn.Module):
     remat: what the backward pass computes again instead of keeping it; see `networks.scan`.
     attention: the implementation, see `networks.attention`.
 
-    Raises ValueError for an unknown choice, a learned null of the text, a word_rate that is not
-    positive, fine layers that do not fit, and an image that the patches do not divide.
+    Raises ValueError for an unknown choice, a text that is read both ways or none, a learned null
+    of the text, a word_rate that is not positive, fine layers that do not fit, and an image that
+    the patches do not divide.
     """
 
-    vocabulary: int = 257
+    vocabulary: int | None = 257
+    text_features: int | None = None
     patch_size: int = 2
     depth: int = 8
     features: int = 256
@@ -101,6 +107,11 @@ class TextDiT(nn.Module):
     def __post_init__(self) -> None:
         for field in ("dtype", "remat", "attention"):
             require_known(field, getattr(self, field), CHOICES[field])
+        if (self.vocabulary is None) == (self.text_features is None):
+            raise ValueError(
+                f"vocabulary is {self.vocabulary} and text_features {self.text_features}: a text "
+                "is read as tokens or as states of an encoder, so one of them must be None"
+            )
         if "tokens" in self.learned_null:
             raise ValueError("learned_null: without a text, no text is seen; nothing is learned")
         if self.word_rate <= 0:
@@ -109,6 +120,11 @@ class TextDiT(nn.Module):
             self._require_fine()
         self.conditions().check()
         super().__post_init__()
+
+    @property
+    def told(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the embeddings of a text that one sample is told, with one token."""
+        return {} if self.text_features is None else {"text": (1, self.text_features)}
 
     def conditions(self) -> Conditions:
         """The conditions beside the text."""
@@ -120,8 +136,8 @@ class TextDiT(nn.Module):
     def __call__(self, x: Array, t: Array, cond: Any = None, *, train: bool = False) -> Array:
         require_patches(x, self.patch_size, self.features, self.num_heads)
         dtype = jnp.dtype(self.dtype)
-        tokens, others = _split(cond, x.shape[0])
-        text, seen = self._read(tokens, dtype)
+        given, others = self._split(cond, x.shape[0])
+        text, seen = self._read(given, dtype)
         embedding = LevelEmbedding(self.features, name="level")(self.label_scale * t, dtype)
         embedding = embedding.astype(jnp.float32)
         embedding = embedding + Dense(self.features, name="pooled")(_mean(text, seen))
@@ -178,13 +194,23 @@ class TextDiT(nn.Module):
                 f"{self.features // self.num_heads} features, or not of 4"
             )
 
-    def _read(self, tokens: Array, dtype: Any) -> tuple[Array, Array]:
+    def _split(self, cond: Any, batch: int) -> tuple[Array, Any]:
+        """The text, one token of padding where there is none, and the other conditions."""
+        name, nothing = "tokens", jnp.full((batch, 1), PADDING)
+        if self.text_features is not None:
+            name, nothing = "text", jnp.zeros((batch, 1, self.text_features))
+        if not isinstance(cond, dict) or name not in cond:
+            return nothing, cond
+        return cond[name], {key: each for key, each in cond.items() if key != name}
+
+    def _read(self, given: Array, dtype: Any) -> tuple[Array, Array]:
         """The encoded text [B, L, features], and bool [B, L]: which tokens are no padding."""
-        init = nn.initializers.normal(1 / self.word_rate)
-        table = nn.Embed(self.vocabulary, self.features, embedding_init=init, name="words")
-        seen = tokens != PADDING
-        places = waves(np.arange(tokens.shape[1]), self.features)
-        h = (self.word_rate * table(tokens) + places).astype(dtype)
+        if self.vocabulary is None:
+            # The encoder's states know the places of their tokens.
+            seen = jnp.any(given != 0, axis=-1)
+            h = Dense(self.features, name="states")(given.astype(dtype))
+        else:
+            seen, h = given != PADDING, self._words(given, self.vocabulary).astype(dtype)
         layers = scanned(
             TextLayer,
             self.text_depth,
@@ -194,6 +220,13 @@ class TextDiT(nn.Module):
         )
         h, _ = layers(self.num_heads, self.attention, name=f"{SCANNED}_text")(h, seen)
         return LayerNorm(name="text_norm")(h), seen
+
+    def _words(self, tokens: Array, vocabulary: int) -> Array:
+        """The vectors of tokens [B, L] at their places, [B, L, features]."""
+        init = nn.initializers.normal(1 / self.word_rate)
+        table = nn.Embed(vocabulary, self.features, embedding_init=init, name="words")
+        made: Array = self.word_rate * table(tokens)
+        return made + waves(np.arange(tokens.shape[1]), self.features)
 
 
 class TextLayer(nn.Module):
@@ -241,13 +274,6 @@ class Block(nn.Module):
         inner = modulate(h, shift2, scale2)
         inner = jax.nn.gelu(Dense(4 * features, name="hidden")(inner))
         return add_gated(h, gate2, Dense(features, name="output")(inner)), None
-
-
-def _split(cond: Any, batch: int) -> tuple[Array, Any]:
-    """The tokens, one of padding where there are none, and the other conditions."""
-    if not isinstance(cond, dict) or "tokens" not in cond:
-        return jnp.full((batch, 1), PADDING), cond
-    return cond["tokens"], {name: each for name, each in cond.items() if name != "tokens"}
 
 
 def _placed(h: Array, x: Array, size: int) -> Array:

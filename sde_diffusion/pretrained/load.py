@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from sde_diffusion.pipeline import Pipeline, Text
+from sde_diffusion.pretrained.bert_text import bert_text
 from sde_diffusion.pretrained.convert import INDEX, opened
 from sde_diffusion.pretrained.flow_pipelines import (
     dit,
@@ -93,17 +94,43 @@ def load(
     return _made(folder, variant=variant, dtype=dtype, **options)
 
 
-def load_text(folder: str | os.PathLike[str], **options: Any) -> Text:
+def load_text(folder: str | os.PathLike[str], *, tokens: int | None = None, **options: Any) -> Text:
     """The text encoders alone of a pipeline's folder, as `Pipeline.text` has them.
 
-    The options are those of `part.read_part`. Raises what `load` does.
+    Or the states of a BERT, such as MiniLM, in a folder of transformers; see `bert_text`.
+
+    Args:
+        tokens: how many a text has for a BERT. The encoders of a pipeline have a length of their
+            own.
+        options: those of `part.read_part`.
+
+    Raises what `load` does, and ValueError for a BERT without `tokens`.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder")
     if not (folder / INDEX).is_file():
-        raise FileNotFoundError(f"{folder} is no pipeline of diffusers: there is no {INDEX}")
+        _require_bert(folder)
+        if tokens is None:
+            raise ValueError(
+                f"{folder}: a BERT takes texts of any length: say to how many tokens they are "
+                "filled up (data.tokens of a config)"
+            )
+        return bert_text(folder, tokens, **options)
     index = read_json(folder / INDEX)
     make = choose("pipeline with a text encoder", index.get("_class_name", "none"), TEXTS)
     return make(folder, index, **options)
+
+
+def _require_bert(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} has no text encoders: there is no {INDEX}, of a pipeline of diffusers, and "
+            "no config.json, of a BERT of transformers"
+        )
+    kind = read_json(folder / "config.json").get("model_type", "none")
+    if kind != "bert":
+        raise ValueError(f"{folder}: a text encoder of transformers must be a bert, and is {kind}")
 
 
 def _made(folder: Path, **options: Any) -> Pipeline:

@@ -329,7 +329,7 @@ def test_both_sets_of_pictures_are_half_of_the_records(pictures, others):
     [
         (["--config.data.source.name=folder"], "have no text"),
         (["--config.data.source.size=15"], "multiples of"),
-        (["--config.text.path=absent"], "config.text.path: absent is no pipeline of diffusers"),
+        (["--config.text.path=absent"], "config.text.path: absent: no such folder"),
         (["--config.text.path="], "set config.text.path to a pretrained folder"),
         ([f"--config.text.path={SDXL}"], "embeddings of other encoders"),
         (["--config.data.prior_weight=2"], "config.data.prior names no pictures"),

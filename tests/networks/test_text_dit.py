@@ -125,6 +125,23 @@ def test_at_first_it_is_zero():
     assert not np.any(applied()(made, X, T, {"tokens": jnp.asarray(TOKENS)}))
 
 
+def test_states_of_another_encoder_stand_in_for_tokens_and_zeros_are_padding():
+    network = TextDiT(
+        vocabulary=None, text_features=6, depth=1, text_depth=1, features=16, num_heads=2
+    )
+    states = np.random.default_rng(2).standard_normal((3, 4, 6)).astype(np.float32)
+    states[0, 3:] = states[1, 1:] = states[2] = 0
+    shapes = jax.eval_shape(network.init, jax.random.key(0), X, T, {"text": states})
+    rng = np.random.default_rng(0)
+    made = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, np.float32) / 4, shapes)
+    apply = applied(network)
+    y, none = (np.asarray(apply(made, X, T, cond)) for cond in ({"text": states}, None))
+    longer = apply(made, X, T, {"text": np.pad(states, ((0, 0), (0, 2), (0, 0)))})
+    np.testing.assert_allclose(longer, y, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(y[2], none[2], rtol=1e-4, atol=1e-4)
+    assert np.abs(y - none)[:2].max(axis=(1, 2, 3)).min() > 1e-2
+
+
 @pytest.mark.parametrize("remat", ["pointwise", "blocks"])
 def test_rematerialization_changes_no_gradient(remat):
     def gradient(network):
@@ -164,6 +181,8 @@ def test_other_conditions_are_told_beside_the_text():
     ("fields", "message"),
     [
         ({"dtype": "float8"}, "unknown dtype 'float8'"),
+        ({"vocabulary": None}, "so one of them must be None"),
+        ({"text_features": 6}, "so one of them must be None"),
         ({"learned_null": ("tokens",)}, "without a text, no text is seen"),
         ({"learned_null": ("label",)}, "set num_classes"),
         ({"word_rate": 0.0}, "word_rate: 0.0 is not positive"),
