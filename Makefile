@@ -28,7 +28,7 @@ emoji: $(READY)
 	$(BIN)/sde-diffusion train --config configs/emoji.py --workdir $(EMOJI)
 	$(BIN)/sde-diffusion sample --workdir $(EMOJI) --prompts experiments/emoji/prompts.txt --num 8 \
 	  --out $(EMOJI)/prompts.png
-	$(BIN)/python experiments/emoji/measure.py --workdir $(EMOJI)
+	$(BIN)/sde-diffusion evaluate --workdir $(EMOJI)
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder

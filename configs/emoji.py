@@ -51,4 +51,5 @@ def get_config():
     config.sampling.steps = 15
     config.sampling.guidance.weight = 2.0
     config.sampling.batch_size = 100
+    config.eval.update(num=300, bits=16, parts=("combinations", "drawings"))
     return config

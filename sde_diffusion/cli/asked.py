@@ -24,7 +24,7 @@ def in_turn(config: ConfigDict, source: data.Source, num: int) -> Named:
         return {"label": classes.labels(source.features, num)}
     if not names and not conditions.reads_text(config):
         return {}
-    return _of_rows(config, source, np.arange(num) * len(source) // num, seed=0)
+    return of_rows(config, source, np.arange(num) * len(source) // num, seed=0)
 
 
 def as_in_the_data(config: ConfigDict, source: data.Source, num: int, seed: int) -> Named:
@@ -33,7 +33,7 @@ def as_in_the_data(config: ConfigDict, source: data.Source, num: int, seed: int)
     if names == ("label",):
         return {"label": classes.usual_labels(source.features, num)}
     rows = np.random.default_rng(seed).integers(len(source), size=num)
-    return _of_rows(config, source, rows, seed) if names or conditions.reads_text(config) else {}
+    return of_rows(config, source, rows, seed) if names or conditions.reads_text(config) else {}
 
 
 def asked(
@@ -120,7 +120,7 @@ def _image(config: ConfigDict, features: data.Features) -> tuple[data.Feature, t
     return features.event, made.measured(features.event.shape)
 
 
-def _of_rows(config: ConfigDict, source: data.Source, rows: np.ndarray, seed: int) -> Named:
+def of_rows(config: ConfigDict, source: data.Source, rows: np.ndarray, seed: int) -> Named:
     """The conditions of records of the data, by their numbers."""
     features = source.features
     used = data.select(source, build.record_names(config, features))

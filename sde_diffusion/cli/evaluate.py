@@ -3,7 +3,7 @@
 import json
 import time
 from argparse import Namespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,14 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from sde_diffusion import data, distributed, metrics, noise
-from sde_diffusion.cli import asked, codec, draw, reconstructions, run, texts
+from sde_diffusion.cli import asked, captions, codec, draw, reconstructions, run, texts
 from sde_diffusion.cli.options import sampling_options
+from sde_diffusion.cli.real import images, real_rows
 from sde_diffusion.cli.say import say
 from sde_diffusion.comparison.measure import fine_grid
 from sde_diffusion.config import autoencoders, build, codecs, conditions
 from sde_diffusion.config.codecs import FrozenCodec
 
-# Numbers of real data that samples are compared with: 1 GiB of float64.
-MOST_NUMBERS = 2**27
 # Of the likelihood's solver.
 STEPS = 20
 
@@ -29,7 +28,7 @@ STEPS = 20
 def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     """Compare samples of a trained network with the data, and write evaluation.json."""
     workdir = run.folder(args.workdir)
-    config = run.read_config(workdir, sampling_options(args) | overrides)
+    config = run.with_words(workdir, run.read_config(workdir, sampling_options(args) | overrides))
     embedded = texts.of_source(config, build.source(config), workdir)
     source, no_text = embedded.source, embedded.no_text
     if autoencoders.is_autoencoder(config):
@@ -41,13 +40,12 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
     num, seed = config.eval.num, noise.check_seed(config.eval.seed)
     if num < 1:
         raise ValueError(f"config.eval.num must be at least 1, got {num}")
-    named = asked.as_in_the_data(config, source, num, seed)
+    compared = _compared(config, workdir, source, coder)
+    real, events, label = compared.real, compared.events, compared.real.get("label")
+    named = _named(config, source, compared.task, num, seed)
     under, y = draw.Under(conditions.cond(named), no_text=no_text), named.get("label")
-    used = data.select(source, build.record_names(config, source.features))
-    real = real_data(used, config.eval.data, seed)
-    events, label = _images(config, real, source.features, coder), real.get("label")
     missing = metrics.missing(events, label, num)
-    for name, reason in missing.items():
+    for name, reason in (missing | compared.left_out).items():
         say(f"{name} is left out: {reason}")
     run.enable_cache()
     params, step = run.restore_params(workdir, config, features, step=args.step, ema=args.ema)
@@ -59,6 +57,9 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
         config, params, features, num, seed=seed, under=under, progress=True, coder=coder
     )
     seconds = time.perf_counter() - began
+    drawn: list[np.ndarray] = []
+    if compared.task is not None:
+        drawn = _of_parts(config, params, features, compared.task, x, no_text, coder)
     hidden = not distributed.is_first_process()
     stages = 2 + len(metrics.METRICS.keys() - missing.keys())
     with tqdm(total=stages, desc="comparing with the data", disable=hidden) as bar:
@@ -84,14 +85,87 @@ def evaluate(args: Namespace, overrides: dict[str, str]) -> None:
         "sampling_seconds": seconds,
         **made.figures,
         **bits.figures,
-        "left_out": made.left_out | bits.left_out,
+        "left_out": made.left_out | bits.left_out | compared.left_out,
     }
     if bits.figures:
         count = min(config.eval.bits, len(events))
         report["bits_per_dim_of"] = f"{count} training data, uniformly dequantized"
     if coder is not None and codecs.is_latent(source.features):
         report["data_are"] = "the latents' means, decoded"
+    if compared.task is not None:
+        report["guidance"] = float(config.sampling.guidance.weight)
+        report["by_caption"] = captions.judged(config, workdir, compared.task, drawn)
     _write(workdir, report)
+
+
+class Compared(NamedTuple):
+    """Real records that samples are compared with, and their events; images, if they are latents.
+
+    task: what is judged by captions, or None.
+    left_out: {"retrieval": reason} where a network that reads a text is not judged.
+    """
+
+    real: data.Batch
+    events: np.ndarray
+    task: captions.Task | None
+    left_out: dict[str, str]
+
+
+def _compared(
+    config: ConfigDict, workdir: epath.Path, source: data.Source, coder: FrozenCodec | None
+) -> Compared:
+    """What samples are compared with. Records are there once where they are judged by captions."""
+    reason = captions.why_not(config, source.features)
+    names = build.record_names(config, source.features)
+    if not reason:
+        names = list(dict.fromkeys([*names, "text"]))
+    used = data.select(source, names)
+    rows = real_rows(used, config.eval.data, config.eval.seed)
+    real = data.take(used, rows)
+    events = images(config, real, source.features, coder)
+    if reason:
+        told = captions.reads_text(config) and config.eval.captions
+        return Compared(real, events, None, {"retrieval": reason} if told else {})
+    kept = captions.once(events, real["text"])
+    part = captions.part_of(config, source, rows[kept], events[kept], real["text"][kept], coder)
+    task = captions.task_of(config, workdir, part, coder)
+    if isinstance(task, str):
+        return Compared(real, events, None, {"retrieval": task})
+    return Compared({name: each[kept] for name, each in real.items()}, events[kept], task, {})
+
+
+def _named(
+    config: ConfigDict, source: data.Source, task: captions.Task | None, num: int, seed: int
+) -> asked.Named:
+    """The conditions of the samples: of the captions that are judged, or as in the data."""
+    if task is None:
+        return asked.as_in_the_data(config, source, num, seed)
+    rows = task.parts[0].rows[task.parts[0].chosen]
+    return asked.of_rows(config, source, np.resize(rows, num), seed)
+
+
+def _of_parts(
+    config: ConfigDict,
+    params: Any,
+    features: data.Features,
+    task: captions.Task,
+    x: np.ndarray,
+    no_text: Any,
+    coder: FrozenCodec | None,
+) -> list[np.ndarray]:
+    """Pictures of the chosen captions of each part; those of the first are among the samples x."""
+    own, *others = task.parts
+    drawn, seed = [x[: len(own.chosen)]], config.eval.seed
+    if not others:
+        return drawn
+    each = [asked.of_rows(config, part.source, part.rows[part.chosen], seed) for part in others]
+    named = {name: np.concatenate([one[name] for one in each]) for name in each[0]}
+    under = draw.Under(conditions.cond(named), no_text=no_text)
+    sizes = [len(part.chosen) for part in others]
+    made, _ = draw.draw(
+        config, params, features, sum(sizes), seed=seed, under=under, progress=True, coder=coder
+    )
+    return drawn + np.split(made, np.cumsum(sizes)[:-1])
 
 
 def _evaluate_autoencoder(
@@ -100,7 +174,7 @@ def _evaluate_autoencoder(
     """Compare an autoencoder's reconstructions with their images, and write evaluation.json."""
     features, seed = source.features, noise.check_seed(config.eval.seed)
     used = data.select(source, [features.event_name])
-    real = real_data(used, config.eval.data, seed)[features.event_name]
+    real = data.take(used, real_rows(used, config.eval.data, seed))[features.event_name]
     run.enable_cache()
     params, step = run.restore_params(workdir, config, features, step=args.step, ema=args.ema)
     found = reconstructions.evaluate(config, source, params, real, seed)
@@ -111,31 +185,6 @@ def _evaluate_autoencoder(
 def _write(workdir: epath.Path, report: dict[str, Any]) -> None:
     (workdir / "evaluation.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
     print_table(report)
-
-
-def _images(
-    config: ConfigDict, real: data.Batch, features: data.Features, coder: FrozenCodec | None
-) -> np.ndarray:
-    """The data that samples are compared with; the means of latents are decoded."""
-    events = real[features.event_name]
-    if coder is None or not codecs.is_latent(features):
-        return events
-    mesh, size = build.mesh(config), config.sampling.batch_size
-    parts = codec.batches_of(events.astype(np.float32), size)
-    return np.concatenate(
-        [codec.as_stored(codec.decode(coder, mesh, part), coder.image) for part in parts]
-    )
-
-
-def real_data(source: data.Source, most: int, seed: int) -> data.Batch:
-    """At most `most` records, and no more than fit in memory, drawn at random."""
-    if most < 1:
-        raise ValueError(f"config.eval.data must be at least 1, got {most}")
-    size = int(np.prod(source.features.event.shape))
-    num, rows = min(len(source), most, max(1, MOST_NUMBERS // size)), np.arange(len(source))
-    if num < len(rows):
-        rows = np.sort(np.random.default_rng(seed).permutation(len(rows))[:num])
-    return data.take(source, rows)
 
 
 def bits_of(
@@ -174,9 +223,19 @@ def bits_of(
 
 
 def print_table(report: dict[str, Any]) -> None:
-    left_out = report.pop("left_out")
-    width = max(map(len, [*report, *left_out]))
-    for name, value in report.items():
-        print(f"{name:<{width}}  {f'{value:.4g}' if isinstance(value, float) else value}")
-    for name, reason in left_out.items():
-        print(f"{name:<{width}}  left out: {reason}")
+    left_out, by_caption = report.pop("left_out"), report.pop("by_caption", {})
+    _print_rows(report | {name: f"left out: {reason}" for name, reason in left_out.items()})
+    for part, figures in by_caption.items():
+        print(f"\nby the captions of {part}")
+        _print_rows(figures)
+
+
+def _print_rows(figures: dict[str, Any]) -> None:
+    """A row for each figure; its interval beside it."""
+    shown = {name: value for name, value in figures.items() if not name.endswith("_interval")}
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        text = f"{value:.4g}" if isinstance(value, float) else value
+        if interval := figures.get(f"{name}_interval"):
+            text = "{:.1%}  ({:.1%} to {:.1%})".format(value, *interval)
+        print(f"{name:<{width}}  {text}")

@@ -194,11 +194,18 @@ def base_config(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:
             f"whose config {', '.join(group.groups)} would be taken (config.init_from.groups)"
         )
     made = adapters.inherited(config, read_config(path, {}), overrides)
-    if made.data.tokens is None or made.data.tokenizer != "words" or made.data.words:
-        return made
-    # The words that the base knows, under the tokens that it knows them by.
-    made = made.copy_and_resolve_references()
-    made.data.words = read_data(path).features["tokens"].words
+    return with_words(path, made)
+
+
+def with_words(workdir: epath.Path, config: ConfigDict) -> ConfigDict:
+    """The config with the words that a run knows, under the tokens that it knows them by.
+
+    Other data than the run's own are then told in the same tokens.
+    """
+    if config.data.tokens is None or config.data.tokenizer != "words" or config.data.words:
+        return config
+    made = config.copy_and_resolve_references()
+    made.data.words = read_data(workdir).features["tokens"].words
     return made
 
 

@@ -215,6 +215,10 @@ def default() -> ConfigDict:
                 "num": 1000,  # samples
                 "data": 10_000,  # records that these are compared with, at most
                 "bits": 256,  # data whose bits per dimension are measured
+                # Among so many captions that of a picture is sought; 0 for none.
+                "captions": 100,
+                "judge_steps": 700,  # of training the judge of pictures and captions
+                "parts": (),  # of a source with parts, whose captions are tried beside its own
                 "seed": 0,
             },
             "mesh": {  # its sizes multiply to all the devices of all hosts; -1 for the rest
@@ -308,7 +312,7 @@ def _parse(text: str, current: Any) -> Any:
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError):
-        return text
+        return tuple(text.split(",")) if isinstance(current, tuple) else text
     if isinstance(current, tuple) and not isinstance(value, tuple):
         return tuple(value) if isinstance(value, list) else (value,)
     return value

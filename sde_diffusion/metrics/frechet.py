@@ -80,6 +80,40 @@ def frechet_between_halves(
         return float(np.mean([split() for _ in range(splits)]))
 
 
+def frechet_beside_halves(
+    samples: ArrayLike, data: ArrayLike, seed: int, splits: int = 100
+) -> tuple[float, float]:
+    """(d^2 of samples and data, d^2 of data and data), each of disjoint random halves of the rows.
+
+    Both are means over the same splits of the rows into A and B: d^2(samples_A, data_B) and
+    d^2(data_A, data_B). They are of equal numbers of rows and so of equal bias: samples like the
+    data make them equal.
+
+    Args:
+        samples, data: features [N, D] both. Row i of both is of one kind, such as one caption.
+        seed: of the splits.
+        splits: how many are averaged.
+
+    Raises:
+        ValueError: the shapes differ, or a half has fewer than two rows.
+    """
+    samples, data = np.asarray(samples), np.asarray(data)
+    if samples.shape != data.shape or len(data) < 4:
+        raise ValueError(
+            f"samples and data must be of one shape [N >= 4, D], got {samples.shape} and "
+            f"{data.shape}"
+        )
+    rng, half = np.random.default_rng(seed), len(data) // 2
+    values = []
+    with one_thread():
+        for _ in range(splits):
+            order = rng.permutation(len(data))
+            a, b = order[:half], order[half : 2 * half]
+            values.append([frechet_distance(each[a], data[b]) for each in (samples, data)])
+    made, real = np.mean(values, axis=0)
+    return float(made), float(real)
+
+
 def _moments(name: str, features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     features = np.asarray(features, np.float64)
     if features.ndim != 2 or len(features) < 2:

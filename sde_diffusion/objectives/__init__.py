@@ -16,6 +16,7 @@ from sde_diffusion.objectives.classification import (
 )
 from sde_diffusion.objectives.consistency import SCHEDULES, consistency_loss
 from sde_diffusion.objectives.continuous import meanflow_loss, scm_loss
+from sde_diffusion.objectives.contrastive import contrastive_loss
 from sde_diffusion.objectives.denoising import (
     REDUCTIONS,
     ddpm_loss,
@@ -59,6 +60,7 @@ __all__ = [
     "classification_loss",
     "classification_objective",
     "consistency_loss",
+    "contrastive_loss",
     "ddpm_loss",
     "denoising_loss",
     "denoising_objective",

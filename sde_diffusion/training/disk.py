@@ -23,14 +23,15 @@ def in_bucket(path: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(path)
 
 
-def write_whole(path: epath.Path, text: str) -> None:
-    """Writes a file atomically: after a kill it has either its old contents or all of the text."""
+def write_whole(path: epath.Path, contents: str | bytes) -> None:
+    """Writes a file atomically: after a kill it has either its old contents or all of the new."""
+    encoded = contents.encode() if isinstance(contents, str) else contents
     if in_bucket(path):  # an object appears when its last byte is written
-        path.write_text(text)
+        path.write_bytes(encoded)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_suffix(".tmp")
-    half.write_text(text)
+    half.write_bytes(encoded)
     half.replace(path)
 
 
