@@ -198,8 +198,11 @@ def figures(
         **_share("retrieval_of_real", metrics.is_found(of_real, known, **sought)),
     }
     if len(x) >= 4:
-        made, halves = metrics.frechet_beside_halves(vectors, of_real, seed)
-        report |= {"frechet": made, "frechet_halves": halves, "frechet_of": len(x) // 2}
+        report |= {
+            "frechet": metrics.frechet_between_halves(of_real, seed, samples=vectors),
+            "frechet_halves": metrics.frechet_between_halves(of_real, seed),
+            "frechet_of": len(x) // 2,
+        }
     own, to_training = _distances(part, x, training)
     report |= {
         "distance_to_own": float(np.median(own)),

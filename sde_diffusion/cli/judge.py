@@ -62,16 +62,25 @@ class Judge(NamedTuple):
 
     def pictures(self, images: np.ndarray) -> np.ndarray:
         """Vectors [N, D] of pictures [N, H, W, C] in their own units."""
-        scale = data.Scaling(*self.range, -1.0, 1.0).scale
-        apply = jax.jit(lambda params, x: PictureTower().apply({"params": params}, scale(x)))
+        scaling = data.Scaling(*self.range, -1.0, 1.0)
         parts = np.array_split(images, -(-len(images) // APPLIED))
-        return np.concatenate([apply(self.params["pictures"], part) for part in parts])
+        return np.concatenate([_pictures(self.params["pictures"], p, scaling) for p in parts])
 
     def captions(self, texts: tuple[str, ...]) -> np.ndarray:
         """Vectors [N, D] of captions."""
-        tower = CaptionTower(len(self.words) + FIRST)
         tokens = tokens_of(texts, self.words, self.length)
-        return np.asarray(jax.jit(tower.apply)({"params": self.params["captions"]}, tokens))
+        known = len(self.words) + FIRST
+        return np.asarray(_captions(self.params["captions"], tokens, known))
+
+
+@partial(jax.jit, static_argnums=2)
+def _pictures(params: Any, images: jax.Array, scaling: data.Scaling) -> Any:
+    return PictureTower().apply({"params": params}, scaling.scale(images))
+
+
+@partial(jax.jit, static_argnums=2)
+def _captions(params: Any, tokens: jax.Array, vocabulary: int) -> Any:
+    return CaptionTower(vocabulary).apply({"params": params}, tokens)
 
 
 def of_run(workdir: epath.Path, of: Captioned, steps: int) -> Judge:

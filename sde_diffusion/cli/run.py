@@ -13,7 +13,15 @@ from flax import serialization, traverse_util
 from ml_collections import ConfigDict
 
 from sde_diffusion import data, distributed, training
-from sde_diffusion.config import adapters, build, codecs, flow_maps, folders, text_encoders
+from sde_diffusion.config import (
+    adapters,
+    build,
+    codecs,
+    conditions,
+    flow_maps,
+    folders,
+    text_encoders,
+)
 from sde_diffusion.config import schema as configs
 from sde_diffusion.pretrained import safetensors
 from sde_diffusion.pretrained.convert import INDEX
@@ -202,7 +210,8 @@ def with_words(workdir: epath.Path, config: ConfigDict) -> ConfigDict:
 
     Other data than the run's own are then told in the same tokens.
     """
-    if config.data.tokens is None or config.data.tokenizer != "words" or config.data.words:
+    in_words = config.data.tokens is not None and config.data.tokenizer == "words"
+    if not in_words or config.data.words or conditions.reads_text(config):
         return config
     made = config.copy_and_resolve_references()
     made.data.words = read_data(workdir).features["tokens"].words

@@ -137,15 +137,16 @@ def told(
     }
 
 
-def read(path: str, tokens: int | None, flag: str = "config.text.path") -> Text:
+def read(path: str, tokens: int | None, flag: str = "config.text.path", **options: Any) -> Text:
     """The text encoders of a pretrained folder; what is wrong begins with `flag`.
 
-    `tokens` is how many a text has where the folder does not say it, config.data.tokens.
+    `tokens` is how many a text has where the folder does not say it, config.data.tokens. The
+    options are those of `part.read_part`.
     """
     from sde_diffusion import pretrained
 
     try:
-        return pretrained.load_text(path, tokens=tokens)
+        return pretrained.load_text(path, tokens=tokens, **options)
     except (OSError, ValueError) as error:
         raise type(error)(f"{flag}: {error}") from error
 

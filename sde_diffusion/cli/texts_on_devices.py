@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from sde_diffusion import distributed, pretrained
+from sde_diffusion import distributed
+from sde_diffusion.cli import texts
 from sde_diffusion.pipeline import Size, Text
 from sde_diffusion.pretrained.lora_files import encoders_of
 from sde_diffusion.pretrained.tokenizer import Tokenizer
@@ -48,11 +49,7 @@ def read(path: str, tokens: int | None, mesh: jax.sharding.Mesh, flag: str) -> O
 
     Their parameters are split over the mesh as those of a network in training.
     """
-    put = distributed.put_split(mesh)
-    try:
-        text: Any = pretrained.load_text(path, tokens=tokens, put=put)
-    except (OSError, ValueError) as error:
-        raise type(error)(f"{flag}: {error}") from error
+    text: Any = texts.read(path, tokens, flag, put=distributed.put_split(mesh))
     split = {
         name: dataclasses.replace(each, tokenizer=Split(each.tokenizer, mesh))
         for name, each in encoders_of(text).values()

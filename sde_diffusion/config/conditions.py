@@ -8,11 +8,10 @@ condition" (`NULLS`), which it represents by zeros, or by a learned vector if th
 `learned_null`.
 
 A network may take the embeddings of a text by a frozen encoder instead, as those of published
-text-to-image models do (`unet_condition`, `mmdit`, `flux`), and `text_dit` with its field
-`text_features`. Which ones is what its `told` says, and
-`config.conditions.text` is for all of them: they are dropped together. A record has them under the
-names with `embedded_` before. With `config.text.trained` it takes tokens in their place, see
-`text_encoders`.
+text-to-image models do (`unet_condition`, `mmdit`, `flux`), and `text_dit` with `text_features`.
+Which ones is what its `told` says, and `config.conditions.text` is for all of them: they are
+dropped together. A record has them under the names with `embedded_` before. With
+`config.text.trained` it takes tokens in their place, see `text_encoders`.
 
 An image is an entry of a record, or is computed from the sample, as `conditions.image.of` says.
 """

@@ -312,7 +312,8 @@ def _parse(text: str, current: Any) -> Any:
     try:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError):
-        return tuple(text.split(",")) if isinstance(current, tuple) else text
+        of_words = isinstance(current, tuple) and all(isinstance(each, str) for each in current)
+        return tuple(text.split(",")) if of_words else text
     if isinstance(current, tuple) and not isinstance(value, tuple):
         return tuple(value) if isinstance(value, list) else (value,)
     return value

@@ -9,11 +9,7 @@ from sde_diffusion.metrics.bits_per_dim import bits_per_dim
 from sde_diffusion.metrics.classifier import Classifier, train_classifier
 from sde_diffusion.metrics.distances import DISTANCES, Distance, floor, interval, kl, rms
 from sde_diffusion.metrics.features import Components, principal_components
-from sde_diffusion.metrics.frechet import (
-    frechet_beside_halves,
-    frechet_between_halves,
-    frechet_distance,
-)
+from sde_diffusion.metrics.frechet import frechet_between_halves, frechet_distance
 from sde_diffusion.metrics.precision_recall import nearest_neighbour_ratio, precision_recall
 from sde_diffusion.metrics.reconstruction import psnr, ssim
 from sde_diffusion.metrics.report import METRICS, Report, evaluate, finite, missing
@@ -30,7 +26,6 @@ __all__ = [
     "evaluate",
     "finite",
     "floor",
-    "frechet_beside_halves",
     "frechet_between_halves",
     "frechet_distance",
     "interval",

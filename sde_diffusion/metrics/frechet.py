@@ -40,6 +40,7 @@ def frechet_between_halves(
     labels: ArrayLike | None = None,
     splits: int = 100,
     most: int | None = None,
+    samples: ArrayLike | None = None,
 ) -> float:
     """The Frechet distance between two disjoint random parts of a set of features, over splits.
 
@@ -54,11 +55,17 @@ def frechet_between_halves(
         most: rows of a part; half of all where that is fewer, or where it is not given. The
             distance is biased upwards by a term that falls as one over the number of rows, so a
             yardstick for N samples is made of parts of N.
+        samples: [N, D], of which one of the two parts is taken instead. Row i is of the same kind
+            as row i of the features, such as one caption. With the same seed the splits are those
+            of the yardstick, and its bias is the same: samples like the data have its distance.
 
     Raises:
-        ValueError: a part has fewer than two rows.
+        ValueError: a part has fewer than two rows, or samples have another shape.
     """
     features = np.asarray(features)
+    first = features if samples is None else np.asarray(samples)
+    if first.shape != features.shape:
+        raise ValueError(f"samples {first.shape} and features {features.shape} differ in shape")
     rng = np.random.default_rng(seed)
     share = 0.5 if most is None else min(0.5, most / len(features))
     if labels is None:
@@ -72,46 +79,12 @@ def frechet_between_halves(
         pairs = list(zip(orders, sizes, strict=True))
         a = np.concatenate([order[:size] for order, size in pairs])
         b = np.concatenate([order[size : 2 * size] for order, size in pairs])
-        return frechet_distance(features[a], features[b])
+        return frechet_distance(first[a], features[b])
 
     if sum(sizes) < 2:
         raise ValueError(f"two parts of {len(features)} data have fewer than two rows each")
     with one_thread():
         return float(np.mean([split() for _ in range(splits)]))
-
-
-def frechet_beside_halves(
-    samples: ArrayLike, data: ArrayLike, seed: int, splits: int = 100
-) -> tuple[float, float]:
-    """(d^2 of samples and data, d^2 of data and data), each of disjoint random halves of the rows.
-
-    Both are means over the same splits of the rows into A and B: d^2(samples_A, data_B) and
-    d^2(data_A, data_B). They are of equal numbers of rows and so of equal bias: samples like the
-    data make them equal.
-
-    Args:
-        samples, data: features [N, D] both. Row i of both is of one kind, such as one caption.
-        seed: of the splits.
-        splits: how many are averaged.
-
-    Raises:
-        ValueError: the shapes differ, or a half has fewer than two rows.
-    """
-    samples, data = np.asarray(samples), np.asarray(data)
-    if samples.shape != data.shape or len(data) < 4:
-        raise ValueError(
-            f"samples and data must be of one shape [N >= 4, D], got {samples.shape} and "
-            f"{data.shape}"
-        )
-    rng, half = np.random.default_rng(seed), len(data) // 2
-    values = []
-    with one_thread():
-        for _ in range(splits):
-            order = rng.permutation(len(data))
-            a, b = order[:half], order[half : 2 * half]
-            values.append([frechet_distance(each[a], data[b]) for each in (samples, data)])
-    made, real = np.mean(values, axis=0)
-    return float(made), float(real)
 
 
 def _moments(name: str, features: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

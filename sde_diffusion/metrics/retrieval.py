@@ -54,8 +54,6 @@ def share(true: np.ndarray, confidence: float = 0.95) -> tuple[float, float, flo
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
-    n, p = len(true), float(np.mean(true))
-    z = float(stats.norm.ppf(0.5 + confidence / 2))
-    middle, half = p + z * z / (2 * n), z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = (float((middle + sign * half) / (1 + z * z / n)) for sign in (-1, 1))
-    return p, max(0.0, low), min(1.0, high)  # beyond them by rounding only
+    found = stats.binomtest(int(np.sum(true)), len(true))
+    interval = found.proportion_ci(confidence, method="wilson")
+    return float(found.statistic), float(interval.low), float(interval.high)

@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 
-from sde_diffusion.cli import main, run
+from sde_diffusion.cli import draw, main, run
 
 TINY = """
     from sde_diffusion.config import choice, default
@@ -53,6 +53,19 @@ def call(capfd):
         return code, out, err
 
     return run_main
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """What samples are drawn under, in the order of the calls."""
+    seen, original = [], draw.draw
+
+    def spied(*args, under, **kwargs):
+        seen.append(under)
+        return original(*args, under=under, **kwargs)
+
+    monkeypatch.setattr(draw, "draw", spied)
+    return seen
 
 
 @pytest.fixture(scope="session")

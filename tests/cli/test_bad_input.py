@@ -47,6 +47,7 @@ class TestConfig:
             ("optim.name=adan", ("'adan'", "did you mean 'adam'")),
             ("optim.lr=-1.0", ("lr", "-1.0")),
             ("optim.lr=fast", ("optim.lr", "float", "'fast'")),
+            ("optim.ema_rates=abc", ("optim.ema_rates", "tuple", "'abc'")),
             ("loss.name=score", ("loss.name", "denoising")),
             ("loss.draw=random", ("loss.draw", "stratified")),
             ("loss.reduction=sum", ("loss.reduction", "half_sum")),

@@ -11,7 +11,7 @@ import pytest
 import tokenizers
 
 from sde_diffusion import data, pretrained
-from sde_diffusion.cli import draw, main, run, texts
+from sde_diffusion.cli import main, run, texts
 from sde_diffusion.config import build, conditions
 from sde_diffusion.pretrained.bert_text import bert_text
 
@@ -78,19 +78,6 @@ def worked(bert, tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def drawn(monkeypatch):
-    """What samples are drawn under, in the order of the calls."""
-    seen, original = [], draw.draw
-
-    def spied(*args, under, **kwargs):
-        seen.append(under)
-        return original(*args, under=under, **kwargs)
-
-    monkeypatch.setattr(draw, "draw", spied)
-    return seen
-
-
 def test_the_states_of_a_text_are_those_of_the_text_alone_and_zeros_behind_it(bert):
     encode = bert_text(bert, LENGTH)
     made, reader = np.asarray(encode(["red heart", "blue"], 2, (4, 4))["text"]), encode.encoder
@@ -119,6 +106,18 @@ def test_every_record_of_a_run_has_the_states_of_its_text(worked, bert):
     assert build.record_names(config, embedded.source.features) == ["image", "embedded_text"]
 
 
+def test_such_a_run_is_judged_by_its_captions(worked, call, tmp_path):
+    """Also under a tokenizer of words, which such a run does not use."""
+    workdir = shutil.copytree(worked / "run", tmp_path / "run")
+    options = ("data.tokenizer=words", "eval.num=4", "eval.bits=1", "eval.judge_steps=1")
+    given = [f"--config.{option}" for option in (*options, "eval.captions=3")]
+    code, _, err = call("evaluate", "--workdir", workdir, *given)
+    assert code == 0, err
+    figures = json.loads((workdir / "evaluation.json").read_text())["by_caption"]["data"]
+    assert figures["captions"] == 4
+    assert figures["among"] == 3
+
+
 def test_a_text_that_is_dropped_is_no_text(worked):
     config = run.read_config(run.folder(str(worked / "run")), {})
     given = {"text": np.ones((64, LENGTH, WIDTH), np.float32)}
@@ -129,16 +128,16 @@ def test_a_text_that_is_dropped_is_no_text(worked):
 
 
 def test_a_prompt_is_encoded_by_the_same_folder_and_an_empty_one_is_no_text(
-    worked, bert, call, drawn, tmp_path
+    worked, bert, call, asked, tmp_path
 ):
     options = ("--prompt", "red heart", "--prompt", " ", "--guidance", 2, "--num", 1)
     workdir, out = worked / "run", tmp_path / "x.npz"
     code, said, err = call("sample", "--workdir", workdir, "--out", out, *options)
     assert code == 0, err
     theirs = pretrained.load_text(bert, tokens=LENGTH)(["red heart"], 1, (4, 4))["text"]
-    np.testing.assert_allclose(drawn[0].cond["text"][0], theirs[0], atol=1e-6)
-    assert not drawn[0].cond["text"][1].any()
-    assert not drawn[0].no_text["text"].any()
+    np.testing.assert_allclose(asked[0].cond["text"][0], theirs[0], atol=1e-6)
+    assert not asked[0].cond["text"][1].any()
+    assert not asked[0].no_text["text"].any()
     assert "the prompt ' ' is no text: its samples are unconditional" in said + err
     with np.load(out) as arrays:
         assert arrays["image"].shape == (2, 4, 4, 3)

@@ -123,7 +123,8 @@ def test_two_processes_write_the_latents_and_embeddings_of_one(call, tmp_path):
     )
     code, _, err = call(*encode, tmp_path / "one")
     assert code == 0, err
-    results = together(*encode, tmp_path / "two", cache=tmp_path)
+    split = "--config.mesh.fsdp=2"  # so the encoder's parameters are
+    results = together(*encode, tmp_path / "two", split, cache=tmp_path)
     assert [code for code, _, _ in results] == [0, 0], results
     assert lines(results[1][1]) == []
     one, two = (data.load("latents", path=str(tmp_path / name)) for name in ("one", "two"))

@@ -4,8 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sde_diffusion.cli import draw
-
 
 @pytest.fixture
 def folder(tmp_path):
@@ -19,19 +17,6 @@ def folder(tmp_path):
     Image.fromarray(small.astype(np.uint8)).save(tmp_path / "small.png")
     np.savez(tmp_path / "small.npz", image=np.full((3, 4, 4, 1), 8.0))
     return tmp_path
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """What samples are drawn under, in the order of the calls."""
-    seen, original = [], draw.draw
-
-    def spied(*args, under, **kwargs):
-        seen.append(under)
-        return original(*args, under=under, **kwargs)
-
-    monkeypatch.setattr(draw, "draw", spied)
-    return seen
 
 
 def arrays(trained, call, folder, *options):

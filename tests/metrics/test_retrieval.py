@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sde_diffusion.metrics import frechet_beside_halves, is_found, share
+from sde_diffusion.metrics import frechet_between_halves, is_found, share
 
 EYE = np.eye(6)
 
@@ -55,18 +55,15 @@ def test_the_ends_of_an_interval_are_the_shares_that_the_normal_test_just_accept
 def test_samples_like_the_data_are_as_far_from_it_as_its_halves_are_from_each_other():
     rng = np.random.default_rng(0)
     data, like = rng.standard_normal((2, 120, 3))
-    assert (
-        frechet_beside_halves(data, data, seed=1)[0] == frechet_beside_halves(data, data, seed=1)[1]
-    )
-    made, halves = frechet_beside_halves(like, data, seed=1)
-    assert made == pytest.approx(halves, rel=0.5)
-    moved, same = frechet_beside_halves(data + np.array([2.0, 0, 0]), data, seed=1)
-    assert same == halves
-    assert moved == pytest.approx(4 + halves, abs=0.1)
+    halves = frechet_between_halves(data, seed=1)
+    assert frechet_between_halves(data, seed=1, samples=data) == halves
+    assert frechet_between_halves(data, seed=1, samples=like) == pytest.approx(halves, rel=0.5)
+    moved = data + np.array([2.0, 0.0, 0.0])
+    assert frechet_between_halves(data, seed=1, samples=moved) == pytest.approx(4 + halves, abs=0.1)
 
 
 def test_halves_need_rows_of_both_that_belong_together():
-    with pytest.raises(ValueError, match="one shape"):
-        frechet_beside_halves(np.zeros((5, 2)), np.zeros((6, 2)), seed=0)
-    with pytest.raises(ValueError, match="one shape"):
-        frechet_beside_halves(np.zeros((3, 2)), np.zeros((3, 2)), seed=0)
+    with pytest.raises(ValueError, match="differ in shape"):
+        frechet_between_halves(np.zeros((6, 2)), seed=0, samples=np.zeros((5, 2)))
+    with pytest.raises(ValueError, match="fewer than two rows"):
+        frechet_between_halves(np.zeros((3, 2)), seed=0, samples=np.zeros((3, 2)))
