@@ -6,8 +6,9 @@
 A batch of 32 drawings at 64x64 with texts of 13 tokens, computed in bfloat16 with float32
 parameters: loss, gradient, its clipping, Adam and EMA. PyTorch's network has our parameters, and
 its output is compared with ours first, in float32. It is timed as it is and as `torch.compile`
-makes it, under autocast to bfloat16 and in float32. Ours is the step of `train_step.py`. All are timed in turn, in the same run, and the ratio is that of the medians; the
-least times, which a busy machine disturbs less, are given beside it.
+makes it, under autocast to bfloat16 and in float32. Ours is the step of `train_step.py`. All are
+timed in turn, in the same run, and the ratio is that of the medians; the least times, which a busy
+machine disturbs less, are given beside it.
 
 Before that, the rates of both libraries are measured for the matrix products of a layer, forward,
 each alone, in bfloat16. The ratio of our step to PyTorch's in bfloat16, divided by that of the
@@ -173,8 +174,8 @@ def main() -> None:
         narrow = found["ours"] / min(v for name, v in theirs.items() if name.endswith("bfloat16"))
         row[summary] = found | {"ratio": ratio, "quotient": narrow / of_products}
         print(f"{summary}: " + ", ".join(f"{name} {value:.3f} s" for name, value in found.items()))
-        print(f"  ours / {best} = {ratio:.3f}; ours / PyTorch's in bfloat16 = {narrow:.3f}, ")
-        print(f"  and over the ratio of the bare products {narrow / of_products:.3f}")
+        print(f"  ours / {best} = {ratio:.3f}; ours / PyTorch's in bfloat16 = {narrow:.3f}")
+        print(f"  that over the ratio of the bare products = {narrow / of_products:.3f}")
     if args.json:
         args.json.write_text(json.dumps(row, indent=2) + "\n")
 
