@@ -10,6 +10,7 @@ from tqdm import tqdm
 from sde_diffusion import fitting, noise, notation, samplers, sdes, selection
 from sde_diffusion.analytic import Empirical
 from sde_diffusion.cli import run
+from sde_diffusion.cli.say import counted
 from sde_diffusion.cli.trained import trained_problem
 from sde_diffusion.comparison import problems
 
@@ -69,13 +70,15 @@ def fit(args: Namespace, overrides: dict[str, str]) -> None:
         )
     if not (math.isfinite(fitted.error) and math.isfinite(fitted.start_error)):
         raise FloatingPointError(
-            f"the model's samples in {args.nfe} evaluations have an error of {fitted.start_error} "
-            f"by {fitted.start} and of {fitted.error} fitted: nothing is written"
+            f"the model's samples in {counted(args.nfe, 'evaluation')} have an error of "
+            f"{fitted.start_error} by {fitted.start} and of {fitted.error} fitted: nothing is "
+            "written"
         )
     fitting.save(out, fitted, problem.sde, problem.name)
     print(
-        f"RMS error of {args.nfe} evaluations, on starts held out: {fitted.start_error:.4g} by "
-        f"{fitted.start}, {fitted.error:.4g} fitted, in {fitted.seconds:.0f} s: {out}"
+        f"RMS error of {counted(args.nfe, 'evaluation')}, on starts held out: "
+        f"{fitted.start_error:.4g} by {fitted.start}, {fitted.error:.4g} fitted, in "
+        f"{fitted.seconds:.0f} s: {out}"
     )
 
 

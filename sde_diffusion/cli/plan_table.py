@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from sde_diffusion.cli.say import counted
+
 ESTIMATES = (
     "These are the estimates of {compiler} and the chip's peak figures; nothing was run. The body "
     "of a loop counts as often as it runs."
@@ -90,9 +92,9 @@ def _notes(found: dict[str, Any]) -> list[str]:
         lines.append("The solver chooses its steps; the costs of a step are those of one attempt.")
     else:
         lines.append(
-            f"A sample takes {sampling['steps']} steps and {sampling['evaluations']} evaluations "
-            f"of the network, {sampling['evaluations_a_step']} a step; images a second are whole "
-            "samples."
+            f"A sample takes {counted(sampling['steps'], 'step')} and "
+            f"{counted(sampling['evaluations'], 'evaluation')} of the network, "
+            f"{sampling['evaluations_a_step']} a step; images a second are whole samples."
         )
     for name, program in PROGRAMS.items():
         lines += _attention(program, found[name].get("attention", ()))

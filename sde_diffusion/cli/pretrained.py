@@ -13,7 +13,7 @@ from tqdm import tqdm
 from sde_diffusion import data, distributed, fitting, grids, noise, notation, samplers
 from sde_diffusion.cli import image_file, picture, prompts, run
 from sde_diffusion.cli.draw import NonFiniteSamples
-from sde_diffusion.cli.say import say
+from sde_diffusion.cli.say import counted, say
 from sde_diffusion.codec import Codec
 from sde_diffusion.pipeline import Pipeline, Size
 from sde_diffusion.tiles import tiled
@@ -72,9 +72,9 @@ def sample(args: Namespace, overrides: dict[str, str], out: epath.Path) -> None:
     if distributed.is_first_process():
         _save(out, x, texts)
     say(
-        f"{num} picture{'s' * (num > 1)} of {size[0]}x{size[1]} by {_name(options, pipe)}, "
-        f"{int(np.max(drawn.nfe))} evaluations each, in {seconds:.1f} s (compilation included): "
-        f"{out}"
+        f"{counted(num, 'picture')} of {size[0]}x{size[1]} by {_name(options, pipe)}, "
+        f"{counted(int(np.max(drawn.nfe)), 'evaluation')} each, in {seconds:.1f} s "
+        f"(compilation included): {out}"
     )
 
 

@@ -10,7 +10,7 @@ from etils import epath
 from sde_diffusion import distributed
 from sde_diffusion.cli import codec, draw, picture, pretrained, run, wishes
 from sde_diffusion.cli.options import sampling_options
-from sde_diffusion.cli.say import say
+from sde_diffusion.cli.say import counted, say
 from sde_diffusion.config import autoencoders, build, codecs
 
 
@@ -62,8 +62,8 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
             # Under the names of the data's records, so that the source "npz" reads the file.
             _save_arrays(out, {shown.event_name: x} | wish.labels)
     say(
-        f"{wish.num} samples of step {step} by {config.sampling.solver.name}, {nfe} evaluations "
-        f"each, in {seconds:.1f} s (compilation included): {out}"
+        f"{counted(wish.num, 'sample')} of step {step} by {config.sampling.solver.name}, "
+        f"{counted(nfe, 'evaluation')} each, in {seconds:.1f} s (compilation included): {out}"
     )
 
 

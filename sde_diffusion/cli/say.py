@@ -16,3 +16,8 @@ def warn(line: str) -> None:
     """Prints a line on standard error about something that does not end the command."""
     if distributed.is_first_process():
         log.warning("%s", line)
+
+
+def counted(number: int, noun: str) -> str:
+    """The number with its noun: "1 sample", "2 samples"."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
