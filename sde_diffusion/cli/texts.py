@@ -9,7 +9,9 @@ other devices, and other encoders are refused.
 """
 
 import io
+import sysconfig
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -148,7 +150,18 @@ def read(path: str, tokens: int | None, flag: str = "config.text.path", **option
     try:
         return pretrained.load_text(path, tokens=tokens, **options)
     except (OSError, ValueError) as error:
-        raise type(error)(f"{flag}: {error}") from error
+        raise type(error)(f"{flag}: {error}{_of_package(path)}") from error
+
+
+def _of_package(path: str) -> str:
+    """What to say more of a path among the Python packages whose package is not installed."""
+    packages = Path(sysconfig.get_path("purelib"))
+    if not Path(path).is_relative_to(packages):
+        return ""
+    name = Path(path).relative_to(packages).parts[0]
+    if (packages / name).exists():
+        return ""
+    return f"; the package {name} is not installed, see the first lines of the config's file"
 
 
 def encode(encoder: Text, texts: Sequence[str], size: Size) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sysconfig
 import textwrap
 from pathlib import Path
 
@@ -186,6 +187,15 @@ def test_a_folder_that_is_absent_or_another_is_one_line(
     assert (code, err.count("\n")) == (2, 1)
     assert "config.text.path: " in err
     assert message in err
+
+
+def test_a_folder_of_a_package_that_is_not_installed_is_named_with_the_package(worked, call):
+    path = Path(sysconfig.get_path("purelib"), "no_such_package", "model")
+    options = ("--prompt", "red heart", f"--config.text.path={path}", "--out", worked / "x.npz")
+    code, _, err = call("sample", "--workdir", worked / "run", *options)
+    told = "the package no_such_package is not installed, see the first lines of the config's file"
+    assert (code, err.count("\n")) == (2, 1)
+    assert told in err
 
 
 @pytest.mark.parametrize(
