@@ -22,7 +22,7 @@ from sde_diffusion import data, metrics
 from sde_diffusion.cli import run, texts
 from sde_diffusion.cli.judge import Captioned, Judge, of_run
 from sde_diffusion.cli.real import images, real_rows
-from sde_diffusion.config import build, codecs, conditions
+from sde_diffusion.config import build, codecs
 from sde_diffusion.config import schema as configs
 from sde_diffusion.config.codecs import FrozenCodec
 from sde_diffusion.metrics.neighbours import nearest
@@ -50,41 +50,6 @@ class Task(NamedTuple):
 
     parts: tuple[Part, ...]
     training: Captioned
-
-
-def why_not(config: ConfigDict, features: data.Features) -> str:
-    """Why pictures are not judged by their captions; "" where they are.
-
-    Raises ValueError where config.eval asks for what cannot be.
-    """
-    captions, steps, parts = config.eval.captions, config.eval.judge_steps, config.eval.parts
-    if captions < 0 or captions == 1:
-        raise ValueError(
-            f"config.eval.captions must be at least 2, or 0 for no judge, got {captions}"
-        )
-    if steps < 1:
-        raise ValueError(f"config.eval.judge_steps must be at least 1, got {steps}")
-    if parts and "part" not in config.data.source:
-        raise ValueError(
-            f"config.eval.parts: the data source {config.data.source.name!r} has no parts"
-        )
-    reason = ""
-    if not reads_text(config):
-        reason = "the network reads no text"
-    elif "text" not in features:
-        reason = "the records have no text"
-    elif features.event_name not in ("image", "mean"):
-        reason = f"the records have no images, but {features.event_name}"
-    elif not captions:
-        reason = "config.eval.captions is 0"
-    if parts and reason:
-        raise ValueError(f"config.eval.parts: {reason}")
-    return reason
-
-
-def reads_text(config: ConfigDict) -> bool:
-    """Whether the network is told a text, as tokens or embeddings."""
-    return "tokens" in conditions.names(config) or conditions.reads_text(config)
 
 
 def once(pictures: np.ndarray, texts: np.ndarray) -> np.ndarray:

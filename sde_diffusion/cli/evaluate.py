@@ -18,7 +18,7 @@ from sde_diffusion.cli.options import sampling_options
 from sde_diffusion.cli.real import images, real_rows
 from sde_diffusion.cli.say import say
 from sde_diffusion.comparison.measure import fine_grid
-from sde_diffusion.config import autoencoders, build, codecs, conditions
+from sde_diffusion.config import autoencoders, build, codecs, conditions, judging
 from sde_diffusion.config.codecs import FrozenCodec
 
 # Of the likelihood's solver.
@@ -115,7 +115,10 @@ def _compared(
     config: ConfigDict, workdir: epath.Path, source: data.Source, coder: FrozenCodec | None
 ) -> Compared:
     """What samples are compared with. Records are there once where they are judged by captions."""
-    reason = captions.why_not(config, source.features)
+    found = [*judging.problems(config, source.features)]
+    if found:
+        raise ValueError("; ".join(found))
+    reason = judging.why_not(config, source.features)
     names = build.record_names(config, source.features)
     if not reason:
         names = list(dict.fromkeys([*names, "text"]))
@@ -124,7 +127,7 @@ def _compared(
     real = data.take(used, rows)
     events = images(config, real, source.features, coder)
     if reason:
-        told = captions.reads_text(config) and config.eval.captions
+        told = judging.reads_text(config) and config.eval.captions
         return Compared(real, events, None, {"retrieval": reason} if told else {})
     kept = captions.once(events, real["text"])
     part = captions.part_of(config, source, rows[kept], events[kept], real["text"][kept], coder)

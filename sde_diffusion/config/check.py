@@ -17,6 +17,7 @@ from sde_diffusion.config import (
     codecs,
     conditions,
     flow_maps,
+    judging,
     losses,
     prior,
 )
@@ -51,6 +52,8 @@ def check(
     """
     sampled = codecs.sampled(features, codec)
     found = [*problems(config, sampled), *codecs.problems(config, features, codec)]
+    if not autoencoders.is_autoencoder(config):
+        found += judging.problems(config, features)
     # A config that is refused above would also fail below, with a less helpful message.
     if not found:
         found = [*_failures(config, features, teacher, codec)]

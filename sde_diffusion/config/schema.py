@@ -313,7 +313,9 @@ def _parse(text: str, current: Any) -> Any:
         value = ast.literal_eval({"true": "True", "false": "False"}.get(text, text))
     except (ValueError, SyntaxError):
         of_words = isinstance(current, tuple) and all(isinstance(each, str) for each in current)
-        return tuple(text.split(",")) if of_words else text
+        if of_words:
+            return tuple(text.split(",")) if text else ()
+        return text
     if isinstance(current, tuple) and not isinstance(value, tuple):
         return tuple(value) if isinstance(value, list) else (value,)
     return value

@@ -4,7 +4,7 @@ from sde_diffusion.data.feature import EVENTS, Feature, Features, event_name
 from sde_diffusion.data.labels import in_proportion
 from sde_diffusion.data.pipeline import batches, one_pass
 from sde_diffusion.data.source import ArraySource, Batch, Record, Source, from_arrays, take
-from sde_diffusion.data.sources import SOURCES, load
+from sde_diffusion.data.sources import PARTS, SOURCES, load
 from sde_diffusion.data.sources.array_record import write_array_record
 from sde_diffusion.data.sources.latents import StoredCodec, read_stored_codec
 from sde_diffusion.data.text import byte_tokens, in_words, tokenized, tokens_of
@@ -14,6 +14,7 @@ from sde_diffusion.data.vocabulary import unknown_words
 
 __all__ = [
     "EVENTS",
+    "PARTS",
     "SOURCES",
     "Alternating",
     "ArraySource",

@@ -125,7 +125,11 @@ def test_samples_that_say_nothing_are_found_as_by_chance(named, call, tmp_path, 
     [
         ("eval.captions=1", "config.eval.captions must be at least 2, or 0 for no judge, got 1"),
         ("eval.judge_steps=0", "config.eval.judge_steps must be at least 1, got 0"),
-        ("eval.parts=combinations", "config.eval.parts: the data source 'npz' has no parts"),
+        (
+            "eval.parts=combinations",
+            "config.eval.parts: the data source 'npz' has no parts (--config.eval.parts= asks for "
+            "none)",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(named, call, option, message):

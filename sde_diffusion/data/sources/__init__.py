@@ -4,10 +4,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from sde_diffusion.data import held_out
 from sde_diffusion.data.source import Source
 from sde_diffusion.data.sources.array_record import array_record
 from sde_diffusion.data.sources.arrays import npy, npz
 from sde_diffusion.data.sources.cifar10 import cifar10
+from sde_diffusion.data.sources.digits import PARTS as DIGITS_PARTS
 from sde_diffusion.data.sources.digits import digits
 from sde_diffusion.data.sources.folder import folder
 from sde_diffusion.data.sources.latents import latents
@@ -30,6 +32,9 @@ SOURCES: dict[str, Callable[..., Source]] = {
     "tfds": tfds,
     "webdataset": webdataset,
 }
+
+# What the field `part` of a source may be, such as what is held out of training.
+PARTS: dict[str, tuple[str, ...]] = {"digits": tuple(DIGITS_PARTS), "openmoji": held_out.PARTS}
 
 
 def load(name: str, **fields: Any) -> Source:
