@@ -1,13 +1,11 @@
-"""Writes adapters of a small SD 1.5 in both forms, for diffusers to load.
+"""Writes adapters of small pipelines and of their text encoders, for diffusers to load.
 
     python experiments/lora/written.py FOLDER
-    venv/bin/python experiments/pretrained/reference_lora.py \
-        --check FOLDER/diffusers.safetensors tests/reference/pretrained/sd15
-    venv/bin/python experiments/pretrained/reference_lora.py \
-        --check FOLDER/kohya.safetensors tests/reference/pretrained/sd15
+    venv/bin/python experiments/pretrained/reference_lora.py --written FOLDER
 
-The last two write the network's outputs to FOLDER/FORM.npz. tests/reference/lora/written.npz has
-them under the names of the forms; tests/pretrained/test_written_lora.py compares ours with them.
+The first writes FOLDER/MODEL_FORM.safetensors in both forms. The second loads them with diffusers
+and writes the outputs of each part to tests/reference/lora/written.npz;
+tests/pretrained/test_written_lora.py compares ours with them.
 """
 
 import argparse
@@ -20,21 +18,54 @@ import numpy as np
 from sde_diffusion import lora
 from sde_diffusion.pretrained import lora_files
 from sde_diffusion.pretrained.kinds import KINDS
-from sde_diffusion.pretrained.part import read_part
+from sde_diffusion.pretrained.part import Part, read_part
 
-UNET = Path(__file__).parents[2] / "tests/reference/pretrained/sd15/unet"
+ROOT = Path(__file__).parents[2] / "tests/reference/pretrained"
+ALL = "*_proj/kernel,*fc*/kernel"
+# The folder, the class and the adapted matrices of each part that diffusers adapts, by model.
+PARTS = {
+    "sd15": {
+        "unet": ("sd15/unet", "UNet2DConditionModel", "*attn*kernel,*conv1/kernel"),
+        "text_encoder": ("sd15/text_encoder", "CLIPTextModel", ALL),
+    },
+    "sdxl": {
+        "unet": ("sdxl/unet", "UNet2DConditionModel", "*attn2*kernel"),
+        "text_encoder": ("sdxl/text_encoder", "CLIPTextModel", "*_proj/kernel"),
+        "text_encoder_2": ("sdxl/text_encoder_2", "CLIPTextModelWithProjection", ALL),
+    },
+    "sd3": {
+        "transformer": ("mmdit_sd3", "SD3Transformer2DModel", "*attn*kernel"),
+        "text_encoder": ("sdxl/text_encoder_2", "CLIPTextModelWithProjection", "*q_proj/kernel"),
+        "text_encoder_2": ("sdxl/text_encoder_2", "CLIPTextModelWithProjection", "*fc1/kernel"),
+    },
+    "flux_dev": {
+        "transformer": ("flux_dev", "FluxTransformer2DModel", "*attn*kernel"),
+        "text_encoder": ("sd15/text_encoder", "CLIPTextModel", "*_proj/kernel"),
+    },
+}
+FORMS = {"sd3": ("diffusers",)}  # diffusers 0.42.1 leaves out all of a file of kohya for SD3
 
 
-def adapters(params: Any) -> Any:
-    """Random adapters of rank 2 of the attention and of some convolutions."""
-    names = "*attn*kernel,*conv1/kernel"
-    shapes = jax.eval_shape(lambda: lora.init(jax.random.key(0), params, 2, names))
+def parts(model: str) -> dict[str, Part]:
+    """The parts of a model that have adapters."""
+    return {
+        part: read_part(ROOT / path, KINDS[kind]) for part, (path, kind, _) in PARTS[model].items()
+    }
+
+
+def adapters(model: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Random adapters of rank 2 for the parameters of each part."""
     rng = np.random.default_rng(0)
 
     def drawn(leaf: Any) -> np.ndarray:
         return (rng.standard_normal(leaf.shape) / leaf.shape[-2] ** 0.5).astype(np.float32)
 
-    return jax.tree.map(drawn, shapes)
+    def of_part(part: str, tree: Any) -> Any:
+        names = PARTS[model][part][2]
+        shapes = jax.eval_shape(lambda: lora.init(jax.random.key(0), tree, 2, names))
+        return jax.tree.map(drawn, shapes)
+
+    return {part: of_part(part, tree) for part, tree in params.items()}
 
 
 def main() -> None:
@@ -42,9 +73,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    made = adapters(read_part(UNET, KINDS["UNet2DConditionModel"]).params)
-    for form in ("diffusers", "kohya"):
-        lora_files.write(folder / f"{form}.safetensors", {"unet": made}, form=form)
+    for model in PARTS:
+        made = adapters(model, {part: each.params for part, each in parts(model).items()})
+        for form in FORMS.get(model, ("diffusers", "kohya")):
+            lora_files.write(folder / f"{model}_{form}.safetensors", made, form=form)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,10 @@ writes tests/reference/lora/NAME.safetensors for each NAME below, and outputs.np
 of the adapted parts, for the inputs that tests/reference/pretrained has already. `reference.py` and
 `reference_transformers.py` made the models.
 
-    venv/bin/python experiments/pretrained/reference_lora.py --check FILE.safetensors FOLDER
+    venv/bin/python experiments/pretrained/reference_lora.py --written FOLDER
 
-loads a file that `lora_files.write` wrote with diffusers, beside FOLDER, and prints the largest
-change of an output.
+loads the files that `experiments/lora/written.py` wrote with diffusers, prints the largest change
+of each output, and writes the outputs to tests/reference/lora/written.npz.
 """
 
 import argparse
@@ -19,6 +19,8 @@ from pathlib import Path
 import diffusers
 import numpy as np
 import torch
+import transformers
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[2] / "tests" / "reference"
@@ -43,7 +45,8 @@ SD_UNET = [
 ]
 SD_ATTENTION = [f"down_blocks.1.{ATTENTION}.attn1.{name}" for name in ("to_q", "to_v", "to_out.0")]
 TEXT = ["encoder.layers.0.mlp.fc1", "encoder.layers.1.mlp.fc2"]
-# diffusers 0.42.1 with transformers 5 drops the attention of text encoders in files of kohya.
+# Of a text encoder's attention in files of kohya, diffusers 0.42.1 reads nothing where the output
+# projection has no adapter.
 TEXT_ATTENTION = ["encoder.layers.0.self_attn.q_proj", "encoder.layers.1.mlp.fc2"]
 # (kohya's name, the module) of SDXL's U-Net of three levels with one residual block each.
 SDXL_UNET = [
@@ -185,47 +188,91 @@ FILES = {
 
 
 def pipeline(name: str) -> diffusers.DiffusionPipeline:
-    if not name.startswith("flux"):
+    if not name.startswith(("flux", "sd3")):
         return diffusers.DiffusionPipeline.from_pretrained(
             MODELS / name, torch_dtype=torch.float32, safety_checker=None
         )
-    network = diffusers.FluxTransformer2DModel.from_pretrained(
-        MODELS / name, torch_dtype=torch.float32
-    )
-    others = ("scheduler", "vae", "text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-    return diffusers.FluxPipeline(transformer=network, **dict.fromkeys(others))
+
+    def part(kind: type, folder: str) -> torch.nn.Module:
+        return kind.from_pretrained(MODELS / folder, torch_dtype=torch.float32)
+
+    if name == "sd3":
+        clip = transformers.CLIPTextModelWithProjection
+        parts = {
+            "transformer": part(diffusers.SD3Transformer2DModel, "mmdit_sd3"),
+            "text_encoder": part(clip, "sdxl/text_encoder_2"),
+            "text_encoder_2": part(clip, "sdxl/text_encoder_2"),
+        }
+        others = ("text_encoder_3", "tokenizer_3", *OTHERS)
+        return diffusers.StableDiffusion3Pipeline(**dict.fromkeys(others) | parts)
+    parts = {
+        "transformer": part(diffusers.FluxTransformer2DModel, name),
+        "text_encoder": part(transformers.CLIPTextModel, "sd15/text_encoder"),
+    }
+    return diffusers.FluxPipeline(**dict.fromkeys(("text_encoder_2", *OTHERS)) | parts)
+
+
+OTHERS = ("scheduler", "vae", "tokenizer", "tokenizer_2")
+# Where the inputs of a part are, if not in the folder of the model: a folder and its part there.
+INPUTS = {
+    "sd3": {
+        "network": ("mmdit_sd3", ""),
+        "text_encoder": ("sdxl", "text_encoder_2"),
+        "text_encoder_2": ("sdxl", "text_encoder_2"),
+    },
+    "flux_dev": {"network": ("flux_dev", ""), "text_encoder": ("sd15", "text_encoder")},
+}
+
+
+def inputs(name: str, part: str) -> dict[str, torch.Tensor]:
+    """The inputs of a part by name."""
+    own = (name, "unet" if part == "network" else part)
+    folder, there = INPUTS.get(name, {}).get(part, own)
+    told = np.load(MODELS / folder / "outputs.npz")
+    start = f"{there}." if there else ""
+    names = [key for key in told.files if key.startswith(start)]
+    return {key.removeprefix(start): torch.from_numpy(told[key]) for key in names}
 
 
 def outputs(pipe: diffusers.DiffusionPipeline, name: str) -> dict[str, np.ndarray]:
-    """What the parts make of the inputs of outputs.npz in the model's folder."""
-    told = {
-        key: torch.from_numpy(value)
-        for key, value in np.load(MODELS / name / "outputs.npz").items()
-    }
+    """What the parts make of the inputs of outputs.npz in the folders of the parts."""
+    network = {"sd3": sd3_output, "flux_dev": flux_output}.get(name, unet_output)
     with torch.no_grad():
-        if name.startswith("flux"):
-            return {"network": flux_output(pipe.transformer, told)}
-        added = None
-        if "unet.pooled" in told:
-            added = {"text_embeds": told["unet.pooled"], "time_ids": told["unet.sizes"]}
-        x, t = told["unet.x"].movedim(-1, 1), told["unet.t"]
-        out = pipe.unet(x, t, encoder_hidden_states=told["unet.text"], added_cond_kwargs=added)
-        made = {"network": out.sample.movedim(1, -1).numpy()}
+        made = {"network": network(pipe, inputs(name, "network"))}
         for part in ("text_encoder", "text_encoder_2"):
             if getattr(pipe, part, None) is not None:
-                encoded = getattr(pipe, part)(told[f"{part}.ids"][3:4].long())
+                encoded = getattr(pipe, part)(inputs(name, part)["ids"][3:4].long())
                 made[part] = encoded.last_hidden_state.numpy()
     return made
 
 
-def flux_output(model: torch.nn.Module, told: dict[str, torch.Tensor]) -> np.ndarray:
+def unet_output(pipe: diffusers.DiffusionPipeline, told: dict[str, torch.Tensor]) -> np.ndarray:
+    added = None
+    if "pooled" in told:
+        added = {"text_embeds": told["pooled"], "time_ids": told["sizes"]}
+    x, t = told["x"].movedim(-1, 1), told["t"]
+    out = pipe.unet(x, t, encoder_hidden_states=told["text"], added_cond_kwargs=added)
+    return out.sample.movedim(1, -1).numpy()
+
+
+def sd3_output(pipe: diffusers.DiffusionPipeline, told: dict[str, torch.Tensor]) -> np.ndarray:
+    out = pipe.transformer(
+        hidden_states=told["x"].movedim(-1, 1),
+        timestep=told["t"],
+        pooled_projections=told["pooled"],
+        encoder_hidden_states=told["text"],
+    )
+    return out.sample.movedim(1, -1).numpy()
+
+
+def flux_output(pipe: diffusers.DiffusionPipeline, told: dict[str, torch.Tensor]) -> np.ndarray:
     x = told["x"].movedim(-1, 1)
     batch, channels, height, width = x.shape
     packed = diffusers.FluxPipeline._pack_latents(x, batch, channels, height, width)
     ids = diffusers.FluxPipeline._prepare_latent_image_ids(
         batch, height // 2, width // 2, "cpu", torch.float32
     )
-    out = model(
+    out = pipe.transformer(
         hidden_states=packed,
         timestep=told["t"].float() / 1000,
         guidance=told["guidance"].float(),
@@ -238,15 +285,21 @@ def flux_output(model: torch.nn.Module, told: dict[str, torch.Tensor]) -> np.nda
     return rows.permute(0, 1, 4, 2, 5, 3).reshape(batch, height, width, channels).numpy()
 
 
-def check(file: Path, folder: Path) -> None:
-    """Load a file with diffusers, and print how much it changes."""
-    pipe = pipeline(folder.name)
-    before = outputs(pipe, folder.name)
-    pipe.load_lora_weights(file)
-    after = outputs(pipe, folder.name)
-    np.savez(file.with_suffix(".npz"), **after)
-    for name, value in after.items():
-        print(name, "changes by", np.abs(value - before[name]).max())
+def written(folder: Path) -> None:
+    """Load the files in a folder with diffusers, and write what the parts make of their inputs."""
+    told = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        model, _, _ = file.stem.rpartition("_")
+        pipe = pipeline(model)
+        before = outputs(pipe, model)
+        pipe.load_lora_weights(file)
+        for part, value in outputs(pipe, model).items():
+            change = np.abs(value - before[part]).max()
+            print(f"{file.stem:20s} {part:16s} {change:.3f} of {np.abs(value).max():.3f}")
+            told[f"{file.stem}.{part}"] = value
+        with safe_open(file, "np") as tensors:
+            told[f"{file.stem}.names"] = np.array(sorted(tensors.keys()))
+    np.savez_compressed(TARGET / "written.npz", **told)
 
 
 def alphas() -> None:
@@ -283,14 +336,14 @@ def alphas() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", type=Path, nargs=2, metavar=("FILE", "FOLDER"))
+    parser.add_argument("--written", type=Path, metavar="FOLDER")
     parser.add_argument("--alphas", action="store_true", help="where alphas of diffusers differ")
     args = parser.parse_args()
     if args.alphas:
         alphas()
         return
-    if args.check:
-        check(*args.check)
+    if args.written:
+        written(args.written)
         return
     TARGET.mkdir(parents=True, exist_ok=True)
     told = {}

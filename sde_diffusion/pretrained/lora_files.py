@@ -27,7 +27,15 @@ from sde_diffusion import lora
 from sde_diffusion.pipeline import Pipeline
 from sde_diffusion.pretrained import safetensors
 from sde_diffusion.pretrained.consistency import CONSISTENCY, NOTE, as_consistency
-from sde_diffusion.pretrained.lora_names import NETWORK, PREFIXES, SUFFIX, Modules, table
+from sde_diffusion.pretrained.lora_names import (
+    KOHYA_T5,
+    NETWORK,
+    PREFIXES,
+    SUFFIX,
+    Modules,
+    is_t5,
+    table,
+)
 from sde_diffusion.pretrained.tensors import TO_OURS, TO_THEIRS, names_and_shapes, place
 from sde_diffusion.selection import require_known
 from sde_diffusion.tree_names import named
@@ -45,6 +53,11 @@ OTHER_METHODS = {
     "diff": "full differences",
     "oft_": "OFT",
 }
+HALVES = {False: ("lora_A", "lora_B"), True: ("lora_linear_layer.down", "lora_linear_layer.up")}
+"""How diffusers writes the two matrices, of networks and of text encoders.
+
+It reads lora_A and lora_B of text encoders as well, but not if their perceptrons alone have them.
+"""
 HEADER = "lora_adapter_metadata"  # where diffusers has alpha in the header of a file
 
 
@@ -131,7 +144,8 @@ def write(
     Args:
         adapters: trees by the name of the part's folder, such as {"unet": ..., "text_encoder":
             ...}, with the names of diffusers in the trees.
-        form: "diffusers", which PEFT reads as well, or "kohya", with an alpha that is the rank.
+        form: "diffusers", whose text encoders have the names of `HALVES`, or "kohya", with an alpha
+            that is the rank.
         dtype: of the matrices in the file; by default their own.
         notes: texts by name for the file's header.
 
@@ -141,11 +155,12 @@ def write(
     require_known("form of a file of adapters", form, ("diffusers", "kohya"))
     arrays: dict[str, np.ndarray] = {}
     for module, down, up in _modules(file, adapters):
-        if form == "diffusers":
-            arrays[f"{module}.lora_A.weight"], arrays[f"{module}.lora_B.weight"] = down, up
-            continue
         part, _, inner = module.partition(".")
-        name = f"{_kohya_prefix(part, adapters)}{inner.replace('.', '_')}"
+        if form == "diffusers":
+            first, second = HALVES[part.startswith("text_encoder")]
+            arrays |= {f"{module}.{first}.weight": down, f"{module}.{second}.weight": up}
+            continue
+        name = f"{_kohya_prefix(part, inner, adapters)}{inner.replace('.', '_')}"
         arrays[f"{name}.lora_down.weight"], arrays[f"{name}.lora_up.weight"] = down, up
         arrays[f"{name}.alpha"] = np.array(down.shape[0], np.float32)
     safetensors.write(file, arrays, dtype=dtype, notes=notes)
@@ -167,10 +182,12 @@ def _modules(
                 yield f"{part}.{tensor.removesuffix(SUFFIX)}", _theirs(one_down), _theirs(one_up)
 
 
-def _kohya_prefix(part: str, adapters: Mapping[str, lora.Adapters]) -> str:
+def _kohya_prefix(part: str, module: str, adapters: Mapping[str, lora.Adapters]) -> str:
     if part in ("unet", "transformer"):
         return f"lora_{part}_"
-    several = "text_encoder_2" in adapters
+    if is_t5([module]):
+        return KOHYA_T5
+    several = not adapters.keys().isdisjoint(("transformer", "text_encoder_2"))
     return PREFIXES[part][1][1 if part == "text_encoder" and several else 0]
 
 

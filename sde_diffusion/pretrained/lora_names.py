@@ -28,6 +28,8 @@ PREFIXES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "text_encoder_3": (("text_encoder_3.",), ("lora_te3_",)),
 }
 """What a name begins with, by part: with dots, and with underscores."""
+KOHYA_T5 = "lora_te3_"
+"""What kohya's names of T5 begin with, which is the second encoder of Flux and the third of SD3."""
 
 QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
 ADDED_QKV = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
@@ -83,6 +85,8 @@ def table(part: str, params: Any) -> dict[str, Modules]:
     if part == NETWORK:
         known |= _stable_diffusion(modules) | _flux(modules)
     dotted, underscored = PREFIXES[part]
+    if is_t5(modules):
+        underscored = (KOHYA_T5, *underscored)
     made: dict[str, Modules] = {}
     for name, found in known.items():
         plain = name.replace(".", "_")
@@ -90,6 +94,11 @@ def table(part: str, params: Any) -> dict[str, Modules]:
     for name, found in known.items():
         made |= dict.fromkeys((f"{prefix}{name}" for prefix in dotted), found)
     return made
+
+
+def is_t5(modules: Iterable[str]) -> bool:
+    """Whether modules of these names, of diffusers, are those of T5."""
+    return any(module.startswith("encoder.block.") for module in modules)
 
 
 def _second_names(part: str, module: str) -> Iterable[str]:
