@@ -25,6 +25,7 @@ from sde_diffusion.config import (
 from sde_diffusion.config import schema as configs
 from sde_diffusion.pretrained import safetensors
 from sde_diffusion.pretrained.convert import INDEX
+from sde_diffusion.pretrained.lora_files import encoders_of
 from sde_diffusion.pretrained.part import read_part
 from sde_diffusion.training import frozen, init_from, parameters
 from sde_diffusion.training.parameters import Step
@@ -158,11 +159,11 @@ def stored(config: ConfigDict) -> init_from.Stored | None:
     if folders.is_pretrained(group.path):
         part, kind = folders.network_part(group.path)
         found = _on_the_host(part, kind)
-        if text_encoders.trained(config):
-            encoders = text_encoders.kinds(config.text.path).items()
-            texts = {name: _on_the_host(Path(config.text.path) / name, of) for name, of in encoders}
-            found = {part.name: found, **texts}
-        return init_from.in_tree(str(part), found)
+        if not text_encoders.trained(config):
+            return init_from.in_tree(str(part), found)
+        text = text_encoders.read(config.text.path, put=_as_it_is)
+        encoders = {name: each.params for name, (_, each) in encoders_of(text).items()}
+        return init_from.in_tree(group.path, {part.name: found, **encoders})
     path = folder(group.path, "config.init_from.path")
     if (path / CONFIG).is_file() and adapters.has_adapters(theirs := read_config(path, {})):
         step, ema = (None if value is None else str(value) for value in (group.step, group.ema))
@@ -177,7 +178,11 @@ def stored(config: ConfigDict) -> init_from.Stored | None:
 
 def _on_the_host(part: Path, kind: Any) -> Any:
     """The parameters of a part of a pretrained folder, from where each device takes its share."""
-    return read_part(part, kind, put=lambda _, array: array).params
+    return read_part(part, kind, put=_as_it_is).params
+
+
+def _as_it_is(_: tuple[str, ...], array: np.ndarray) -> np.ndarray:
+    return array
 
 
 def base_config(config: ConfigDict, overrides: dict[str, str]) -> ConfigDict:

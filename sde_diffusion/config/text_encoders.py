@@ -7,14 +7,14 @@ Its parameters are
 
 by the parts of the pretrained folder in config.text.path, so that patterns such as
 "text_encoder/*attn*kernel" select those of an encoder, and files of adapters have them by the same
-names. The folder is one of Stable Diffusion or SDXL. Without `trained` the encoders are frozen, and
-each text is encoded once.
+names. How embeddings are made of what the encoders give is said by the folder's `Text`, which is
+called with tokens in place of texts. Without `trained` the encoders are frozen, and each text is
+encoded once.
 """
 
 import dataclasses
 import functools
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -24,26 +24,15 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from sde_diffusion.config import folders
-from sde_diffusion.pretrained.clip_tokens import read_clip_tokenizer
-from sde_diffusion.pretrained.convert import INDEX
-from sde_diffusion.pretrained.folder import read_json
-from sde_diffusion.pretrained.kinds import CLIP_TEXT, CLIP_TEXT_PROJECTED
-from sde_diffusion.pretrained.part import Kind, build
-from sde_diffusion.pretrained.prompts import Encoder, OneEncoder, TwoEncoders
+from sde_diffusion.pipeline import Text
+from sde_diffusion.pretrained.load import load_text
+from sde_diffusion.pretrained.lora_files import encoders_of
 from sde_diffusion.sdes import Array
 
 # Before the name of a part: the condition of its tokens.
 TOKENS = "tokens_"
 # What the encoders make of a text; a network may be told more, such as the size of a picture.
 MADE = ("text", "pooled")
-# The encoders by their part, for each pipeline.
-ENCODERS: dict[str, dict[str, Kind]] = {
-    "StableDiffusionPipeline": {"text_encoder": CLIP_TEXT},
-    "StableDiffusionXLPipeline": {
-        "text_encoder": CLIP_TEXT,
-        "text_encoder_2": CLIP_TEXT_PROJECTED,
-    },
-}
 
 
 def trained(config: ConfigDict) -> bool:
@@ -59,32 +48,49 @@ def by_part(config: ConfigDict, params: Any) -> dict[str, Any]:
     network = folders.network_part(config.init_from.path)[0].name
     if not trained(config):
         return {network: params}
-    return {part: params.get(part, {}) for part in (network, *kinds(config.text.path))}
+    encoders = encoders_of(_shapes(config.text.path))
+    return {part: params.get(part, {}) for part in (network, *encoders)}
 
 
-def kinds(path: str) -> dict[str, Kind]:
-    """The classes of the encoders in a folder by part; ValueError where they cannot be trained."""
+def read(path: str, **options: Any) -> Text:
+    """The encoders of a folder, to be trained; the options are those of `part.read_part`.
+
+    Raises ValueError where the folder is not one of a pipeline whose encoders can be trained.
+    """
     if not folders.is_pretrained(path):
         raise ValueError(
             f"config.text.trained needs config.text.path, a folder of diffusers, and it is {path!r}"
         )
-    name = read_json(Path(path) / INDEX).get("_class_name", "none")
-    if name not in ENCODERS:
-        raise ValueError(
-            f"config.text.trained: the text encoders of a {name} are not trained "
-            f"(choices: {', '.join(ENCODERS)})"
-        )
-    return ENCODERS[name]
+    try:
+        return load_text(path, **options)
+    except (OSError, ValueError) as error:
+        raise type(error)(f"config.text.trained: {error}") from error
+
+
+@functools.cache
+def _shapes(path: str) -> Text:
+    """The encoders of a folder with shapes in place of parameters."""
+    return read(path, shapes_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokenized:
+    """Stands for B texts whose tokens are known: {part: numbers of tokens [B, T]}."""
+
+    tokens: Mapping[str, Array]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tokens.values())))
 
 
 @dataclasses.dataclass(frozen=True)
 class Given:
-    """Stands for the tokenizer of a part whose tokens are given: {part: tokens} -> tokens."""
+    """Stands for the tokenizer of a part: it gives the known tokens of that part."""
 
     part: str
 
-    def __call__(self, tokens: Mapping[str, Array]) -> Array:
-        return tokens[self.part]
+    def __call__(self, texts: Tokenized) -> Array:
+        return texts.tokens[self.part]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,15 +98,13 @@ class WithText:
     """A network behind its text encoders; `init` and `apply` are as a module of flax has them.
 
     network, part: the network that takes embeddings, and the name of its parameters.
-    text: the encoders, without parameters and with `Given` for tokenizers.
-    fields: of `text`, by part.
+    text: the encoders, with `Given` for tokenizers and shapes in place of parameters.
     empty: the tokens of no text, by part.
     """
 
     network: nn.Module
     part: str
-    text: OneEncoder | TwoEncoders
-    fields: Mapping[str, str]
+    text: Text
     empty: Mapping[str, np.ndarray]
 
     @property
@@ -113,9 +117,9 @@ class WithText:
     def init(self, key: Array, x: Array, t: Array, cond: Mapping[str, Array]) -> Any:
         """New parameters of the network and of the encoders."""
         params = {}
-        for i, (part, field) in enumerate(self.fields.items()):
-            module, new = getattr(self.text, field).module, jax.random.fold_in(key, i + 1)
-            params[part] = module.init(new, cond[f"{TOKENS}{part}"])["params"]
+        for i, (part, (_, encoder)) in enumerate(encoders_of(self.text).items()):
+            new = jax.random.fold_in(key, i + 1)
+            params[part] = encoder.module.init(new, cond[f"{TOKENS}{part}"])["params"]
         embedded = self.embedded(params, cond)
         return {"params": {self.part: self.network.init(key, x, t, embedded)["params"], **params}}
 
@@ -129,14 +133,10 @@ class WithText:
 
     def embedded(self, params: Any, cond: Mapping[str, Array]) -> dict[str, Array]:
         """The condition with embeddings in place of tokens."""
-        tokens = {part: cond[f"{TOKENS}{part}"] for part in self.fields}
-        encoders: dict[str, Any] = {
-            field: _encoder(part, getattr(self.text, field).module, params[part])
-            for part, field in self.fields.items()
-        }
-        whole: Any = dataclasses.replace(self.text, **encoders)
-        num = len(next(iter(tokens.values())))
-        made = {name: each for name, each in whole(tokens, num, (0, 0)).items() if name in MADE}
+        tokens = {part: cond[f"{TOKENS}{part}"] for part in self.empty}
+        whole = _replaced(self.text, "params", params)
+        texts: Any = Tokenized(tokens)
+        made = {name: x for name, x in whole(texts, len(texts), (0, 0)).items() if name in MADE}
         if getattr(self.text, "zeros", False):
             part, empty = next(iter(self.empty.items()))
             is_text = jnp.any(tokens[part] != empty, axis=-1)
@@ -151,23 +151,19 @@ class WithText:
 def before(network: nn.Module, path: str) -> WithText:
     """The network behind the text encoders of a pretrained folder; always the same object.
 
-    A model's structure is compared by the identity of its network. Raises what `kinds` raises.
+    A model's structure is compared by the identity of its network. Raises what `read` raises.
     """
-    modules, empty = {}, {}
-    for part, kind in kinds(path).items():
-        folder = Path(path) / part
-        modules[part] = build(kind, read_json(folder / "config.json"), source=str(folder))
-        tokenizer = read_clip_tokenizer(Path(path) / part.replace("text_encoder", "tokenizer"))
-        empty[part] = tokenizer([""])[0]
-    encoders: list[Any] = [_encoder(part, each, None) for part, each in modules.items()]
-    zeros = bool(read_json(Path(path) / INDEX).get("force_zeros_for_empty_prompt", True))
-    one = len(encoders) == 1
-    text = OneEncoder(encoders[0]) if one else TwoEncoders(encoders[0], encoders[1], zeros)
-    fields = dict(zip(modules, ("encoder",) if one else ("first", "second"), strict=True))
-    return WithText(network, folders.network_part(path)[0].name, text, fields, empty)
+    text = _shapes(path)
+    empty = {part: each.tokenizer([""])[0] for part, (_, each) in encoders_of(text).items()}
+    given = _replaced(text, "tokenizer", {part: Given(part) for part in empty})
+    return WithText(network, folders.network_part(path)[0].name, given, empty)
 
 
-def _encoder(part: str, module: Any, params: Any) -> Encoder:
-    """An encoder of tokens that are given."""
-    tokenizer: Any = Given(part)
-    return Encoder(tokenizer, module, params)
+def _replaced(text: Text, name: str, values: Mapping[str, Any]) -> Text:
+    """The text whose encoders have another field of that name, each that of its part."""
+    whole: Any = text
+    made = {
+        field: dataclasses.replace(encoder, **{name: values[part]})
+        for part, (field, encoder) in encoders_of(text).items()
+    }
+    return dataclasses.replace(whole, **made)

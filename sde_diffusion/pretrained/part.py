@@ -58,6 +58,7 @@ def read_part(
     dtype: Any = jnp.float32,
     put: Callable[[tuple[str, ...], np.ndarray], jax.Array | np.ndarray] | None = None,
     weights: Mapping[str, Tensors] | None = None,
+    shapes_only: bool = False,
     **fields: Any,
 ) -> Part:
     """The part in a folder with config.json and weights.
@@ -74,6 +75,8 @@ def read_part(
     """
     config = read_json(Path(folder) / "config.json")
     module = build(kind, config, source=str(folder), dtype=str(jnp.dtype(dtype)), **fields)
+    if shapes_only:
+        return Part(module, shapes(kind, module), config)
     params = to_params(
         shapes(kind, module),
         read_weights(folder, variant) if weights is None else weights[Path(folder).name],

@@ -1,11 +1,28 @@
 """A tiny experiment, and the command line called in this process."""
 
+import json
+import shutil
 import textwrap
+from pathlib import Path
 
 import pytest
 
 from sde_diffusion.cli import draw, main, run
 
+MODELS = Path(__file__).parents[1] / "reference" / "pretrained"
+CLASSES = {
+    "sd3": {
+        "transformer": ["diffusers", "SD3Transformer2DModel"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
+        "text_encoder_3": ["transformers", "T5EncoderModel"],
+    },
+    "flux_dev": {
+        "transformer": ["diffusers", "FluxTransformer2DModel"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "text_encoder_2": ["transformers", "T5EncoderModel"],
+    },
+}
 TINY = """
     from sde_diffusion.config import choice, default
 
@@ -78,3 +95,31 @@ def trained(tmp_path_factory, tiny_text):
         patch.setattr(run, "enable_cache", lambda: None)
         assert main(["train", "--config", str(config), "--workdir", str(folder / "run")]) == 0
     return folder / "run"
+
+
+@pytest.fixture(scope="session")
+def pipelines(tmp_path_factory):
+    """The folders of a small SD3, also without T5, and of a small Flux dev, as diffusers' are."""
+    root = tmp_path_factory.mktemp("pipelines")
+    for name in ("sd3", "flux_dev"):
+        _assemble(name, root / name)
+    without = shutil.copytree(root / "sd3", root / "sd3_without_t5")
+    for part in ("text_encoder_3", "tokenizer_3"):
+        shutil.rmtree(without / part)
+    _add(without / "model_index.json", {"text_encoder_3": [None, None]})
+    return {folder.name: folder for folder in (root / "sd3", without, root / "flux_dev")}
+
+
+def _assemble(name, folder):
+    told = json.loads((MODELS / "pipelines" / f"{name}.json").read_text())
+    for part, source in told["parts"].items():
+        shutil.copytree(MODELS / source, folder / part)
+    for part, changes in told["changes"].items():
+        _add(folder / part / "config.json", changes)
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(told["scheduler"]))
+    (folder / "model_index.json").write_text(json.dumps(told["index"] | CLASSES[name]))
+
+
+def _add(file, fields):
+    file.write_text(json.dumps(json.loads(file.read_text()) | fields))

@@ -1,6 +1,5 @@
-"""Adapters trained on small folders of SDXL and Flux, and the files that they are written to."""
+"""Adapters trained on small SDXL, SD3 and Flux, and the files that they are written to."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +28,6 @@ class Family(NamedTuple):
     prefixes: dict[str, tuple[str, ...]]
 
 
-# With its text encoders.
 SDXL = Family(
     {
         "text.trained": "True",
@@ -40,27 +38,32 @@ SDXL = Family(
         "kohya": ("lora_unet_", "lora_te1_", "lora_te2_"),
     },
 )
-FLUX = Family({"lora.names": "*attn*kernel"}, {"diffusers": ("transformer.",)})
-
-
-def flux(folder):
-    """A folder of a small Flux dev, of its parts."""
-    told = json.loads((MODELS / "pipelines" / "flux_dev.json").read_text())
-    (folder / "scheduler").mkdir(parents=True)
-    network = {"transformer": ["diffusers", "FluxTransformer2DModel"]}
-    (folder / "model_index.json").write_text(json.dumps(told["index"] | network))
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(told["scheduler"]))
-    for part, source in told["parts"].items():
-        (folder / part).symlink_to(MODELS / source)
-    return folder
-
-
-FOR = {"sdxl": SDXL, "flux": FLUX}
+SD3 = Family(
+    {
+        "text.trained": "True",
+        "lora.names": "transformer/*attn*to_k/kernel,text_encoder*/*k*/kernel",
+    },
+    {
+        "diffusers": ("transformer.", "text_encoder.", "text_encoder_2.", "text_encoder_3."),
+        "kohya": ("lora_transformer_", "lora_te1_", "lora_te2_", "lora_te3_"),
+    },
+)
+FLUX = Family(
+    {
+        "text.trained": "True",
+        "lora.names": "transformer/*attn*kernel,text_encoder*/*k*/kernel",
+    },
+    {
+        "diffusers": ("transformer.", "text_encoder.", "text_encoder_2."),
+        "kohya": ("lora_transformer_", "lora_te1_", "lora_te3_"),
+    },
+)
+FOR = {"sdxl": SDXL, "sd3": SD3, "flux_dev": FLUX}
 
 
 @pytest.mark.parametrize("name", FOR)
-def test_what_is_trained_is_what_the_files_have(name, tmp_path):
-    base = flux(tmp_path / "flux") if name == "flux" else MODELS / "sdxl"
+def test_what_is_trained_is_what_the_files_have(name, pipelines, tmp_path):
+    base = pipelines.get(name, MODELS / name)
     Image.fromarray(np.full((20, 24, 3), 90, np.uint8)).save(tmp_path / "0.png")
     (tmp_path / "0.txt").write_text("a red fox")
     paths = {"init_from.path": str(base), "data.source.path": str(tmp_path)}

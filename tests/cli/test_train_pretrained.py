@@ -1,7 +1,5 @@
 """train, sample, convert and encode on a pretrained folder, and prior preservation."""
 
-import json
-import shutil
 from pathlib import Path
 
 import jax
@@ -65,20 +63,9 @@ def trained(folder, pictures, base, *options):
 
 
 @pytest.fixture(scope="module")
-def sd3(tmp_path_factory):
+def sd3(pipelines):
     """The folder of a small SD3, whose network compiles sooner than a U-Net."""
-    folder = tmp_path_factory.mktemp("pipelines") / "sd3"
-    told = json.loads((MODELS / "pipelines" / "sd3.json").read_text())
-    (folder / "scheduler").mkdir(parents=True)
-    network = {"transformer": ["diffusers", "SD3Transformer2DModel"]}
-    (folder / "model_index.json").write_text(json.dumps(told["index"] | network))
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(told["scheduler"]))
-    for part, source in told["parts"].items():
-        shutil.copytree(MODELS / source, folder / part)
-        config = folder / part / "config.json"
-        if changes := told["changes"].get(part):
-            config.write_text(json.dumps(json.loads(config.read_text()) | changes))
-    return folder
+    return pipelines["sd3"]
 
 
 @pytest.fixture(scope="module")

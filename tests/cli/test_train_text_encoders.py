@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from sde_diffusion import data, pretrained
+from sde_diffusion import data, lora, pretrained
 from sde_diffusion.cli import run, texts
 from sde_diffusion.config import build, conditions
 from sde_diffusion.config import schema as configs
@@ -37,10 +39,11 @@ def config_of(base, pictures, **more):
     return run.base_config(configs.load(ROOT / "configs" / "lora.py", overrides), overrides)
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl"])
-def test_tokens_in_the_network_are_the_frozen_encoders_embeddings(name, pictures):
-    config = config_of(MODELS / name, pictures)
-    network, encode = build.network(config), pretrained.load_text(MODELS / name)
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd3", "sd3_without_t5", "flux_dev"])
+def test_tokens_in_the_network_are_the_frozen_encoders_embeddings(name, pipelines, pictures):
+    folder = pipelines.get(name, MODELS / name)
+    config = config_of(folder, pictures)
+    network, encode = build.network(config), pretrained.load_text(folder)
     embedded = texts.of_source(config, build.source(config))
     batch = data.take(embedded.source, np.array([0, 1]))
     told = {name: batch[field] for name, field in conditions.entries(config).items()}
@@ -57,3 +60,22 @@ def test_tokens_in_the_network_are_the_frozen_encoders_embeddings(name, pictures
     nothing = conditions.without_text(config, told, embedded.no_text)
     for key, array in network.embedded(params, nothing).items():
         np.testing.assert_allclose(array[0], theirs[key][1], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sd3", "flux_dev"])
+def test_the_adapters_of_each_encoder_have_a_gradient(name, pipelines, pictures):
+    network = build.network(config_of(pipelines[name], pictures))
+    text = pretrained.load_text(pipelines[name])
+    params = {part: encoder.params for part, (_, encoder) in encoders_of(text).items()}
+    adapters = lora.init(jax.random.key(0), params, 1, "*/*q*/kernel")
+    told = {f"tokens_{part}": ids[None] for part, ids in network.empty.items()}
+
+    @jax.jit
+    @jax.grad
+    def gradient(adapters):
+        made = network.embedded(lora.merge(params, adapters), told)
+        return sum(jnp.sum(jnp.sin(array)) for array in made.values())
+
+    found = lora.by_name(gradient(adapters))
+    assert {adapter.partition("/")[0] for adapter in found} == params.keys()
+    assert all(np.all(np.any(pair["up"], axis=(-2, -1))) for pair in found.values())
