@@ -44,8 +44,8 @@ def get_config():
         steps=5000,
         steps_per_call=10,
         log_every=50,
-        sample_every=1000,
-        checkpoint_every=200,
+        sample_every=2500,
+        checkpoint_every=1000,
     )
     config.sampling.grid = choice("sampling.grid", "karras")
     config.sampling.steps = 15
