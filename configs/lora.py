@@ -5,7 +5,8 @@ the base's size, with a text file beside each of them if the base is told texts.
 
     sde-diffusion train --config configs/lora.py --workdir runs/style \\
         --config.init_from.path=runs/emoji --config.data.source.path=pictures
-    sde-diffusion sample --workdir runs/style --config.lora.weight=0.5 --out half.png
+    sde-diffusion sample --workdir runs/style --config.lora.weight=0.5 --prompt "red heart" \\
+        --out half.png
 
 The base may also be a folder of Stable Diffusion, SDXL, SD3 or Flux as diffusers writes it: see
 docs/lora.md.

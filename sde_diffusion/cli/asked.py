@@ -52,7 +52,7 @@ def asked(
     `image` holds the images of the file, as `given_images` reads them, and `option` is its name.
 
     Raises ValueError for an option that the network has no condition for, and where a text or an
-    image is absent that the network was never trained without.
+    image is absent that the network was never trained without, or that guidance needs.
     """
     names = conditions.names(config)
     options: dict[str, tuple[str, Any]] = {"label": ("--class", label)}
@@ -67,6 +67,14 @@ def asked(
                 f"{flag} is needed: the network was never trained without it "
                 f"(config.conditions.{name}.drop is 0)"
             )
+    given = {name for name in names if name == "label" or options[name][1] is not None}
+    weight = config.sampling.guidance.weight
+    if names and not given and weight != 1 and config.flow_map.name == "none":
+        empty = ', or --prompt "" for no text' if names[0] == "tokens" else ""
+        raise ValueError(
+            f"{options[names[0]][0]} is needed{empty}: samples are guided "
+            f"(config.sampling.guidance.weight is {weight}), and --guidance 1 draws without it"
+        )
     found: Named = {}
     if "label" in names:
         wanted = None if label is None else classes.class_number(features, label)

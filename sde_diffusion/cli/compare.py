@@ -5,7 +5,8 @@ from argparse import Namespace
 from sde_diffusion import comparison, notation, sdes, selection
 from sde_diffusion.cli import run
 from sde_diffusion.cli.budgets import numbers, progress
-from sde_diffusion.cli.compare_prompts import OF_PROMPTS, compare_prompts, require_none
+from sde_diffusion.cli.compare_prompts import OF_PROMPTS, compare_prompts
+from sde_diffusion.cli.options import require_none
 from sde_diffusion.cli.trained import trained_problem
 from sde_diffusion.comparison import problems
 from sde_diffusion.comparison.table import table

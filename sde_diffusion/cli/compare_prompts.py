@@ -5,6 +5,7 @@ from argparse import Namespace
 from sde_diffusion import comparison, notation
 from sde_diffusion.cli import pretrained, run
 from sde_diffusion.cli.budgets import numbers, progress
+from sde_diffusion.cli.options import require_none
 
 # Options of `compare` that only --pretrained takes, and those that it does not take.
 OF_PROMPTS = ("prompt", "negative_prompt", "guidance", "size", "variant", "like", "fine")
@@ -40,10 +41,3 @@ def compare_prompts(args: Namespace, overrides: dict[str, str]) -> None:
     )
     print(comparison.prompts_table(rows))
     print(f"{len(rows)} rows: {args.out}/rms.png, pictures.png, results.csv, results.json")
-
-
-def require_none(args: Namespace, names: tuple[str, ...], why: str) -> None:
-    """Raise ValueError, with the reason, where one of these options is given."""
-    given = [name for name in names if getattr(args, name) is not None]
-    if given:
-        raise ValueError(f"--{given[0].replace('_', '-')} {why}")

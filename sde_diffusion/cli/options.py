@@ -1,4 +1,4 @@
-"""--solver, --grid, --steps and --guidance as the fields of a config that they stand for."""
+"""--solver, --grid, --steps and --guidance as fields of a config; options that are refused."""
 
 import math
 from argparse import Namespace
@@ -46,3 +46,10 @@ def _guidance_options(args: Namespace) -> dict[str, str]:
             raise ValueError(f"--guidance-interval needs 0 <= LOW < HIGH, got {low:g},{high:g}")
         options["sampling.guidance.interval"] = f"({low}, {high})"
     return options
+
+
+def require_none(args: Namespace, names: tuple[str, ...], why: str) -> None:
+    """Raise ValueError, with the reason, where one of these options is given."""
+    given = [name for name in names if getattr(args, name) is not None]
+    if given:
+        raise ValueError(f"--{given[0].replace('_', '-')} {why}")

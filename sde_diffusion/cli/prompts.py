@@ -12,7 +12,8 @@ from sde_diffusion.cli.say import say, warn
 def given(args: Namespace) -> tuple[str, ...] | None:
     """Every --prompt, then the lines of --prompts that are not blank; None where there is neither.
 
-    Raises FileNotFoundError, or ValueError for a file that is not UTF-8 or has no prompt.
+    Raises OSError for a file that cannot be read, and ValueError for one that is not UTF-8 or has
+    no prompt.
     """
     if args.prompt is None and args.prompts is None:
         return None
@@ -22,6 +23,8 @@ def given(args: Namespace) -> tuple[str, ...] | None:
 def _lines(path: str) -> list[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise type(error)(f"--prompts {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"--prompts {path}: not UTF-8 ({error})") from error
     found = [line.strip() for line in lines if line.strip()]

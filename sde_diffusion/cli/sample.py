@@ -9,9 +9,12 @@ from etils import epath
 
 from sde_diffusion import distributed
 from sde_diffusion.cli import codec, draw, picture, pretrained, run, wishes
-from sde_diffusion.cli.options import sampling_options
+from sde_diffusion.cli.options import require_none, sampling_options
 from sde_diffusion.cli.say import counted, say
 from sde_diffusion.config import autoencoders, build, codecs
+
+# Options that only --pretrained takes.
+OF_PIPELINES = ("negative_prompt", "size", "tile", "like", "variant")
 
 
 def sample(args: Namespace, overrides: dict[str, str]) -> None:
@@ -28,6 +31,7 @@ def sample(args: Namespace, overrides: dict[str, str]) -> None:
         raise ValueError("give --workdir, a trained run, or --pretrained, a pretrained folder")
     if args.lora:
         raise ValueError("--lora is for --pretrained; config.lora has the adapters of a run")
+    require_none(args, OF_PIPELINES, "is for --pretrained")
     workdir = run.folder(args.workdir)
     config = run.read_config(workdir, sampling_options(args) | overrides)
     autoencoders.require_denoiser(config, f"--workdir {args.workdir}")

@@ -105,7 +105,11 @@ def test_an_empty_prompt_is_no_text_and_said(worded, call, told, tmp_path):
 
 @pytest.mark.parametrize(
     ("lines", "words"),
-    [(b"\n \n", "no prompt in this file"), (b"\xff\xfe", "not UTF-8"), (None, "prompts.txt")],
+    [
+        (b"\n \n", "no prompt in this file"),
+        (b"\xff\xfe", "not UTF-8"),
+        (None, "prompts.txt: No such file or directory"),
+    ],
 )
 def test_a_file_without_prompts_is_refused(worded, call, tmp_path, lines, words):
     if lines is not None:
@@ -114,6 +118,23 @@ def test_a_file_without_prompts_is_refused(worded, call, tmp_path, lines, words)
     code, _, err = call("sample", "--workdir", worded, "--out", tmp_path / "x.npz", *options)
     assert code == 2
     assert words in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--guidance", "2"),
+            '--prompt is needed, or --prompt "" for no text: samples are guided '
+            "(config.sampling.guidance.weight is 2.0), and --guidance 1 draws without it",
+        ),
+        (("--prompt", "red", "--negative-prompt", "blue"), "--negative-prompt is for --pretrained"),
+        (("--prompt", "red", "--size", "8x8"), "--size is for --pretrained"),
+    ],
+)
+def test_what_a_run_cannot_draw_is_one_line(worded, call, tmp_path, options, message):
+    code, _, err = call("sample", "--workdir", worded, "--out", tmp_path / "x.npz", *options)
+    assert (code, err) == (2, f"sde-diffusion: error: {message}\n")
 
 
 def test_the_prompt_is_written_in_black_under_its_row(tmp_path):
