@@ -317,6 +317,12 @@ def _step_problems(config: ConfigDict) -> Iterator[str]:
             f"config.optim.accumulate is {parts}, which does not divide "
             f"config.training.batch_size {size}"
         )
+    warmup, steps = config.optim.warmup, config.training.steps
+    if steps >= 1 and not 0 <= warmup < steps:
+        yield (
+            f"config.optim.warmup is {warmup}, and must be at least 0 and below "
+            f"config.training.steps, {steps}"
+        )
 
 
 def _failures(

@@ -85,6 +85,7 @@ def test_a_config_that_fits_passes():
         ({"network__num_classes": 3}, ("takes label", "'label' of a record", "only x")),
         ({"conditions__label__drop": 0.1}, ("conditions.label.drop", "takes no label")),
         ({"conditions__tokens__drop": 1.5}, ("conditions.tokens.drop", "[0, 1)", "1.5")),
+        ({"training__steps": 9}, ("optim.warmup is 5000", "below config.training.steps, 9")),
     ],
 )
 def test_fields_that_do_not_fit_each_other_are_named_together(overrides, words):
