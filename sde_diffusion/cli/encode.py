@@ -60,7 +60,10 @@ def encode(args: Namespace, overrides: dict[str, str]) -> None:
     mesh, encoder, known = build.mesh(config), None, {}
     if args.text is not None:
         if "text" not in source.features:
-            raise ValueError(f"--text {args.text}: the records of {source.name} have no text")
+            raise ValueError(
+                f"--text {args.text}: the records of {source.name} have no text; captions of a "
+                "folder are read with --config.data.source.captions=txt"
+            )
         encoder = texts_on_devices.read(args.text, config.data.tokens, mesh, "--text")
         known = texts.known(encoder, texts.pixels(source.features))
     # Once, and not with every batch.
@@ -168,8 +171,8 @@ def _claim(task: Task) -> None:
         wrong = [key for key in told if theirs.get(key) != told[key]]
         if wrong:
             raise ValueError(
-                f"--out {task.folder} was begun with another {' and '.join(wrong)}: choose another "
-                "folder"
+                f"--out {task.folder} was begun by a command that differs in its "
+                f"{' and '.join(wrong)}: choose another folder"
             )
         return
     if finished.is_file() or (task.folder.is_dir() and any(task.folder.iterdir())):

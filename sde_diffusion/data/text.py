@@ -78,7 +78,10 @@ def in_words(source: Source, length: int, vocabulary: int, known: tuple[str, ...
 
 def _check(source: Source, length: int, vocabulary: int, least: int) -> None:
     if "text" not in source.features:
-        raise ValueError(f"{source.name}: no text to tokenize, only {', '.join(source.features)}")
+        raise ValueError(
+            f"{source.name}: no text to tokenize, only {', '.join(source.features)}; captions of a "
+            "folder are read with its field captions=txt"
+        )
     if length < 1 or vocabulary < least:
         raise ValueError(
             f"length must be at least 1 and vocabulary {least}, got {length}, {vocabulary}"

@@ -220,7 +220,7 @@ def test_encode_goes_on_where_it_was_killed(root, call, tmp_path, monkeypatch):
     assert "already" in printed
     code, _, told = call(*command[:-1], "float32")
     assert code == 2
-    assert "another features" in told
+    assert "begun by a command that differs in its features: choose" in told
 
 
 def test_latents_of_another_codec_are_refused(root, call, tmp_path):
