@@ -22,7 +22,9 @@ from sde_diffusion.layerwise import SCANNED
 from sde_diffusion.networks.attention import IMPLEMENTATIONS, attention
 from sde_diffusion.networks.conditions import Conditions
 from sde_diffusion.networks.layers import Array, Dense, affine, default_init
+from sde_diffusion.networks.normalization import standardized
 from sde_diffusion.networks.scan import REMAT, scanned
+from sde_diffusion.networks.sums import spread
 from sde_diffusion.selection import require_known
 
 SIZES: dict[str, dict[str, int]] = {
@@ -137,10 +139,10 @@ class Block(nn.Module):
         inner = modulate(h, shift1, scale1)
         query, key, value = Heads(3, self.num_heads, name="qkv")(inner)
         inner = attention(query, key, value, implementation=self.implementation).reshape(h.shape)
-        h = add_gated(h, gate1, Dense(features, name="attended")(inner))
+        h = add_gated(h, gate1, *Dense(features, name="attended").apart(inner))
         inner = modulate(h, shift2, scale2)
         inner = jax.nn.gelu(Dense(4 * features, name="hidden")(inner))
-        return add_gated(h, gate2, Dense(features, name="output")(inner)), None
+        return add_gated(h, gate2, *Dense(features, name="output").apart(inner)), None
 
 
 class Heads(nn.Module):
@@ -251,17 +253,23 @@ def image(tokens: Array, shape: tuple[int, ...], size: int) -> Array:
 
 def modulate(h: Array, shift: Array, scale: Array, epsilon: float = 1e-6) -> Array:
     """layer_norm(h) (1 + scale) + shift of tokens h [B, T, D], computed in float32."""
-    x = h.astype(jnp.float32)
-    centered = x - jnp.mean(x, axis=-1, keepdims=True)
-    variance = jnp.mean(centered * centered, axis=-1, keepdims=True)
-    normal = centered * jax.lax.rsqrt(variance + epsilon)
-    return (normal * (1 + scale.astype(jnp.float32)) + shift.astype(jnp.float32)).astype(h.dtype)
+    scale, shift = (_each_token(array, h) for array in (scale, shift))
+    return (standardized(h, epsilon) * (1 + scale) + shift).astype(h.dtype)
 
 
-def add_gated(h: Array, gate: Array, change: Array) -> Array:
-    """h + gate change, computed in float32."""
+def add_gated(h: Array, gate: Array, change: Array, bias: Array | None = None) -> Array:
+    """h + gate (change + bias) for a bias [D], computed in float32.
+
+    The gate times the bias is [B, 1, D], so their gradients need no sum of their own over tokens.
+    """
     x, g, y = (array.astype(jnp.float32) for array in (h, gate, change))
-    return (x + g * y).astype(h.dtype)
+    x = x + _each_token(g, h) * y
+    return (x if bias is None else x + _each_token(g * bias, h)).astype(h.dtype)
+
+
+def _each_token(array: Array, h: Array) -> Array:
+    """[B, 1, D] -> float32 [B, T, D] for tokens h [B, T, D]."""
+    return spread(array[:, 0].astype(jnp.float32), (1,), h.shape[1:2], h.dtype)
 
 
 def require_patches(x: Array, patch_size: int, features: int, num_heads: int) -> None:

@@ -83,7 +83,10 @@ class NIN(nn.Module):
 
 
 class Dense(nn.Module):
-    """x kernel + bias, [..., C] -> [..., features]; without the bias where `use_bias` is False."""
+    """x kernel + bias, [..., C] -> [..., features]; without the bias where `use_bias` is False.
+
+    `apart` gives its two terms, for a bias that joins others before it is added.
+    """
 
     features: int
     kernel_init: nn.initializers.Initializer = default_init()
@@ -96,6 +99,13 @@ class Dense(nn.Module):
             return checkpoint_name(product(x, kernel).astype(x.dtype), AFFINE)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return affine(x, kernel, bias)
+
+    @nn.compact
+    def apart(self, x: Array) -> tuple[Array, Array]:
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        y = product(x, kernel).astype(x.dtype)
+        return checkpoint_name(y, AFFINE), bias
 
 
 def dense(x: Array, features: int, init_scale: float = 1.0) -> Array:

@@ -22,6 +22,8 @@ import numpy as np
 from flax import linen as nn
 from jax import lax
 
+from sde_diffusion.networks.sums import spread, total
+
 Array = jax.Array
 
 
@@ -80,10 +82,39 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
         bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
-        y = x.astype(jnp.float32)
-        centered = y - jnp.mean(y, axis=-1, keepdims=True)
-        variance = jnp.mean(centered * centered, axis=-1, keepdims=True)
-        return (centered * lax.rsqrt(variance + self.epsilon) * scale + bias).astype(x.dtype)
+        return (standardized(x, self.epsilon) * scale + bias).astype(x.dtype)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def standardized(x: Array, epsilon: float) -> Array:
+    """(x - mean) / sqrt(variance + epsilon) over the last axis, in float32.
+
+    With y the result and s = 1 / sqrt(variance + epsilon), its derivative along dx is
+    s (dx - mean(dx) - y mean(y dx)), which as a matrix is its own transpose.
+    """
+    return _standardized(x, epsilon)[0]
+
+
+def _standardized(x: Array, epsilon: float) -> tuple[Array, Array]:
+    """The same, and 1 / sqrt(variance + epsilon), repeated."""
+    dtype, y = x.dtype, x.astype(jnp.float32)
+    centered = y - _average(y, dtype)
+    inverse = lax.rsqrt(_average(centered * centered, dtype) + epsilon)
+    return centered * inverse, inverse
+
+
+@standardized.defjvp
+def _(epsilon: float, primals: Any, tangents: Any) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    dtype, dx = x.dtype, dx.astype(jnp.float32)
+    y, inverse = _standardized(x, epsilon)
+    return y, inverse * (dx - _average(dx, dtype) - y * _average(y * dx, dtype))
+
+
+def _average(x: Array, dtype: Any) -> Array:
+    """The mean over the last axis, repeated along it."""
+    size = x.shape[-1]
+    return spread(total(x, (-1,), dtype) / size, (-1,), (size,), dtype)
 
 
 class RMSNorm(nn.Module):

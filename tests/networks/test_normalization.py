@@ -8,7 +8,7 @@ from flax import linen as nn
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sde_diffusion.networks.normalization import GroupNorm, LayerNorm, num_groups
+from sde_diffusion.networks.normalization import GroupNorm, LayerNorm, num_groups, standardized
 
 rng = np.random.default_rng(0)
 x = (3 * rng.standard_normal((2, 5, 6, 12)) + 2).astype(np.float32)
@@ -134,3 +134,23 @@ def test_a_program_stores_the_matrices_of_its_groups_once():
         return len(jax.jit(run).lower(jnp.ones((1, 2, 2, 640))).as_text())
 
     assert size(3) < 1.2 * size(1)
+
+
+def test_derivatives_of_what_is_standardized_are_those_of_the_formula():
+    def plainly(x):
+        centered = x - x.mean(-1, keepdims=True)
+        return centered / jnp.sqrt((centered**2).mean(-1, keepdims=True) + 0.1)
+
+    x = jax.random.normal(jax.random.key(0), (3, 7)) * 2 + 1
+    for derivative in (jax.jacfwd, jax.jacrev, lambda f: jax.jacfwd(jax.jacrev(f))):
+        ours = derivative(lambda x: standardized(x, 0.1))(x)
+        np.testing.assert_allclose(ours, derivative(plainly)(x), rtol=1e-4, atol=1e-5)
+
+
+def test_standardized_bfloat16_is_computed_in_float32():
+    x = (jax.random.normal(jax.random.key(0), (3, 64)) + 30).astype(jnp.bfloat16)
+    exact = np.asarray(x, np.float64)
+    exact = (exact - exact.mean(-1, keepdims=True)) / exact.std(-1, keepdims=True)
+    y = standardized(x, 0.0)
+    assert y.dtype == jnp.float32
+    np.testing.assert_allclose(y, exact, rtol=1e-4, atol=1e-4)
