@@ -21,12 +21,17 @@ def matching(patterns: str, names: Collection[str]) -> list[str]:
     "down_*,!down_0/*" selects what begins with "down_", except "down_0/". Where every pattern has
     a "!", the rest is selected. Raises ValueError for a pattern that matches no name.
     """
-    split = [pattern.strip() for pattern in patterns.split(",")]
-    for pattern in split:
+    for pattern in _split(patterns):
         if not fnmatch.filter(names, pattern.removeprefix("!")):
             raise ValueError(
                 selection.unknown("pattern of parameters", pattern.removeprefix("!"), [*names][:20])
             )
+    return matching_some(patterns, names)
+
+
+def matching_some(patterns: str, names: Collection[str]) -> list[str]:
+    """The names that `matching` selects among some of a tree's: a pattern may match none."""
+    split = _split(patterns)
     yes = [pattern for pattern in split if not pattern.startswith("!")]
     no = [pattern.removeprefix("!") for pattern in split if pattern.startswith("!")]
 
@@ -34,6 +39,10 @@ def matching(patterns: str, names: Collection[str]) -> list[str]:
         return any(fnmatch.fnmatchcase(name, pattern) for pattern in among)
 
     return [name for name in names if match(name, yes or ["*"]) and not match(name, no)]
+
+
+def _split(patterns: str) -> list[str]:
+    return [pattern.strip() for pattern in patterns.split(",")]
 
 
 def few(names: Sequence[str]) -> str:

@@ -25,7 +25,6 @@ from sde_diffusion.config import (
 from sde_diffusion.config import schema as configs
 from sde_diffusion.pretrained import safetensors
 from sde_diffusion.pretrained.convert import INDEX
-from sde_diffusion.pretrained.lora_files import encoders_of
 from sde_diffusion.pretrained.part import read_part
 from sde_diffusion.training import frozen, init_from, parameters
 from sde_diffusion.training.parameters import Step
@@ -162,7 +161,7 @@ def stored(config: ConfigDict) -> init_from.Stored | None:
         if not text_encoders.trained(config):
             return init_from.in_tree(str(part), found)
         text = text_encoders.read(config.text.path, put=_as_it_is)
-        encoders = {name: each.params for name, (_, each) in encoders_of(text).items()}
+        encoders = {name: each.params for name, each in text_encoders.inside(config, text).items()}
         return init_from.in_tree(group.path, {part.name: found, **encoders})
     path = folder(group.path, "config.init_from.path")
     if (path / CONFIG).is_file() and adapters.has_adapters(theirs := read_config(path, {})):

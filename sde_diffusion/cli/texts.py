@@ -95,13 +95,15 @@ def _embedded(config: ConfigDict, source: data.Source, fields: dict[str, str]) -
     """
     texts = [str(source[row]["text"]) for row in range(len(source))]
     unique, as_tokens = sorted(set(texts)), text_encoders.trained(config)
-    if len(unique) > MOST and not as_tokens:
+    left = text_encoders.outside(config) if as_tokens else ()
+    only_tokens = as_tokens and not left
+    if len(unique) > MOST and not only_tokens:
         raise ValueError(
             f"{source.name} has {len(unique):,} texts, of which at most {MOST:,} are encoded when "
             "a run begins: encode them before, with sde-diffusion encode --text"
         )
     encoder, size = read(config.text.path, config.data.tokens), pixels(source.features)
-    size_of_batch = len(unique) if as_tokens else BATCH
+    size_of_batch = len(unique) if only_tokens else BATCH
     parts = [
         told(config, encoder, unique[first : first + size_of_batch], size)
         for first in range(0, len(unique), size_of_batch)
@@ -114,7 +116,8 @@ def _embedded(config: ConfigDict, source: data.Source, fields: dict[str, str]) -
     if "" in number:
         say(f"{texts.count('')} of {len(texts)} texts are empty: they stand for no text")
     verb = "tokenized" if as_tokens else "encoded"
-    say(f"{len(unique)} texts of {source.name} are {verb} by {config.text.path}")
+    and_left = "".join(f", and encoded by its {part}" for part in left)
+    say(f"{len(unique)} texts of {source.name} are {verb} by {config.text.path}{and_left}")
     beside, probed = data.Beside(source, named, features, rows), known(encoder, size)
     if not as_tokens:
         return Embedded(beside, probed)
@@ -133,10 +136,15 @@ def told(
         for name, array in encode(encoder, [""], size).items()
         if name not in text_encoders.MADE
     }
-    return rest | {
-        f"{text_encoders.TOKENS}{part}": each.tokenizer(given)
-        for part, (_, each) in encoders_of(encoder).items()
-    }
+    encoders = {part: each for part, (_, each) in encoders_of(encoder).items()}
+    left = text_encoders.outside(config)
+    states = {part: np.asarray(encoders[part](given), np.float32) for part in left}
+    tokens = {part: each.tokenizer(given) for part, each in encoders.items() if part not in left}
+    return (
+        rest
+        | {f"{text_encoders.STATES}{part}": array for part, array in states.items()}
+        | {f"{text_encoders.TOKENS}{part}": array for part, array in tokens.items()}
+    )
 
 
 def read(path: str, tokens: int | None, flag: str = "config.text.path", **options: Any) -> Text:

@@ -78,7 +78,7 @@ def network(config: ConfigDict) -> nn.Module | text_encoders.WithText:
     numbers = {"numbers": flow_maps.numbers(config)} if told else {}
     made = _network(config.network.name, tuple((fields(config.network) | numbers).items()))
     if text_encoders.trained(config):
-        return text_encoders.before(made, config.text.path)
+        return text_encoders.before(config, made)
     return made
 
 

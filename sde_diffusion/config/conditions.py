@@ -51,7 +51,7 @@ def told(config: ConfigDict) -> dict[str, tuple[int, ...]]:
     if made is None:
         return {}
     if text_encoders.trained(config):
-        return text_encoders.before(made, config.text.path).told
+        return text_encoders.before(config, made).told
     shapes = dict(made.told)
     shapes["text"] = (config.data.tokens or 1, shapes["text"][1])
     return shapes
@@ -82,16 +82,13 @@ def entries(config: ConfigDict) -> dict[str, str]:
 
 def entry(name: str) -> str:
     """The entry of a record that has these embeddings, or tokens, of its text."""
-    return name if _is_tokens(name) else f"{EMBEDDED}{name}"
-
-
-def _is_tokens(name: str) -> bool:
-    return name.startswith(text_encoders.TOKENS)
+    return name if text_encoders.of_text(name) else f"{EMBEDDED}{name}"
 
 
 def _of_text(config: ConfigDict) -> list[str]:
     """The names of what is another one without a text."""
-    return [name for name in told(config) if name in text_encoders.MADE or _is_tokens(name)]
+    own, made = text_encoders.of_text, text_encoders.MADE
+    return [name for name in told(config) if name in made or own(name)]
 
 
 def of_sample(config: ConfigDict) -> objectives.ImageCondition | None:
@@ -129,7 +126,7 @@ def example(config: ConfigDict, event: tuple[int, ...]) -> Any:
         "image": jnp.zeros((1, *event[:-1], channels or 0)),
     }
     embedded = {
-        name: jnp.zeros((1, *shape), jnp.int32 if _is_tokens(name) else jnp.float32)
+        name: jnp.zeros((1, *shape), jnp.int32 if text_encoders.is_tokens(name) else jnp.float32)
         for name, shape in told(config).items()
     }
     return cond({name: zeros[name] for name in names(config)} | embedded)
@@ -154,7 +151,9 @@ def features(config: ConfigDict, event: tuple[int, ...]) -> dict[str, data.Featu
         found[config.conditions.image.field] = data.Feature(shape, "uint8", 0, 255)
     for name, embedding in told(config).items():
         if name != "guidance":
-            found[entry(name)] = data.Feature(embedding, "int32" if _is_tokens(name) else "float32")
+            found[entry(name)] = data.Feature(
+                embedding, "int32" if text_encoders.is_tokens(name) else "float32"
+            )
     return found
 
 
@@ -165,7 +164,9 @@ def zeros(config: ConfigDict, features: data.Features) -> dict[str, np.ndarray]:
         shapes["image"] = (*features.event.shape[:-1], config.network.image_channels)
     whole = ("label", "tokens")
     made = {
-        name: np.zeros((1, *shape), np.int32 if name in whole or _is_tokens(name) else np.float32)
+        name: np.zeros(
+            (1, *shape), np.int32 if name in whole or text_encoders.is_tokens(name) else np.float32
+        )
         for name, shape in shapes.items()
     }
     return made | ({"guidance": np.zeros(1, np.float32)} if "guidance" in told(config) else {})

@@ -10,7 +10,7 @@ from PIL import Image
 
 from sde_diffusion import data, lora, pretrained
 from sde_diffusion.cli import run, texts
-from sde_diffusion.config import build, conditions
+from sde_diffusion.config import build, conditions, text_encoders
 from sde_diffusion.config import schema as configs
 from sde_diffusion.pretrained.lora_files import encoders_of
 
@@ -39,18 +39,37 @@ def config_of(base, pictures, **more):
     return run.base_config(configs.load(ROOT / "configs" / "lora.py", overrides), overrides)
 
 
-@pytest.mark.parametrize("name", ["sd15", "sdxl", "sd3", "sd3_without_t5", "flux_dev"])
-def test_tokens_in_the_network_are_the_frozen_encoders_embeddings(name, pipelines, pictures):
+ALL = {"lora.names": "*attn*kernel,*SelfAttention*kernel"}
+WITHOUT_T5 = {"lora.names": "*attn*kernel"}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "outside"),
+    [
+        ("sd15", {}, []),
+        ("sdxl", {}, []),
+        ("sd3_without_t5", {}, []),
+        ("sd3", ALL, []),
+        ("sd3", WITHOUT_T5, ["text_encoder_3"]),
+        ("flux_dev", ALL, []),
+        ("flux_dev", WITHOUT_T5, ["text_encoder_2"]),
+    ],
+)
+def test_tokens_in_the_network_are_the_frozen_encoders_embeddings(
+    name, changes, outside, pipelines, pictures
+):
     folder = pipelines.get(name, MODELS / name)
-    config = config_of(folder, pictures)
+    config = config_of(folder, pictures, **changes)
     network, encode = build.network(config), pretrained.load_text(folder)
     embedded = texts.of_source(config, build.source(config))
     batch = data.take(embedded.source, np.array([0, 1]))
     told = {name: batch[field] for name, field in conditions.entries(config).items()}
-    assert {each.dtype for key, each in told.items() if key.startswith("tokens_")} == {
-        np.dtype("int32")
-    }
-    params = {part: encoder.params for part, (_, encoder) in encoders_of(encode).items()}
+    tokens = {key: each for key, each in told.items() if key.startswith("tokens_")}
+    assert {each.dtype for each in tokens.values()} == {np.dtype("int32")}
+    # T5 without adapters is not in the network: its states are made once.
+    assert [key for key in told if key.startswith("states_")] == [f"states_{x}" for x in outside]
+    params = {part: each.params for part, each in text_encoders.inside(config, encode).items()}
+    assert {f"tokens_{part}" for part in params} == tokens.keys()
     made = network.embedded(params, told)
     theirs = texts.encode(encode, ["a red fox", ""], (SIZE, SIZE))
     assert made.keys() == theirs.keys()
@@ -64,7 +83,7 @@ def test_tokens_in_the_network_are_the_frozen_encoders_embeddings(name, pipeline
 
 @pytest.mark.parametrize("name", ["sd3", "flux_dev"])
 def test_the_adapters_of_each_encoder_have_a_gradient(name, pipelines, pictures):
-    network = build.network(config_of(pipelines[name], pictures))
+    network = build.network(config_of(pipelines[name], pictures, **ALL))
     text = pretrained.load_text(pipelines[name])
     params = {part: encoder.params for part, (_, encoder) in encoders_of(text).items()}
     adapters = lora.init(jax.random.key(0), params, 1, "*/*q*/kernel")
