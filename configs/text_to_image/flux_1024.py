@@ -24,7 +24,7 @@ from sde_diffusion.config import choice, default
 def get_config():
     config = default()
     config.sde = choice("sde", "flow")
-    config.network = choice("network", "flux", guidance_embeds=True, remat="blocks")
+    config.network = choice("network", "flux", guidance_embeds=True, remat="gated")
     config.parameterization = choice("parameterization", "flow", num_scales=1001)
     config.loss.weighting = choice("loss.weighting", "constant", on="velocity")
     config.loss.times = choice("loss.times", "logit_normal")

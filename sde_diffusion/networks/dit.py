@@ -17,11 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from sde_diffusion.layerwise import SCANNED
 from sde_diffusion.networks.attention import IMPLEMENTATIONS, attention
 from sde_diffusion.networks.conditions import Conditions
-from sde_diffusion.networks.layers import Array, Dense, affine, default_init
+from sde_diffusion.networks.layers import GATED, Array, Dense, affine, default_init
 from sde_diffusion.networks.normalization import standardized
 from sde_diffusion.networks.scan import REMAT, scanned
 from sde_diffusion.networks.sums import spread
@@ -262,6 +263,7 @@ def add_gated(h: Array, gate: Array, change: Array, bias: Array | None = None) -
 
     The gate times the bias is [B, 1, D], so their gradients need no sum of their own over tokens.
     """
+    change = checkpoint_name(change, GATED)
     x, g, y = (array.astype(jnp.float32) for array in (h, gate, change))
     x = x + _each_token(g, h) * y
     return (x if bias is None else x + _each_token(g * bias, h)).astype(h.dtype)

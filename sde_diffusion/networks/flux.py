@@ -130,8 +130,8 @@ class SingleLayer(nn.Module):
         y = modulate(h, shift, scale)
         hidden = jax.nn.gelu(Dense(4 * h.shape[-1], name="proj_mlp")(y))
         attended = SelfAttention(self.num_heads, True, self.implementation, False, name="attn")
-        both = jnp.concatenate([attended(y, turns), hidden], axis=-1)
-        return add_gated(h, gate, Dense(h.shape[-1], name="proj_out")(both)), None
+        projected = Dense(h.shape[-1], name="proj_out").apart(attended(y, turns), hidden)
+        return add_gated(h, gate, *projected), None
 
 
 def packed(x: Array) -> Array:

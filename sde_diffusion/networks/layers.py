@@ -7,9 +7,11 @@ are rounded needs no pass of its own, and its gradient is summed without roundin
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
@@ -20,6 +22,9 @@ Array = jax.Array
 
 AFFINE = "affine"
 """The name of the results of `affine`, for rematerialization."""
+
+GATED = "gated"
+"""The name of what is multiplied by a gate, for rematerialization."""
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "swish": nn.swish,
@@ -85,7 +90,8 @@ class NIN(nn.Module):
 class Dense(nn.Module):
     """x kernel + bias, [..., C] -> [..., features]; without the bias where `use_bias` is False.
 
-    `apart` gives its two terms, for a bias that joins others before it is added.
+    `apart` gives its two terms, for a bias that joins others before it is added. It takes arrays
+    side by side, [..., C_1], [..., C_2], ... with C = C_1 + C_2 + ..., without a copy of them.
     """
 
     features: int
@@ -101,11 +107,13 @@ class Dense(nn.Module):
         return affine(x, kernel, bias)
 
     @nn.compact
-    def apart(self, x: Array) -> tuple[Array, Array]:
-        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+    def apart(self, *xs: Array) -> tuple[Array, Array]:
+        ends = np.cumsum([x.shape[-1] for x in xs])
+        kernel = self.param("kernel", self.kernel_init, (int(ends[-1]), self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        y = product(x, kernel).astype(x.dtype)
-        return checkpoint_name(y, AFFINE), bias
+        parts = jnp.split(kernel, ends[:-1])
+        y = reduce(jnp.add, (product(x, part) for x, part in zip(xs, parts, strict=True)))
+        return checkpoint_name(y.astype(xs[0].dtype), AFFINE), bias
 
 
 def dense(x: Array, features: int, init_scale: float = 1.0) -> Array:

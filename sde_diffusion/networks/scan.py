@@ -5,6 +5,8 @@ a time; see `layerwise`. `remat` chooses what the forward pass stores for the ba
 
 - "none": the results of all operations except very cheap ones, such as conversions;
 - "pointwise": the results of affine maps and attention; all others are computed again;
+- "gated": the input of each layer, and what its gates multiply, which the gradient of a gate needs:
+  without it all of the layer is computed again, up to its last product;
 - "blocks": the input of each layer.
 
 A gathered layer is never stored.
@@ -18,7 +20,7 @@ from flax import linen as nn
 
 from sde_diffusion.layerwise import gather_layer
 from sde_diffusion.networks.attention import ATTENTION
-from sde_diffusion.networks.layers import AFFINE
+from sde_diffusion.networks.layers import AFFINE, GATED
 
 # Operations between a parameter and the product in which it is used. A policy that stored their
 # results would store the parameters of every layer.
@@ -35,6 +37,7 @@ def _all_but_free(primitive: Any, *_: Any, **__: Any) -> bool:
 REMAT: dict[str, Callable[..., bool]] = {
     "none": _all_but_free,
     "pointwise": jax.checkpoint_policies.save_only_these_names(AFFINE, ATTENTION),
+    "gated": jax.checkpoint_policies.save_only_these_names(GATED),
     "blocks": jax.checkpoint_policies.nothing_saveable,
 }
 

@@ -11,7 +11,7 @@ from sde_diffusion.networks.embeddings import (
     GaussianFourierProjection,
     positional_embedding,
 )
-from sde_diffusion.networks.layers import NIN, Conv, add_skip
+from sde_diffusion.networks.layers import NIN, Conv, Dense, add_skip
 
 rng = np.random.default_rng(0)
 
@@ -31,6 +31,14 @@ def correlate(x, kernel, bias):
     return bias + sum(
         x[:, i : i + height, j : j + width] @ kernel[i, j] for i in window for j in window
     )
+
+
+def test_dense_takes_arrays_side_by_side():
+    x, z = rng.standard_normal((2, 3, 4)).astype(np.float32), rng.standard_normal((2, 3, 5))
+    both = np.concatenate([x, z], axis=-1, dtype=np.float32)
+    params = {"params": randomized(Dense(6).init(jax.random.key(0), both)["params"])}
+    y, bias = Dense(6).apply(params, x, z.astype(np.float32), method="apart")
+    np.testing.assert_allclose(y + bias, Dense(6).apply(params, both), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [1, 3])
