@@ -1,4 +1,4 @@
-"""Plans of text-to-image models and of models for few steps, on TPUs.
+"""Plans of transformers, of text-to-image models and of models for few steps, on TPUs.
 
 A program is a step of training, or a step of sampling. Nothing is run: the TPU's own compiler
 compiles it for the topology. Rows that the file has already are kept, so that the table can be made
@@ -36,6 +36,11 @@ class Program(NamedTuple):
 
 BLOCKS = {"network.remat": "blocks"}
 PROGRAMS = {
+    "dit-b-256": Program("training", "dit/imagenet256_b2", "v5e:4x4", (32, 32, 4), 256),
+    "dit-l-256": Program("training", "dit/imagenet256_l2", "v5e:4x4", (32, 32, 4), 256),
+    "dit-xl-256": Program("training", "dit/imagenet256_xl2", "v5e:4x4", (32, 32, 4), 256),
+    "dit-xl-512": Program("training", "dit/imagenet512_xl2", "v5e:4x4", (64, 64, 4), 256),
+    "sit-xl-256": Program("training", "dit/sit_imagenet256_xl2", "v5e:4x4", (32, 32, 4), 256),
     "flux-train": Program("training", "text_to_image/flux_1024", "v5p:2x2x1", (128, 128, 16), 8),
     "sdxl-train": Program(
         "training", "text_to_image/sdxl_256", "v5e:4x4", (128, 128, 4), 16, BLOCKS
