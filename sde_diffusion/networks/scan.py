@@ -26,7 +26,7 @@ from sde_diffusion.networks.layers import AFFINE, GATED
 # results would store the parameters of every layer.
 FREE = {
     *("linear_call", "sharding_constraint", "optimization_barrier", "convert_element_type"),
-    *("reshape", "transpose", "squeeze", "slice", "broadcast_in_dim"),
+    *("reshape", "transpose", "squeeze", "slice", "split", "broadcast_in_dim", "spread"),
 }
 
 

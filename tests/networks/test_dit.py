@@ -184,6 +184,19 @@ def test_rematerialization_changes_neither_value_nor_gradient_and_keeps_less(par
     assert blocks < 0.5 * gated
 
 
+def test_no_weights_of_a_layer_are_kept_beside_the_parameters():
+    def shapes_kept(network):
+        residuals = jax.eval_shape(lambda p: jax.vjp(partial(loss, network), p)[1], shapes(network))
+        return [leaf.shape for leaf in jax.tree.leaves(residuals)]
+
+    network = SMALL.clone(remat="none", depth=3)
+    features = network.features
+    kept = shapes_kept(network)
+    # Those of `attended`; query, key and value are parts of one parameter.
+    assert kept.count((3, features, features)) == 1
+    assert kept.count((3, features, 3 * features)) == 1
+
+
 def test_a_bfloat16_network_computes_nearly_the_same_with_float32_parameters(params):
     rough = apply(SMALL.clone(dtype="bfloat16"), params, X, T, LABELS)
     exact = apply(SMALL, params, X, T, LABELS)
