@@ -3,9 +3,10 @@
     total(x, axes) = sum of x over the axes,    spread(v, axes, sizes) = v, repeated along new axes.
 
 The gradient of whatever is repeated, such as a bias, is a sum over the axes of repetition, and
-that of a sum is a repetition. On a TPU in bfloat16 such a sum is computed as a product with ones:
-its matrix units take a tenth of the time that its vector units need for a sum. The summed values
-are rounded to bfloat16 then, as the factors of every product are; the sums are in float32.
+that of a sum is a repetition. On a TPU in bfloat16 such a sum is computed as a product with ones.
+By the compiler's estimates for v5e it then takes a tenth of the time where the values are stored,
+and half of it where they are computed to be summed. The values are rounded to bfloat16, as the
+factors of every product are; the sums are in float32.
 """
 
 from typing import Any
