@@ -67,8 +67,16 @@ def by_product(x: Array, *, axes: Axes, factors: Any) -> Array:
 
 def _spread(v: Array, *, axes: Axes, sizes: tuple[int, ...], factors: Any) -> Array:
     kept = [axis for axis in range(v.ndim + len(axes)) if axis not in axes]
-    shape = dict(zip(axes, sizes, strict=True)) | dict(zip(kept, v.shape, strict=True))
-    return lax.broadcast_in_dim(v, [shape[axis] for axis in sorted(shape)], kept)
+    return lax.broadcast_in_dim(v, _spread_shape(v.shape, axes, sizes), kept)
+
+
+def _total_shape(shape: tuple[int, ...], axes: Axes) -> tuple[int, ...]:
+    return tuple(size for axis, size in enumerate(shape) if axis not in axes)
+
+
+def _spread_shape(shape: tuple[int, ...], axes: Axes, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    new, old = dict(zip(axes, sizes, strict=True)), iter(shape)
+    return tuple(new[axis] if axis in new else next(old) for axis in range(len(shape) + len(axes)))
 
 
 def _transpose_total(y: Array, x: Any, *, axes: Axes, factors: Any) -> list[Array]:
@@ -88,13 +96,11 @@ def _batched(primitive: Primitive, args: Any, dims: Any, *, axes: Axes, **parame
     return primitive.bind(jnp.moveaxis(x, dim, 0), axes=moved, **parameters), 0
 
 
-def _register(primitive: Primitive, compute: Any, transpose: Any) -> None:
+def _register(primitive: Primitive, compute: Any, transpose: Any, shape: Any) -> None:
     static = ("axes", "sizes", "factors")
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=static))
     primitive.def_abstract_eval(
-        lambda x, **parameters: jax.core.ShapedArray(
-            jax.eval_shape(lambda x: compute(x, **parameters), x).shape, x.dtype
-        )
+        lambda x, factors, **parameters: jax.core.ShapedArray(shape(x.shape, **parameters), x.dtype)
     )
     mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
     ad.deflinear2(primitive, transpose)
@@ -103,6 +109,6 @@ def _register(primitive: Primitive, compute: Any, transpose: Any) -> None:
     )
 
 
-_register(total_p, _total, _transpose_total)
-_register(spread_p, _spread, _transpose_spread)
+_register(total_p, _total, _transpose_total, _total_shape)
+_register(spread_p, _spread, _transpose_spread, _spread_shape)
 mlir.register_lowering(total_p, mlir.lower_fun(by_product, multiple_results=False), platform="tpu")
