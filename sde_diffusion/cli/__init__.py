@@ -216,7 +216,7 @@ def _add_folder(group: Any) -> None:
     group.add_argument("--pretrained", help="a folder of diffusers, or a single file")
     group.add_argument("--like", help=LIKE)
     group.add_argument("--variant", help="of the folder's weights, such as fp16")
-    group.add_argument("--dtype", default="float32", choices=DTYPES)
+    group.add_argument("--dtype", choices=DTYPES, help="of the parameters; float32 if absent")
 
 
 def _add_which(command: Any) -> None:

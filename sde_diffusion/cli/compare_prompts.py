@@ -8,7 +8,7 @@ from sde_diffusion.cli.budgets import numbers, progress
 from sde_diffusion.cli.options import require_none
 
 # Options of `compare` that only --pretrained takes, and those that it does not take.
-OF_PROMPTS = ("prompt", "negative_prompt", "guidance", "size", "variant", "like", "fine")
+OF_PROMPTS = ("prompt", "negative_prompt", "guidance", "size", "variant", "like", "dtype", "fine")
 OF_OTHERS = ("sde", "step", "ema", "denoise_last", "metrics")
 
 

@@ -82,9 +82,8 @@ def load(args: Namespace) -> Pipeline:
     """The pipeline that --pretrained and the options beside it name."""
     from sde_diffusion import pretrained
 
-    pipe = pretrained.load(
-        args.pretrained, like=args.like, variant=args.variant, dtype=DTYPES[args.dtype]
-    )
+    dtype = jnp.float32 if args.dtype is None else DTYPES[args.dtype]
+    pipe = pretrained.load(args.pretrained, like=args.like, variant=args.variant, dtype=dtype)
     if getattr(args, "tile", None) is None:
         return pipe
     codec, factor = pipe.codec, pipe.codec.factor

@@ -14,7 +14,7 @@ from sde_diffusion.cli.say import counted, say
 from sde_diffusion.config import autoencoders, build, codecs
 
 # Options that only --pretrained takes.
-OF_PIPELINES = ("negative_prompt", "size", "tile", "like", "variant")
+OF_PIPELINES = ("negative_prompt", "size", "tile", "like", "variant", "dtype")
 
 
 def sample(args: Namespace, overrides: dict[str, str]) -> None:

@@ -130,6 +130,7 @@ def test_a_file_without_prompts_is_refused(worded, call, tmp_path, lines, words)
         ),
         (("--prompt", "red", "--negative-prompt", "blue"), "--negative-prompt is for --pretrained"),
         (("--prompt", "red", "--size", "8x8"), "--size is for --pretrained"),
+        (("--prompt", "red", "--dtype", "bfloat16"), "--dtype is for --pretrained"),
     ],
 )
 def test_what_a_run_cannot_draw_is_one_line(worded, call, tmp_path, options, message):
